@@ -1,0 +1,8 @@
+//! The Linux ABI as plain data: error numbers, registers, syscall numbers, flags and struct layouts. No behaviour.
+//!
+//! One module per subject, named after the Linux header or man page it mirrors.
+
+pub mod errno;
+pub mod regs;
+
+pub use errno::Errno;

@@ -1,0 +1,27 @@
+//! What `fs`, `net` and `sentry` share.
+//!
+//! Reading order: `lock.rs` (ranks: the one list of the lock order), `io.rs` (cursors over guest memory), `memmap.rs`
+//! (the memory file and what can be mapped), `wait.rs` (wait queues and readiness), `cred.rs`, `time.rs`.
+
+pub mod cred;
+pub mod io;
+pub mod lock;
+pub mod memmap;
+pub mod time;
+pub mod wait;
+
+/// Bytes in a page.
+pub const PAGE_SIZE: u64 = 4096;
+
+/// Rounds `n` up to a page boundary, or `None` when that overflows.
+pub const fn page_up(n: u64) -> Option<u64> {
+    match n.checked_add(PAGE_SIZE - 1) {
+        Some(v) => Some(v & !(PAGE_SIZE - 1)),
+        None => None,
+    }
+}
+
+/// Rounds `n` down to a page boundary.
+pub const fn page_down(n: u64) -> u64 {
+    n & !(PAGE_SIZE - 1)
+}

@@ -1,0 +1,2 @@
+//! VFS.
+pub mod vfs;

@@ -1,0 +1,1 @@
+//! Clocks and descriptors of the host, and the mappings of its memory.

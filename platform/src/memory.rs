@@ -1,0 +1,5 @@
+//! The memory file.
+
+/// The memory file.
+#[derive(Debug)]
+pub struct MemoryFile;
