@@ -2,6 +2,8 @@
 //!
 //! One module per subject, named after the Linux header or man page it mirrors.
 
+pub mod auxv;
+pub mod elf;
 pub mod errno;
 pub mod regs;
 
