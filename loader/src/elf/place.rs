@@ -77,7 +77,8 @@ impl Image {
         let mut ops = Vec::new();
         let mut phdr = 0u64;
         let mut brk = 0u64;
-        let (mut code, mut data) = (u64::MAX..0, 0..0);
+        let mut code = Range { start: u64::MAX, end: 0 };
+        let mut data = 0..0;
         for segment in &self.segments {
             // A program's addresses must fit before the bias too; an interpreter's only with it.
             let checked = match self.role {
