@@ -1,1 +1,5 @@
 //! Clocks and descriptors of the host, and the mappings of its memory.
+
+pub mod mapping;
+pub mod memory;
+pub mod thread;

@@ -1,5 +1,289 @@
-//! The memory file.
+//! The memory file: all guest memory in one sparse host file, with an allocator and a reference count per page.
+//!
+//! The file grows in steps of one GiB up to a limit; each step is mapped into one reservation of host addresses and told
+//! to the platform, which must be able to show it to guests before a page of it can be allocated. Freed pages are
+//! punched out of the file in batches, so the memory goes back to the host.
+//!
+//! Reading order: this file, `extents.rs` (free ranges), `counts.rs` (reference counts).
+//! Locks: `extents` and `freed` have rank `MEMORY_FILE` and are never held together.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use abi::Errno;
+use abi::errno::ENOMEM;
+use base::PAGE_SIZE;
+use base::lock::{Lock, rank};
+use base::memmap::{MemKind, MemRange, Memory};
+use host::mapping::Mapping;
+use host::memory::Memfd;
+
+use counts::Counts;
+use extents::Extents;
+
+mod counts;
+mod extents;
+#[cfg(test)]
+mod tests;
+
+/// The step in which the file grows, in bytes.
+pub const STEP: u64 = 1 << 30;
+
+/// Freed bytes that wait at most for their hole to be punched together with others.
+const FREED_BATCH: u64 = 1 << 20;
+
+/// Called with the offset of each new [`STEP`] before pages of it are given out.
+pub type OnGrow = Box<dyn Fn(u64) -> Result<(), Errno> + Send + Sync>;
 
 /// The memory file.
-#[derive(Debug)]
-pub struct MemoryFile;
+pub struct MemoryFile {
+    file: Memfd,
+    mapping: Mapping,
+    /// Bytes of file and mapping that exist; a multiple of [`STEP`].
+    len: AtomicU64,
+    counts: Counts,
+    /// Bytes with a reference, touched or not.
+    allocated: AtomicU64,
+    extents: Lock<Extents, { rank::MEMORY_FILE }>,
+    /// Ranges without references whose holes are not yet punched.
+    freed: Lock<Freed, { rank::MEMORY_FILE }>,
+    /// Bytes in `freed`, for a look without the lock.
+    freed_bytes: AtomicU64,
+    on_grow: OnceLock<OnGrow>,
+}
+
+#[derive(Default)]
+struct Freed {
+    ranges: Vec<MemRange>,
+    bytes: u64,
+}
+
+impl std::fmt::Debug for MemoryFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MemoryFile")
+            .field("len", &self.len)
+            .field("allocated", &self.allocated)
+            .finish_non_exhaustive()
+    }
+}
+
+impl MemoryFile {
+    /// Makes an empty file that may grow to `limit` bytes of offsets (rounded up to a [`STEP`]).
+    ///
+    /// # Errors
+    /// What memfd_create(2) and mmap(2) give.
+    pub fn new(limit: u64) -> Result<Self, Errno> {
+        let limit = limit.checked_next_multiple_of(STEP).ok_or(ENOMEM)?.max(STEP);
+        Ok(Self {
+            file: Memfd::create(c"ringfence-memory")?,
+            mapping: Mapping::reserve(limit)?,
+            len: AtomicU64::new(0),
+            counts: Counts::new(limit),
+            allocated: AtomicU64::new(0),
+            extents: Lock::new(Extents::default()),
+            freed: Lock::new(Freed::default()),
+            freed_bytes: AtomicU64::new(0),
+            on_grow: OnceLock::new(),
+        })
+    }
+
+    /// Sets the function that is told of each new step. The platform calls this once, before the first allocation.
+    ///
+    /// # Panics
+    /// When called twice or too late.
+    pub fn set_on_grow(&self, on_grow: OnGrow) {
+        assert!(self.len.load(Ordering::Acquire) == 0, "memory file: in use before the platform");
+        assert!(self.on_grow.set(on_grow).is_ok(), "memory file: has a platform");
+    }
+
+    /// The most bytes of offsets that the file may have.
+    pub fn limit(&self) -> u64 {
+        self.mapping.len()
+    }
+
+    /// Bytes that have a reference, whether the host holds memory for them or not.
+    pub fn allocated(&self) -> u64 {
+        self.allocated.load(Ordering::Relaxed)
+    }
+
+    /// The host address of `offset`, for memory slots.
+    pub fn host_address(&self, offset: u64) -> u64 {
+        self.mapping.address(offset)
+    }
+
+    /// Drops all translations of the pages, the host's and the guests'; the bytes stay in the file.
+    pub fn drop_translations(&self, range: MemRange) {
+        self.check(range.offset, range.len);
+        self.mapping.drop_pages(range.offset, range.len);
+    }
+
+    /// Punches the holes that wait.
+    pub fn flush_freed(&self) {
+        let mut freed = std::mem::take(&mut *self.freed.lock());
+        if freed.ranges.is_empty() {
+            return;
+        }
+        self.freed_bytes.fetch_sub(freed.bytes, Ordering::Relaxed);
+        freed.ranges.sort_unstable_by_key(|r| r.offset);
+        let mut merged: Vec<MemRange> = Vec::with_capacity(freed.ranges.len());
+        for range in freed.ranges {
+            match merged.last_mut() {
+                Some(last) if last.end() == range.offset => last.len += range.len,
+                _ => merged.push(range),
+            }
+        }
+        for range in &merged {
+            self.punch(*range);
+        }
+        let mut extents = self.extents.lock();
+        for range in merged {
+            extents.insert(range.offset, range.len);
+        }
+    }
+
+    /// Frees the host's memory behind `range`, and makes it read as zeros also where the host cannot punch holes.
+    fn punch(&self, range: MemRange) {
+        if let Err(e) = self.file.punch_hole(range.offset, range.len) {
+            log::warn!("memory file: punching {:#x}+{:#x}: {e}; storing zeros", range.offset, range.len);
+            self.mapping.zero(range.offset, range.len);
+            self.mapping.drop_pages(range.offset, range.len);
+        }
+    }
+
+    /// Adds one step to the file. `extents` is locked by the caller, so steps come one at a time.
+    fn grow(&self, extents: &mut Extents) -> Result<(), Errno> {
+        let at = self.len.load(Ordering::Acquire);
+        let end = at + STEP;
+        if end > self.limit() {
+            return Err(ENOMEM);
+        }
+        self.file.set_len(end)?;
+        self.mapping.map_file(at, std::os::fd::AsFd::as_fd(&self.file), at, STEP)?;
+        if let Some(on_grow) = self.on_grow.get() {
+            on_grow(at)?;
+        }
+        self.len.store(end, Ordering::Release);
+        extents.insert(at, STEP);
+        Ok(())
+    }
+
+    /// Panics unless `offset..offset + len` exists: such an offset is our bug, never a guest's number.
+    #[inline]
+    fn check(&self, offset: u64, len: u64) {
+        let end = offset.checked_add(len);
+        assert!(
+            end.is_some_and(|end| end <= self.len.load(Ordering::Acquire)),
+            "memory file: {offset:#x}+{len:#x} is beyond the end"
+        );
+    }
+}
+
+impl Memory for MemoryFile {
+    fn allocate(&self, len: u64, align: u64, _kind: MemKind) -> Result<MemRange, Errno> {
+        assert!(
+            len > 0 && len % PAGE_SIZE == 0 && align.is_power_of_two() && align >= PAGE_SIZE,
+            "memory file: bad allocation of {len:#x} at {align:#x}"
+        );
+        if len > self.limit() {
+            return Err(ENOMEM);
+        }
+        let mut flushed = false;
+        let offset = loop {
+            let mut extents = self.extents.lock();
+            if let Some(offset) = extents.take(len, align) {
+                break offset;
+            }
+            // What waits to be punched may fill the request; growing costs a slot of a GiB.
+            if !flushed && self.freed_bytes.load(Ordering::Relaxed) >= len {
+                drop(extents);
+                self.flush_freed();
+                flushed = true;
+                continue;
+            }
+            self.grow(&mut extents)?;
+        };
+        let range = MemRange { offset, len };
+        self.counts.start(range);
+        self.allocated.fetch_add(len, Ordering::Relaxed);
+        Ok(range)
+    }
+
+    fn inc_ref(&self, range: MemRange) {
+        self.check(range.offset, range.len);
+        self.counts.increment(range);
+    }
+
+    fn dec_ref(&self, range: MemRange) {
+        self.check(range.offset, range.len);
+        let mut ranges = Vec::new();
+        self.counts.decrement(range, |free| ranges.push(free));
+        let bytes: u64 = ranges.iter().map(|r| r.len).sum();
+        if bytes == 0 {
+            return;
+        }
+        self.allocated.fetch_sub(bytes, Ordering::Relaxed);
+        let mut freed = self.freed.lock();
+        freed.bytes += bytes;
+        self.freed_bytes.fetch_add(bytes, Ordering::Relaxed);
+        freed.ranges.append(&mut ranges);
+        let full = freed.bytes >= FREED_BATCH;
+        drop(freed);
+        if full {
+            self.flush_freed();
+        }
+    }
+
+    fn is_unique(&self, offset: u64) -> bool {
+        self.check(offset, 1);
+        self.counts.load(offset) == 1
+    }
+
+    fn populate(&self, range: MemRange) {
+        self.check(range.offset, range.len);
+        self.mapping.populate(range.offset, range.len);
+    }
+
+    fn discard(&self, range: MemRange) {
+        self.check(range.offset, range.len);
+        self.punch(range);
+    }
+
+    fn read(&self, offset: u64, buf: &mut [u8]) {
+        self.check(offset, buf.len() as u64);
+        self.mapping.read(offset, buf);
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) {
+        self.check(offset, bytes.len() as u64);
+        self.mapping.write(offset, bytes);
+    }
+
+    fn zero(&self, range: MemRange) {
+        self.check(range.offset, range.len);
+        self.mapping.zero(range.offset, range.len);
+    }
+
+    fn copy(&self, from: u64, to: u64, len: u64) {
+        self.check(from, len);
+        self.check(to, len);
+        self.mapping.copy(from, to, len);
+    }
+
+    fn load_u32(&self, offset: u64) -> u32 {
+        self.check(offset, 4);
+        self.mapping.load_u32(offset)
+    }
+
+    fn compare_exchange_u32(&self, offset: u64, old: u32, new: u32) -> u32 {
+        self.check(offset, 4);
+        self.mapping.compare_exchange_u32(offset, old, new)
+    }
+
+    fn resident(&self) -> u64 {
+        // What has no reference any more is not counted as held.
+        if self.freed_bytes.load(Ordering::Relaxed) > 0 {
+            self.flush_freed();
+        }
+        self.file.allocated().unwrap_or_else(|_| self.allocated())
+    }
+}
