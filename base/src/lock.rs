@@ -40,6 +40,8 @@ pub mod rank {
     pub const FILE_MAPPINGS: u16 = 72;
     /// The page tables of one address space.
     pub const PAGE_TABLE: u16 = 80;
+    /// The calibration of the clocks.
+    pub const TIMEKEEPER: u16 = 82;
     /// The allocator of the memory file.
     pub const MEMORY_FILE: u16 = 84;
     /// vCPU pools and memory slots.

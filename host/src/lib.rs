@@ -1,5 +1,6 @@
 //! Clocks and descriptors of the host, and the mappings of its memory.
 
+pub mod clock;
 pub mod mapping;
 pub mod memory;
 pub mod thread;
