@@ -4,7 +4,10 @@
 
 pub mod auxv;
 pub mod elf;
+pub mod addr;
 pub mod errno;
+pub mod mman;
 pub mod regs;
 
+pub use addr::UserAddr;
 pub use errno::Errno;
