@@ -52,8 +52,9 @@ impl Mapped {
     }
 
     fn address_of(&self, name: &str) -> *const u8 {
-        let elf = Elf::parse(vdso::image()).unwrap();
-        let sym = elf.dynsyms.iter().find(|s| elf.dynstrtab.get_at(s.st_name) == Some(name)).unwrap();
+        let elf = Elf::parse(vdso::image()).expect("an ELF file");
+        let sym =
+            elf.dynsyms.iter().find(|s| elf.dynstrtab.get_at(s.st_name) == Some(name)).expect("a symbol");
         // SAFETY: symbols lie inside the image, which is mapped behind the data page.
         unsafe { self.base.add(VVAR_SIZE as usize + sym.st_value as usize) }
     }
@@ -115,7 +116,10 @@ fn fine(clock: i32) -> i32 {
 fn calibrated() -> VvarPage {
     let samples = || {
         CLOCKS.map(|c| {
-            let best = (0..20).map(|_| (tsc(), host(fine(c)), tsc())).min_by_key(|(a, _, b)| b - a).unwrap();
+            let best = (0..20)
+                .map(|_| (tsc(), host(fine(c)), tsc()))
+                .min_by_key(|(a, _, b)| b - a)
+                .expect("20 readings");
             (best.0 + (best.2 - best.0) / 2, best.1)
         })
     };
@@ -129,7 +133,7 @@ fn calibrated() -> VvarPage {
         let mult = ((second[i].1 - first[i].1) as u128) << SHIFT;
         let mult = (mult / u128::from(ticks)) as u64;
         let since = page.tsc_base - second[i].0;
-        let now = second[i].1 + (u128::from(since) * u128::from(mult) >> SHIFT) as i64;
+        let now = second[i].1 + ((u128::from(since) * u128::from(mult)) >> SHIFT) as i64;
         let (sec, nsec) = (now / 1_000_000_000, (now % 1_000_000_000) as u64);
         page.clocks[clock as usize] = ClockParams { sec, nsec, mult, reserved: 0 };
     }

@@ -12,7 +12,7 @@ use abi::Errno;
 use abi::elf::{
     ELFMAG, EM_X86_64, ET_DYN, ET_EXEC, Ehdr, PF_R, PF_W, PF_X, PT_GNU_STACK, PT_INTERP, PT_LOAD, Phdr,
 };
-use abi::errno::{EIO, ELIBBAD, ENOEXEC};
+use abi::errno::{EINVAL, EIO, ELIBBAD, ENOEXEC};
 use bitflags::bitflags;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -158,7 +158,8 @@ const PHDRS_MAX: usize = 65536;
 /// In Linux's order:
 /// - `ENOEXEC`: not an ELF file, not for x86-64, neither `ET_EXEC` nor `ET_DYN`; bad or unreadable program headers;
 ///   an interpreter path that is shorter than 2 or longer than `PATH_MAX` bytes or does not end in NUL.
-/// - `EIO`: the interpreter path lies behind the end of the file. Other errors of reading it are passed on.
+/// - `EINVAL`, `EIO`: the interpreter path lies at an impossible offset or behind the end of the file. Other errors of
+///   reading it are passed on.
 ///
 /// Source: Linux 6.18 fs/binfmt_elf.c, `load_elf_binary`.
 pub fn parse(file: &dyn ReadAt) -> Result<Image, Errno> {
@@ -272,10 +273,12 @@ pub(crate) fn read_up_to(file: &dyn ReadAt, offset: u64, buf: &mut [u8]) -> Resu
     Ok(done)
 }
 
-/// Fills `buf` or fails: `EINVAL` for an offset that is no `loff_t`, `EIO` at the end of the file (Linux's `elf_read`).
+/// Fills `buf` or fails: `EINVAL` for a range that is not below the largest `loff_t`, `EIO` at the end of the file (Linux's
+/// `elf_read` and `rw_verify_area`).
 fn read_exact(file: &dyn ReadAt, offset: u64, buf: &mut [u8]) -> Result<(), Errno> {
-    if i64::try_from(offset).is_err() {
-        return Err(abi::errno::EINVAL);
+    let end = offset.checked_add(buf.len() as u64);
+    if end.is_none_or(|end| i64::try_from(end).is_err()) {
+        return Err(EINVAL);
     }
     if read_up_to(file, offset, buf)? == buf.len() { Ok(()) } else { Err(EIO) }
 }

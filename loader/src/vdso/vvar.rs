@@ -45,6 +45,18 @@ pub struct ClockParams {
     pub reserved: u64,
 }
 
+impl ClockParams {
+    /// What the clock shows when the guest's counter is `tsc`, by the arithmetic of the vDSO: seconds and nanoseconds.
+    pub fn time_at(&self, tsc_base: u64, shift: u32, tsc: u64) -> (i64, u32) {
+        const SECOND: u64 = 1_000_000_000;
+        // A counter that is a little behind on another processor must not wrap around.
+        let ticks = tsc.saturating_sub(tsc_base);
+        let product = u128::from(ticks) * u128::from(self.mult);
+        let ns = ((product >> (shift & 63)) as u64).wrapping_add(self.nsec);
+        (self.sec.wrapping_add((ns / SECOND) as i64), (ns % SECOND) as u32)
+    }
+}
+
 /// The data that the vDSO reads: fills the start of the page, zeros follow.
 ///
 /// `seq` is odd while the rest changes; a reader starts again when it was odd or has changed meanwhile.
@@ -79,12 +91,7 @@ impl VvarPage {
     /// What the clock shows when the guest's counter is `tsc`, by the arithmetic of the vDSO: seconds and nanoseconds.
     /// `None` for a clock that is not covered.
     pub fn time_at(&self, clock: usize, tsc: u64) -> Option<(i64, u32)> {
-        const SECOND: u64 = 1_000_000_000;
         let params = self.clocks.get(clock).filter(|_| CLOCKS_COVERED >> clock & 1 == 1)?;
-        // A counter that is a little behind on another processor must not wrap around.
-        let ticks = tsc.saturating_sub(self.tsc_base);
-        let product = u128::from(ticks) * u128::from(params.mult);
-        let ns = ((product >> (self.shift & 63)) as u64).wrapping_add(params.nsec);
-        Some((params.sec.wrapping_add((ns / SECOND) as i64), (ns % SECOND) as u32))
+        Some(params.time_at(self.tsc_base, self.shift, tsc))
     }
 }

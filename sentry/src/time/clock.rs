@@ -159,7 +159,7 @@ impl Reading {
     /// What the clock shows at `tsc` if it runs with multiplier `mult`.
     fn at(self, tsc: u64, mult: u64) -> i64 {
         let ticks = i128::from(tsc) - i128::from(self.tsc);
-        saturate(i128::from(self.ns) + (ticks * i128::from(mult) >> SHIFT))
+        saturate(i128::from(self.ns) + ((ticks * i128::from(mult)) >> SHIFT))
     }
 }
 
