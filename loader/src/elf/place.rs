@@ -20,8 +20,7 @@ pub enum Source {
     Anonymous,
 }
 
-/// One mapping to make. It replaces what earlier ones of the same image put there; the first of an image must not replace
-/// anything older (`MAP_FIXED_NOREPLACE`).
+/// One mapping to make. It replaces what is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MapOp {
     /// Page-aligned address.
@@ -42,6 +41,9 @@ pub struct MapOp {
 pub struct Placement {
     /// The mappings, to be made in this order.
     pub ops: Vec<MapOp>,
+    /// Addresses where nothing may be mapped before, or the process ends (`MAP_FIXED_NOREPLACE`): the first mapping of an
+    /// `ET_EXEC` image, all of an `ET_DYN` one.
+    pub reserved: Range<u64>,
     /// What was added to the file's addresses; `AT_BASE` for an interpreter.
     pub bias: u64,
     /// Entry point.
@@ -74,7 +76,13 @@ impl Image {
             }
             _ => {}
         }
-        let mut ops = Vec::new();
+        // Linux maps the whole span from the first segment on at once, then unmaps the rest.
+        let mut reserved = 0..0;
+        if self.kind == Kind::Dyn && !self.segments.is_empty() {
+            let start = self.first_page().wrapping_add(bias);
+            reserved = start..range_end(start, self.span())?;
+        }
+        let mut ops: Vec<MapOp> = Vec::new();
         let mut phdr = 0u64;
         let mut brk = 0u64;
         let mut code = Range { start: u64::MAX, end: 0 };
@@ -100,6 +108,9 @@ impl Image {
             data = data.start.max(segment.vaddr)..data.end.max(file_end);
             brk = brk.max(segment.vaddr.wrapping_add(segment.mem_size));
         }
+        if let (Kind::Exec, Some(first)) = (self.kind, ops.first()) {
+            reserved = first.addr..first.addr + first.len;
+        }
         let entry = self.entry.wrapping_add(bias);
         if (self.role == Role::Interpreter || self.interp.is_none()) && entry >= TASK_SIZE {
             return Err(EINVAL);
@@ -109,6 +120,7 @@ impl Image {
         }
         Ok(Placement {
             ops,
+            reserved,
             bias,
             entry,
             phdr: phdr.wrapping_add(bias),

@@ -91,7 +91,7 @@ const SEGMENTS: &[Change] = &[
     }),
     ("offset behind the end", |f| f.phdrs[0].p_offset = 0x10_0000),
     ("largest aligned offset", |f| f.phdrs[0].p_offset = i64::MAX as u64 & !0xfff),
-    ("negative offset", |f| f.phdrs[0].p_offset = u64::MAX & !0xfff),
+    ("negative offset", |f| f.phdrs[0].p_offset = !0xfff),
     ("file size beyond the file", |f| {
         f.phdrs[0].p_filesz = 0x10_0000;
         f.phdrs[0].p_memsz = 0x10_0000;
@@ -131,7 +131,7 @@ const SEGMENTS: &[Change] = &[
     }),
     ("address at the end of user addresses", |f| f.phdrs[0].p_vaddr = TASK_SIZE),
     ("address in the kernel", |f| f.phdrs[0].p_vaddr = 0xffff_ffff_8000_0000),
-    ("largest address", |f| f.phdrs[0].p_vaddr = u64::MAX & !0xfff),
+    ("largest address", |f| f.phdrs[0].p_vaddr = !0xfff),
     ("alignment 0", |f| f.phdrs[0].p_align = 0),
     ("alignment 3", |f| f.phdrs[0].p_align = 3),
     ("alignment 2 MiB", |f| f.phdrs[0].p_align = 2 << 20),

@@ -8,7 +8,7 @@ use abi::Errno;
 use abi::errno::{EACCES, ELOOP, ENOENT};
 use ringfence_loader::elf::{self, Access, Image, Kind, Placement, Source};
 use ringfence_loader::layout::{Layout, PIE_BASE};
-use ringfence_loader::{PAGE_SIZE, script};
+use ringfence_loader::{PAGE_SIZE, TASK_SIZE, script};
 
 use crate::{Outcome, craft};
 
@@ -84,7 +84,7 @@ fn place(image: &Image) -> Option<Placement> {
         Kind::Exec | Kind::Other => 0,
         Kind::Dyn if image.interp.is_some() => image.bias_for_base(PIE_BASE),
         Kind::Dyn => {
-            let start = layout.mmap_base.checked_sub(image.span()).filter(|_| image.span() < 1 << 46)?;
+            let start = layout.mmap_base.checked_sub(image.span()).filter(|&start| start >= 1 << 16)?;
             image.bias_at(start & !(image.alignment().max(PAGE_SIZE) - 1))
         }
     };
@@ -103,6 +103,10 @@ fn memory() -> u64 {
 
 /// Whether the host has the memory, and the file the bytes to clear.
 fn can_be_mapped(placed: &Placement, file: &[u8]) -> bool {
+    // The host's stack is somewhere in the last 16 GiB.
+    if placed.reserved.start < TASK_SIZE - (17 << 30) && placed.reserved.end > TASK_SIZE - (16 << 20) {
+        return false;
+    }
     if placed.ops.iter().any(|op| op.access.contains(Access::WRITE) && op.len > memory()) {
         return false;
     }
