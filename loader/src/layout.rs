@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use crate::{PAGE_SIZE, TASK_SIZE, page_down, page_up_wrapping};
+use crate::{PAGE_SIZE, TASK_SIZE, page_up_wrapping};
 
 /// Lowest base of a position-independent program (`ELF_ET_DYN_BASE`).
 pub const PIE_BASE: u64 = TASK_SIZE / 3 * 2;
@@ -102,13 +102,14 @@ impl Layout {
             HeapPlace::BehindProgram => program_end,
             HeapPlace::Apart => page_up_wrapping(PIE_BASE),
         };
+        let start = start.min(TASK_SIZE);
         let Some(random) = self.brk_random else { return start };
         let start = match moved {
             // Keeps an overrun of the program's data out of the heap.
             HeapPlace::BehindProgram => start.saturating_add(PAGE_SIZE),
             HeapPlace::Apart => start,
         };
-        start.saturating_add(random % (BRK_RANGE / PAGE_SIZE) * PAGE_SIZE).min(page_down(TASK_SIZE))
+        start.saturating_add(random % (BRK_RANGE / PAGE_SIZE) * PAGE_SIZE).min(TASK_SIZE)
     }
 
     /// The addresses that a search from `mmap_base` downwards may use, above the lowest mappable address.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::page_down;
 
 const STACK_8M: u64 = 8 << 20;
 
