@@ -73,6 +73,10 @@ pub trait Platform: Send + Sync {
     fn new_context(&self) -> Result<Box<dyn Context>, Error>;
     /// Size in bytes of the XSAVE area that [`FpState`] holds, and the XCR0 features in it.
     fn xsave_layout(&self) -> XsaveLayout;
+    /// The guest's time stamp counter (RDTSC) minus the host's, the same in every context; `None` when it is not known.
+    fn tsc_offset(&self) -> Option<i64> {
+        None
+    }
     /// What happened so far, by name, for `--log` and the benchmarks (`exits`, `syscalls`, `faults`, `shootdowns`, …).
     fn counters(&self) -> Vec<(&'static str, u64)>;
 }

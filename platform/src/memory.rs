@@ -33,7 +33,7 @@ pub const STEP: u64 = 1 << 30;
 const FREED_BATCH: u64 = 1 << 20;
 
 /// Called with the offset of each new [`STEP`] before pages of it are given out.
-pub type OnGrow = Box<dyn Fn(u64) -> Result<(), Errno> + Send + Sync>;
+pub type OnGrow = Box<dyn Fn(&MemoryFile, u64) -> Result<(), Errno> + Send + Sync>;
 
 /// The memory file.
 pub struct MemoryFile {
@@ -160,7 +160,7 @@ impl MemoryFile {
         self.file.set_len(end)?;
         self.mapping.map_file(at, std::os::fd::AsFd::as_fd(&self.file), at, STEP)?;
         if let Some(on_grow) = self.on_grow.get() {
-            on_grow(at)?;
+            on_grow(self, at)?;
         }
         self.len.store(end, Ordering::Release);
         extents.insert(at, STEP);

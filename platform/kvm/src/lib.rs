@@ -1,1 +1,118 @@
-//! platform/kvm
+//! The KVM platform: guest processes as guest page tables of one virtual machine, their threads as vCPUs.
+//!
+//! Reading order: `layout.rs` (where things lie), `device.rs` (opening KVM), `machine.rs` (the VM and the start-up
+//! probe), `ring0.rs` (stubs), `vcpu.rs`, `context.rs` (a stay in the guest and its end), `kick.rs`, `pool.rs`;
+//! `tables.rs`, `paging.rs`, `space.rs` (address spaces); `slots.rs`, `cpuid.rs`, `xsave.rs`, `counters.rs`;
+//! `check.rs` (what the host offers).
+//!
+//! Locks, outer to inner: a pool's cell (held during a stay in the guest; others only try it), a space's tree
+//! (`PAGE_TABLE`), the memory file (`MEMORY_FILE`), table pool, vCPU lists and runner list (`PLATFORM`, never two), a
+//! runner's state and a saved floating-point state (`LEAF`).
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use platform::memory::MemoryFile;
+use platform::{AddressSpace, Context, Error, Platform, XsaveLayout};
+
+mod context;
+mod counters;
+mod cpuid;
+mod device;
+mod kick;
+mod layout;
+mod machine;
+mod paging;
+mod pool;
+mod ring0;
+mod slots;
+mod space;
+mod tables;
+mod vcpu;
+mod xsave;
+
+pub use machine::Entry;
+
+/// How to make the platform.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The device.
+    pub device: PathBuf,
+    /// Bytes of offsets that the memory file may have; less where the processor's addresses end earlier.
+    pub memory_limit: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { device: "/dev/kvm".into(), memory_limit: 1 << 40 }
+    }
+}
+
+/// The platform: one virtual machine.
+pub struct KvmPlatform {
+    machine: Arc<machine::Machine>,
+}
+
+impl KvmPlatform {
+    /// Opens the device, makes the machine and finds out what kind of KVM it is.
+    ///
+    /// # Errors
+    /// One line for people that says what to do.
+    pub fn new(options: &Options) -> Result<Arc<Self>, Error> {
+        host::thread::install_interrupt_handler()
+            .map_err(|e| Error::Broken(format!("kvm: handler of the interrupt signal: {e}")))?;
+        let kvm = device::open(&options.device)?;
+        let machine = machine::Machine::new(&kvm, options.memory_limit)?;
+        Ok(Arc::new(Self { machine }))
+    }
+
+    /// How system calls leave the guest: says which kind of KVM this is.
+    pub fn entry(&self) -> Entry {
+        self.machine.entry()
+    }
+
+    /// Bytes of host memory that guest page tables use.
+    pub fn table_bytes(&self) -> u64 {
+        self.machine.tables.pages() * base::PAGE_SIZE
+    }
+
+    /// Most vCPUs of the machine: guest threads that can be in guest mode at once.
+    pub fn max_vcpus(&self) -> usize {
+        self.machine.max_vcpus
+    }
+}
+
+impl Platform for KvmPlatform {
+    fn name(&self) -> &'static str {
+        "kvm"
+    }
+
+    fn memory(&self) -> &Arc<MemoryFile> {
+        &self.machine.memory
+    }
+
+    fn guest_range(&self) -> Range<u64> {
+        0..layout::USER_END
+    }
+
+    fn new_address_space(&self) -> Result<Arc<dyn AddressSpace>, Error> {
+        Ok(Arc::new(space::KvmSpace::new(self.machine.clone())?))
+    }
+
+    fn new_context(&self) -> Result<Box<dyn Context>, Error> {
+        Ok(Box::new(context::KvmContext::new(self.machine.clone())))
+    }
+
+    fn xsave_layout(&self) -> XsaveLayout {
+        self.machine.cpu.xsave
+    }
+
+    fn tsc_offset(&self) -> Option<i64> {
+        self.machine.tsc_offset()
+    }
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        self.machine.counters.list()
+    }
+}

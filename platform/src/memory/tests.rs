@@ -45,7 +45,7 @@ fn each_step_is_announced_before_it_is_used() {
     let m = file();
     let seen = std::sync::Arc::new(Lock::<Vec<u64>, { rank::LEAF }>::new(Vec::new()));
     let log = seen.clone();
-    m.set_on_grow(Box::new(move |at| {
+    m.set_on_grow(Box::new(move |_, at| {
         log.lock().push(at);
         Ok(())
     }));
