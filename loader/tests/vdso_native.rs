@@ -30,7 +30,7 @@ struct Mapped {
 
 impl Mapped {
     fn new() -> Self {
-        let image = vdso::image();
+        let image = vdso::IMAGE;
         let len = VVAR_SIZE as usize + image.len();
         let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
         // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
@@ -52,7 +52,7 @@ impl Mapped {
     }
 
     fn address_of(&self, name: &str) -> *const u8 {
-        let elf = Elf::parse(vdso::image()).expect("an ELF file");
+        let elf = Elf::parse(vdso::IMAGE).expect("an ELF file");
         let sym =
             elf.dynsyms.iter().find(|s| elf.dynstrtab.get_at(s.st_name) == Some(name)).expect("a symbol");
         // SAFETY: symbols lie inside the image, which is mapped behind the data page.

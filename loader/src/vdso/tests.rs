@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn the_image_is_a_shared_object_as_linuxs() {
-    let bytes = image();
+    let bytes = IMAGE;
     assert_eq!(bytes.len() as u64 % crate::PAGE_SIZE, 0);
     let elf = Elf::parse(bytes).unwrap();
     assert_eq!(elf.soname, Some("linux-vdso.so.1"));
@@ -29,7 +29,7 @@ fn the_image_is_a_shared_object_as_linuxs() {
 
 #[test]
 fn both_hash_tables_find_every_symbol() {
-    let bytes = image();
+    let bytes = IMAGE;
     let elf = Elf::parse(bytes).unwrap();
     let dynamic = elf.dynamic.as_ref().unwrap();
     let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());

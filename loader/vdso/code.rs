@@ -10,8 +10,8 @@ use iced_x86::code_asm::{
 };
 use iced_x86::{BlockEncoderOptions, Code, IcedError, Instruction, MemoryOperand, Register};
 
-use super::VVAR_SIZE;
-use super::vvar::{CLOCKS_COVERED, COARSE_RESOLUTION_NS, ClockParams, CpuMode, TscMode, VvarPage};
+use crate::VVAR_SIZE;
+use crate::vvar::{CLOCKS_COVERED, COARSE_RESOLUTION_NS, ClockParams, CpuMode, TscMode, VvarPage};
 
 const NR_GETTIMEOFDAY: u32 = 96;
 const NR_TIME: u32 = 201;
@@ -34,14 +34,14 @@ const SPINS: u32 = 256;
 const BASE: u64 = 0x10_0000;
 
 /// A function: its name without `__vdso_` and where it lies, relative to the start of the image.
-pub(super) struct Function {
-    pub(super) name: &'static str,
-    pub(super) start: u64,
-    pub(super) end: u64,
+pub(crate) struct Function {
+    pub(crate) name: &'static str,
+    pub(crate) start: u64,
+    pub(crate) end: u64,
 }
 
 /// Assembles all functions for a place `offset` bytes behind the start of the image.
-pub(super) fn assemble(offset: u64) -> Result<(Vec<u8>, Vec<Function>), IcedError> {
+pub(crate) fn assemble(offset: u64) -> Result<(Vec<u8>, Vec<Function>), IcedError> {
     type Emit = fn(&mut CodeAssembler) -> Result<(), IcedError>;
     let emitters: [(&str, Emit); 5] = [
         ("clock_gettime", clock_gettime),

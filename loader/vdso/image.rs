@@ -10,9 +10,8 @@ use abi::elf::{
 use iced_x86::IcedError;
 use zerocopy::IntoBytes;
 
-use super::code::{Function, assemble};
-use super::{LINUX_VERSION_CODE, SONAME, VERSION};
-use crate::PAGE_SIZE;
+use crate::code::{Function, assemble};
+use crate::{LINUX_VERSION_CODE, PAGE_SIZE, SONAME, VERSION};
 
 const SHT_PROGBITS: u32 = 1;
 const SHT_STRTAB: u32 = 3;
@@ -97,7 +96,7 @@ struct Symbol {
 
 /// Builds the image. Sizes of all sections follow from the code alone, so a first round with addresses of zero finds the
 /// places and a second one fills them in.
-pub(super) fn build() -> Result<Vec<u8>, IcedError> {
+pub(crate) fn build() -> Result<Vec<u8>, IcedError> {
     let text_offset = place_sections(&contents(0, &[0; SECTIONS.len()])?).0[TEXT];
     let (offsets, _) = place_sections(&contents(text_offset, &[0; SECTIONS.len()])?);
     let sections = contents(text_offset, &offsets)?;
