@@ -117,6 +117,28 @@ pub trait Mappable: Send + Sync {
     /// `Bus` when `offset` is at or beyond the end of the file rounded up to a page.
     fn translate(&self, offset: u64, max_len: u64, write: bool) -> Result<MemRange, MapError>;
 
+    /// As `translate` for reading, but only pages that need no filling; `None` when the first one does. For mapping
+    /// ahead what costs nothing.
+    fn cached(&self, offset: u64, max_len: u64) -> Option<MemRange> {
+        let _ = (offset, max_len);
+        None
+    }
+
+    /// Whether it matters that only pages which are going to be written are translated with `write`. False where
+    /// nothing is ever written back: shared memory, tmpfs.
+    fn tracks_dirty(&self) -> bool {
+        true
+    }
+
+    /// Frees the whole pages in `range` (byte offsets), which read as zeros afterwards: `madvise(MADV_REMOVE)`.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP`: the file cannot have holes.
+    fn punch_hole(&self, range: Range<u64>) -> Result<(), Errno> {
+        let _ = range;
+        Err(abi::errno::EOPNOTSUPP)
+    }
+
     /// Tells that `space` maps `len` bytes from `offset` on; until `remove_mapping` with the same arguments it is told of
     /// pages that go away. Pieces of an added mapping may be removed one by one.
     fn add_mapping(&self, space: &Weak<dyn MappingSpace>, addr: u64, offset: u64, len: u64, write: bool);

@@ -1,1 +1,3 @@
 //! sentry
+
+pub mod mm;

@@ -1,0 +1,240 @@
+//! What /proc and getrusage(2) tell of an address space.
+
+use std::fmt::Write as _;
+use std::ops::Range;
+
+use base::memmap::MappedFile;
+
+use super::MemoryManager;
+use super::vma::{Backing, VmFlags, VmName, VmSizes};
+
+/// Numbers of `/proc/PID/status` and `statm`, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MemoryUse {
+    /// Mapped, by kind.
+    pub sizes: VmSizes,
+    /// `VmPeak`.
+    pub peak_vm: u64,
+    /// `VmHWM`.
+    pub peak_rss: u64,
+    /// `RssAnon`.
+    pub rss_anon: u64,
+    /// `RssFile` and `RssShmem` together.
+    pub rss_file: u64,
+    /// The program's own text, of `sizes.exec`: `VmExe`.
+    pub text: u64,
+}
+
+impl MemoryUse {
+    /// `VmRSS`.
+    pub fn rss(&self) -> u64 {
+        self.rss_anon + self.rss_file
+    }
+}
+
+/// One line of `/proc/PID/maps`.
+#[derive(Clone, Debug)]
+pub struct Region {
+    /// The addresses.
+    pub range: Range<u64>,
+    /// The flags.
+    pub flags: VmFlags,
+    /// The offset in the file.
+    pub offset: u64,
+    /// Device of the file.
+    pub dev: u64,
+    /// Inode number of the file.
+    pub ino: u64,
+    /// Path, or name in brackets; may be empty.
+    pub name: Vec<u8>,
+    /// Bytes present of private, anonymous memory.
+    pub anon: u64,
+    /// Bytes present of files.
+    pub file: u64,
+}
+
+impl MemoryManager {
+    /// The numbers of `/proc/PID/status`.
+    pub fn memory_use(&self) -> MemoryUse {
+        let st = self.state.read();
+        let (rss_anon, rss_file) = st.pmas.sizes();
+        MemoryUse {
+            sizes: st.vmas.sizes(),
+            peak_vm: st.peak_vm,
+            peak_rss: st.peak_rss,
+            rss_anon,
+            rss_file,
+            text: st.layout.end_code.saturating_sub(st.layout.start_code),
+        }
+    }
+
+    /// The number of areas.
+    pub fn region_count(&self) -> usize {
+        self.state.read().vmas.count()
+    }
+
+    /// All areas in order.
+    pub fn regions(&self) -> Vec<Region> {
+        // Paths are asked for after the lock: they need outer ones.
+        let mut files: Vec<Option<MappedFile>> = Vec::new();
+        let mut regions = Vec::new();
+        {
+            let st = self.state.read();
+            let layout = &st.layout;
+            for v in st.vmas.iter() {
+                let (mut anon, mut file) = (0, 0);
+                for (s, p) in st.pmas.overlapping(v.start..v.end) {
+                    *(if p.anon { &mut anon } else { &mut file }) += p.end - s;
+                }
+                // Linux 6.12 fs/proc/task_mmu.c, get_vma_name.
+                let name = match (&v.name, &v.backing) {
+                    (VmName::Special(name), _) => name.as_bytes().to_vec(),
+                    (_, Backing::File { .. }) => Vec::new(),
+                    _ if v.start <= layout.brk
+                        && v.end >= layout.start_brk
+                        && layout.brk > layout.start_brk =>
+                    {
+                        b"[heap]".to_vec()
+                    }
+                    _ if v.start <= layout.start_stack && v.end >= layout.start_stack => b"[stack]".to_vec(),
+                    (VmName::Anon(name), _) => [b"[anon:", &**name, b"]"].concat(),
+                    (VmName::None, _) => Vec::new(),
+                };
+                files.push(match (&v.name, &v.backing) {
+                    (VmName::Special(_), _) | (_, Backing::Anonymous) => None,
+                    (_, Backing::File { file, .. }) => Some(file.clone()),
+                });
+                regions.push(Region {
+                    range: v.start..v.end,
+                    flags: v.flags,
+                    offset: v.file_offset(v.start),
+                    dev: 0,
+                    ino: 0,
+                    name,
+                    anon,
+                    file,
+                });
+            }
+        }
+        for (region, file) in regions.iter_mut().zip(files) {
+            if let Some(file) = file {
+                (region.dev, region.ino) = file.origin.id();
+                region.name = file.origin.path();
+            } else {
+                region.offset = 0;
+            }
+        }
+        regions
+    }
+
+    /// The text of `/proc/PID/maps`.
+    pub fn maps_text(&self) -> Vec<u8> {
+        let mut text = Vec::new();
+        for region in self.regions() {
+            push_line(&mut text, &region);
+        }
+        text
+    }
+
+    /// The text of `/proc/PID/smaps`.
+    pub fn smaps_text(&self) -> Vec<u8> {
+        let mut text = Vec::new();
+        for r in self.regions() {
+            push_line(&mut text, &r);
+            let mut s = String::new();
+            let shared = r.flags.contains(VmFlags::MAYSHARE);
+            let rss = r.anon + r.file;
+            let of = |yes: bool, n: u64| if yes { n } else { 0 };
+            let rows = [
+                ("Size", r.range.end - r.range.start),
+                ("KernelPageSize", base::PAGE_SIZE),
+                ("MMUPageSize", base::PAGE_SIZE),
+                ("Rss", rss),
+                ("Pss", rss),
+                ("Pss_Dirty", r.anon),
+                ("Shared_Clean", r.file),
+                ("Shared_Dirty", 0),
+                ("Private_Clean", 0),
+                ("Private_Dirty", r.anon),
+                ("Referenced", rss),
+                ("Anonymous", of(!shared, r.anon)),
+                ("KSM", 0),
+                ("LazyFree", 0),
+                ("AnonHugePages", 0),
+                ("ShmemPmdMapped", 0),
+                ("FilePmdMapped", 0),
+                ("Shared_Hugetlb", 0),
+                ("Private_Hugetlb", 0),
+                ("Swap", 0),
+                ("SwapPss", 0),
+                ("Locked", of(r.flags.contains(VmFlags::LOCKED), rss)),
+            ];
+            for (name, bytes) in rows {
+                // Writing to a String cannot fail.
+                let _ = writeln!(s, "{:<16}{:>8} kB", format!("{name}:"), bytes / 1024);
+            }
+            let _ = writeln!(s, "THPeligible:           0");
+            let _ = writeln!(s, "VmFlags:{}", vm_flags(r.flags));
+            text.extend_from_slice(s.as_bytes());
+        }
+        text
+    }
+}
+
+/// Appends a line of `/proc/PID/maps`: Linux 6.12 fs/proc/task_mmu.c, show_map_vma.
+fn push_line(text: &mut Vec<u8>, r: &Region) {
+    let bit = |flag: VmFlags, c: char| if r.flags.contains(flag) { c } else { '-' };
+    let start = text.len();
+    let head = format!(
+        "{:08x}-{:08x} {}{}{}{} {:08x} {:02x}:{:02x} {} ",
+        r.range.start,
+        r.range.end,
+        bit(VmFlags::READ, 'r'),
+        bit(VmFlags::WRITE, 'w'),
+        bit(VmFlags::EXEC, 'x'),
+        if r.flags.contains(VmFlags::MAYSHARE) { 's' } else { 'p' },
+        r.offset,
+        // The kernel's own encoding of a device: minor in the low 20 bits. `id` gives the one of stat(2).
+        (r.dev >> 8) & 0xfff,
+        (r.dev & 0xff) | ((r.dev >> 12) & !0xff),
+        r.ino,
+    );
+    text.extend_from_slice(head.as_bytes());
+    if !r.name.is_empty() {
+        // seq_pad: the name begins in column 73.
+        while text.len() - start < 73 {
+            text.push(b' ');
+        }
+        for &b in &r.name {
+            if b == b'\n' { text.extend_from_slice(b"\\012") } else { text.push(b) }
+        }
+    }
+    text.push(b'\n');
+}
+
+/// The two-letter codes of `VmFlags:` in smaps.
+fn vm_flags(flags: VmFlags) -> String {
+    let codes = [
+        (VmFlags::READ, "rd"),
+        (VmFlags::WRITE, "wr"),
+        (VmFlags::EXEC, "ex"),
+        (VmFlags::SHARED, "sh"),
+        (VmFlags::MAYREAD, "mr"),
+        (VmFlags::MAYWRITE, "mw"),
+        (VmFlags::MAYEXEC, "me"),
+        (VmFlags::MAYSHARE, "ms"),
+        (VmFlags::GROWSDOWN, "gd"),
+        (VmFlags::LOCKED, "lo"),
+        (VmFlags::SEQ_READ, "sr"),
+        (VmFlags::RAND_READ, "rr"),
+        (VmFlags::DONTCOPY, "dc"),
+        (VmFlags::DONTEXPAND, "de"),
+        (VmFlags::ACCOUNT, "ac"),
+        (VmFlags::NORESERVE, "nr"),
+        (VmFlags::WIPEONFORK, "wf"),
+        (VmFlags::DONTDUMP, "dd"),
+        (VmFlags::HUGEPAGE, "hg"),
+        (VmFlags::NOHUGEPAGE, "nh"),
+    ];
+    codes.iter().filter(|(f, _)| flags.contains(*f)).fold(String::new(), |s, (_, code)| s + " " + code)
+}

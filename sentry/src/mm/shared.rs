@@ -1,0 +1,192 @@
+//! Memory that is mapped like a file but has none: shared anonymous mappings, System V shared memory, the vDSO.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use abi::Errno;
+use base::PAGE_SIZE;
+use base::lock::{Lock, rank};
+use base::memmap::{MapError, Mappable, MappedFile, MappingOrigin, MappingSpace, MemKind, MemRange, Memory};
+
+/// The chunks in which pages are allocated; larger on demand.
+const CHUNK: u64 = 64 << 10;
+const CHUNK_MAX: u64 = 2 << 20;
+
+static NEXT_INODE: AtomicU64 = AtomicU64::new(1024);
+
+/// Zero-filled memory of a fixed length that several address spaces may map.
+pub struct SharedMemory {
+    memory: Arc<dyn Memory>,
+    len: u64,
+    /// Offset to pages; one reference on each.
+    chunks: Lock<BTreeMap<u64, MemRange>, { rank::PAGE_CACHE }>,
+}
+
+impl SharedMemory {
+    /// Makes `len` bytes, rounded up to pages; nothing is allocated before it is touched.
+    pub fn new(memory: &Arc<dyn Memory>, len: u64) -> Arc<Self> {
+        let len = base::page_up(len).unwrap_or(!(PAGE_SIZE - 1));
+        Arc::new(Self { memory: memory.clone(), len, chunks: Lock::new(BTreeMap::new()) })
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether the length is 0.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Bytes allocated.
+    pub fn allocated(&self) -> u64 {
+        self.chunks.lock().values().map(|r| r.len).sum()
+    }
+
+    /// What `MAP_SHARED | MAP_ANONYMOUS` maps: Linux shows it as the deleted file `/dev/zero`.
+    pub(super) fn anonymous(memory: &Arc<dyn Memory>, len: u64) -> MappedFile {
+        let ino = NEXT_INODE.fetch_add(1, Ordering::Relaxed);
+        MappedFile {
+            pages: Self::new(memory, len),
+            origin: Arc::new(NamedOrigin { path: b"/dev/zero (deleted)".to_vec(), id: (1, ino) }),
+        }
+    }
+}
+
+impl Mappable for SharedMemory {
+    fn translate(&self, offset: u64, max_len: u64, _write: bool) -> Result<MemRange, MapError> {
+        if offset >= self.len {
+            return Err(MapError::Bus);
+        }
+        let mut chunks = self.chunks.lock();
+        let below = chunks.range(..=offset).next_back().map(|(&s, &r)| (s, r));
+        let (start, pages) = match below {
+            Some((s, r)) if offset < s + r.len => (s, r),
+            _ => {
+                let low = below.map_or(0, |(s, r)| s + r.len).max(offset & !(CHUNK - 1));
+                let high = chunks.range(offset..).next().map_or(self.len, |(&s, _)| s);
+                let want = max_len.clamp(CHUNK, CHUNK_MAX);
+                let end = (offset & !(CHUNK - 1)).saturating_add(want).min(high);
+                let pages = self
+                    .memory
+                    .allocate(end - low, PAGE_SIZE, MemKind::Shared)
+                    .map_err(|_| MapError::NoMemory)?;
+                chunks.insert(low, pages);
+                (low, pages)
+            }
+        };
+        let skip = offset - start;
+        let range = MemRange { offset: pages.offset + skip, len: (pages.len - skip).min(max_len) };
+        self.memory.inc_ref(range);
+        Ok(range)
+    }
+
+    fn tracks_dirty(&self) -> bool {
+        false
+    }
+
+    fn punch_hole(&self, range: Range<u64>) -> Result<(), Errno> {
+        let chunks = self.chunks.lock();
+        for (&start, pages) in chunks.range(..range.end) {
+            let (from, to) = (start.max(range.start), (start + pages.len).min(range.end));
+            if from < to {
+                // The pages stay, so that nobody has to forget them; their memory goes.
+                self.memory.discard(MemRange { offset: pages.offset + (from - start), len: to - from });
+            }
+        }
+        Ok(())
+    }
+
+    fn add_mapping(&self, _: &Weak<dyn MappingSpace>, _: u64, _: u64, _: u64, _: bool) {}
+
+    fn remove_mapping(&self, _: &Weak<dyn MappingSpace>, _: u64, _: u64, _: u64, _: bool) {}
+
+    fn sync(&self, _range: Range<u64>) -> Result<(), Errno> {
+        Ok(())
+    }
+}
+
+impl Drop for SharedMemory {
+    fn drop(&mut self) {
+        for pages in self.chunks.get_mut().values() {
+            self.memory.dec_ref(*pages);
+        }
+    }
+}
+
+/// Pages that the sentry allocated and keeps, such as the vDSO's and its data.
+pub struct FixedPages {
+    memory: Arc<dyn Memory>,
+    pages: MemRange,
+}
+
+impl FixedPages {
+    /// Takes over the references on `pages`.
+    pub fn new(memory: &Arc<dyn Memory>, pages: MemRange) -> Arc<Self> {
+        Arc::new(Self { memory: memory.clone(), pages })
+    }
+
+    /// As something to map; areas of it are named by [`super::VmName::Special`].
+    pub fn mapped(self: &Arc<Self>) -> MappedFile {
+        MappedFile { pages: self.clone(), origin: Arc::new(NamedOrigin { path: Vec::new(), id: (0, 0) }) }
+    }
+
+    /// Where they are.
+    pub fn pages(&self) -> MemRange {
+        self.pages
+    }
+}
+
+impl Mappable for FixedPages {
+    fn translate(&self, offset: u64, max_len: u64, _write: bool) -> Result<MemRange, MapError> {
+        self.cached(offset, max_len).ok_or(MapError::Bus)
+    }
+
+    fn cached(&self, offset: u64, max_len: u64) -> Option<MemRange> {
+        let len = self.pages.len.checked_sub(offset).filter(|&l| l > 0)?.min(max_len);
+        let range = MemRange { offset: self.pages.offset + offset, len };
+        self.memory.inc_ref(range);
+        Some(range)
+    }
+
+    fn tracks_dirty(&self) -> bool {
+        false
+    }
+
+    fn add_mapping(&self, _: &Weak<dyn MappingSpace>, _: u64, _: u64, _: u64, _: bool) {}
+
+    fn remove_mapping(&self, _: &Weak<dyn MappingSpace>, _: u64, _: u64, _: u64, _: bool) {}
+
+    fn sync(&self, _range: Range<u64>) -> Result<(), Errno> {
+        Ok(())
+    }
+}
+
+impl Drop for FixedPages {
+    fn drop(&mut self) {
+        self.memory.dec_ref(self.pages);
+    }
+}
+
+/// The name of memory without a file.
+struct NamedOrigin {
+    path: Vec<u8>,
+    id: (u64, u64),
+}
+
+impl MappingOrigin for NamedOrigin {
+    fn path(&self) -> Vec<u8> {
+        self.path.clone()
+    }
+
+    fn id(&self) -> (u64, u64) {
+        self.id
+    }
+
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
+    }
+}
