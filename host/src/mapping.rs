@@ -139,6 +139,31 @@ impl Mapping {
         self.advise(offset, len, libc::MADV_POPULATE_WRITE);
     }
 
+    /// Makes the host's translations again for those pages that it has in memory; provides none.
+    pub fn repopulate(&self, offset: u64, len: u64) {
+        const PAGE: u64 = 4096;
+        let mut resident = [0u8; 512];
+        let mut at = offset;
+        while at < offset + len {
+            let piece = (offset + len - at).min(resident.len() as u64 * PAGE);
+            let start = self.at(at, piece as usize);
+            // SAFETY: the range is ours, and `resident` has a byte for each of its pages.
+            let r = unsafe { libc::mincore(start.cast(), piece as usize, resident.as_mut_ptr()) };
+            if r != 0 {
+                return;
+            }
+            let mut page = at;
+            for run in resident[..(piece / PAGE) as usize].chunk_by(|a, b| a & 1 == b & 1) {
+                let bytes = run.len() as u64 * PAGE;
+                if run[0] & 1 != 0 {
+                    self.advise(page, bytes, libc::MADV_POPULATE_READ);
+                }
+                page += bytes;
+            }
+            at += piece;
+        }
+    }
+
     /// Copies out.
     #[inline]
     pub fn read(&self, offset: u64, buf: &mut [u8]) {

@@ -32,6 +32,9 @@ pub const STEP: u64 = 1 << 30;
 /// Freed bytes that wait at most for their hole to be punched together with others.
 const FREED_BATCH: u64 = 1 << 20;
 
+/// Longer ranges are not made present again: few of their pages will be needed soon.
+const REVOKED_TOGETHER: u64 = 4 << 20;
+
 /// Called with the offset of each new [`STEP`] before pages of it are given out.
 pub type OnGrow = Box<dyn Fn(&MemoryFile, u64) -> Result<(), Errno> + Send + Sync>;
 
@@ -115,6 +118,15 @@ impl MemoryFile {
     pub fn drop_translations(&self, range: MemRange) {
         self.check(range.offset, range.len);
         self.mapping.drop_pages(range.offset, range.len);
+    }
+
+    /// [`Self::drop_translations`] for pages that stay in use: the host's own translations come back at once, so that
+    /// KVM finds the pages without asking and maps several at a time.
+    pub fn revoke(&self, range: MemRange) {
+        self.drop_translations(range);
+        if range.len <= REVOKED_TOGETHER {
+            self.mapping.repopulate(range.offset, range.len);
+        }
     }
 
     /// Punches the holes that wait.

@@ -18,8 +18,25 @@ use crate::machine::Machine;
 use crate::paging::{Stale, Tree, leaf_meets};
 use crate::tables::Table;
 
-/// More runs of stale pages than this are shot down by new tables instead of one `madvise` each.
-const RUNS_BY_ADVICE: usize = 12;
+/// What happened to pages whose translations are stale, for the cheapest way to end these.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Change {
+    /// They left the address space; nobody needs them soon.
+    Removed,
+    /// They stay in use, with less access, or in another address space.
+    Restricted,
+}
+
+impl Change {
+    /// More runs of stale pages than this are shot down by new tables instead of `madvise` for each: after that, all
+    /// pages of the changed tables come back by faults.
+    fn runs_by_advice(self) -> usize {
+        match self {
+            Self::Removed => 48,
+            Self::Restricted => 8,
+        }
+    }
+}
 
 /// Set in the gate while the root changes.
 const CLOSED: u64 = 1 << 63;
@@ -96,9 +113,9 @@ impl KvmSpace {
     }
 
     /// Makes what was cleared or restricted unusable. `changed` covers all addresses where that happened.
-    fn shoot_down(&self, tree: &mut Tree, stale: Stale, changed: &[Range<u64>]) {
+    fn shoot_down(&self, tree: &mut Tree, stale: Stale, change: Change, changed: &[Range<u64>]) {
         let runs = stale.into_runs();
-        let by_tables = runs.len() > RUNS_BY_ADVICE || tree.is_sparse();
+        let by_tables = runs.len() > change.runs_by_advice() || tree.is_sparse();
         if by_tables
             && self
                 .rebuild(tree, |key| !runs.is_empty() && changed.iter().any(|range| leaf_meets(key, range)))
@@ -107,7 +124,10 @@ impl KvmSpace {
         }
         for run in runs {
             Counters::add(&self.machine.counters.shootdowns);
-            self.machine.memory.drop_translations(run);
+            match change {
+                Change::Removed => self.machine.memory.drop_translations(run),
+                Change::Restricted => self.machine.memory.revoke(run),
+            }
         }
     }
 
@@ -153,7 +173,7 @@ impl AddressSpace for KvmSpace {
         let mut tree = self.tree.lock();
         let Some(tree) = tree.as_mut() else { return Ok(()) };
         let stale = tree.map(&self.machine.tables, addr, MEMORY_GPA + range.offset, range.len, access)?;
-        self.shoot_down(tree, stale, std::slice::from_ref(&(addr..addr + range.len)));
+        self.shoot_down(tree, stale, Change::Restricted, std::slice::from_ref(&(addr..addr + range.len)));
         Ok(())
     }
 
@@ -162,7 +182,7 @@ impl AddressSpace for KvmSpace {
         let mut tree = self.tree.lock();
         let Some(tree) = tree.as_mut() else { return };
         let stale = tree.unmap(&self.machine.tables, addr, len);
-        self.shoot_down(tree, stale, std::slice::from_ref(&(addr..addr + len)));
+        self.shoot_down(tree, stale, Change::Removed, std::slice::from_ref(&(addr..addr + len)));
     }
 
     fn protect(&self, addr: u64, len: u64, access: Access) {
@@ -170,7 +190,7 @@ impl AddressSpace for KvmSpace {
         let mut tree = self.tree.lock();
         let Some(tree) = tree.as_mut() else { return };
         let stale = tree.protect(&self.machine.tables, addr, len, access);
-        self.shoot_down(tree, stale, std::slice::from_ref(&(addr..addr + len)));
+        self.shoot_down(tree, stale, Change::Restricted, std::slice::from_ref(&(addr..addr + len)));
     }
 
     fn fork_into(&self, child: &dyn AddressSpace, ranges: &[Range<u64>]) -> Result<(), Error> {
@@ -186,8 +206,8 @@ impl AddressSpace for KvmSpace {
             tree.share(&self.machine.tables, copy, range.clone(), &mut stale, &mut child_stale)
         });
         // Also after an error: what lost its write access must lose it everywhere.
-        child.shoot_down(copy, child_stale, ranges);
-        self.shoot_down(tree, stale, ranges);
+        child.shoot_down(copy, child_stale, Change::Restricted, ranges);
+        self.shoot_down(tree, stale, Change::Restricted, ranges);
         result
     }
 
