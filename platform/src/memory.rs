@@ -172,7 +172,10 @@ impl MemoryFile {
         self.file.set_len(end)?;
         self.mapping.map_file(at, std::os::fd::AsFd::as_fd(&self.file), at, STEP)?;
         if let Some(on_grow) = self.on_grow.get() {
-            on_grow(self, at)?;
+            on_grow(self, at).map_err(|e| {
+                log::warn!("memory file: the platform cannot show offset {at:#x} to guests: {e}");
+                ENOMEM
+            })?;
         }
         self.len.store(end, Ordering::Release);
         extents.insert(at, STEP);

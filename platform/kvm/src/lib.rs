@@ -44,11 +44,13 @@ pub struct Options {
     pub device: PathBuf,
     /// Bytes of offsets that the memory file may have; less where the processor's addresses end earlier.
     pub memory_limit: u64,
+    /// vCPUs at most, below what KVM allows: guest threads that can be in guest mode at once.
+    pub vcpu_limit: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { device: "/dev/kvm".into(), memory_limit: 1 << 40 }
+        Self { device: "/dev/kvm".into(), memory_limit: 1 << 40, vcpu_limit: usize::MAX }
     }
 }
 
@@ -66,7 +68,7 @@ impl KvmPlatform {
         host::thread::install_interrupt_handler()
             .map_err(|e| Error::Broken(format!("kvm: handler of the interrupt signal: {e}")))?;
         let kvm = device::open(&options.device)?;
-        let machine = machine::Machine::new(&kvm, options.memory_limit)?;
+        let machine = machine::Machine::new(&kvm, options)?;
         Ok(Arc::new(Self { machine }))
     }
 

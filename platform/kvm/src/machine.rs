@@ -10,6 +10,7 @@ use kvm_ioctls::{Kvm, VmFd};
 use platform::Error;
 use platform::memory::{MemoryFile, STEP};
 
+use crate::Options;
 use crate::counters::Counters;
 use crate::cpuid::CpuModel;
 use crate::kick::Runners;
@@ -34,6 +35,9 @@ pub enum Entry {
     PageFault,
 }
 
+/// Shadow page tables that KVM may keep: 128 MiB of host memory at most, tables for 64 GiB of small pages.
+const SHADOW_PAGES: u32 = 32_768;
+
 /// Address of the probe's code.
 const PROBE_ADDR: u64 = 0x1_0000;
 
@@ -56,8 +60,8 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Makes a VM whose memory file may grow to `memory_limit` bytes of offsets.
-    pub(crate) fn new(kvm: &Kvm, memory_limit: u64) -> Result<Arc<Self>, Error> {
+    /// Makes a VM within the limits of `options`.
+    pub(crate) fn new(kvm: &Kvm, options: &Options) -> Result<Arc<Self>, Error> {
         let cpu = CpuModel::new(kvm)?;
         let vm = Arc::new(kvm.create_vm().map_err(|e| match e.errno() {
             libc::ENOMEM | libc::EMFILE | libc::ENFILE => {
@@ -69,11 +73,12 @@ impl Machine {
         let exhausted = |what: &str, e: abi::Errno| Error::Exhausted(format!("kvm: {what}: {e}"));
         let slots =
             Arc::new(Slots::new(vm.clone(), kvm.get_nr_memslots()).map_err(|e| exhausted("memory slot", e))?);
+        slots.keep_shadow_pages(SHADOW_PAGES);
         let ring0 = region::build().map_err(|e| exhausted("ring-0 region", e))?;
         slots.add(0, &ring0, 0, RING0_LEN).map_err(|e| exhausted("memory slot of the ring-0 region", e))?;
 
         let physical_limit = 1u64 << cpu.physical_bits.clamp(33, 52);
-        let limit = memory_limit.min(physical_limit - MEMORY_GPA);
+        let limit = options.memory_limit.min(physical_limit - MEMORY_GPA);
         let memory = MemoryFile::new(limit).map_err(|e| exhausted("memory file", e))?;
         let slots_of_memory = slots.clone();
         memory.set_on_grow(Box::new(move |memory, offset| {
@@ -81,7 +86,7 @@ impl Machine {
         }));
 
         let counters = Arc::new(Counters::default());
-        let max_vcpus = kvm.get_max_vcpus().clamp(1, MAX_VCPUS);
+        let max_vcpus = kvm.get_max_vcpus().min(options.vcpu_limit).clamp(1, MAX_VCPUS);
         let machine = Arc::new(Self {
             pool: Pool::default(),
             tables: TablePool::new(slots.clone(), counters.clone())?,

@@ -180,7 +180,7 @@ impl Tree {
         }
     }
 
-    /// Maps guest-physical `gpa..gpa + len` at `addr`.
+    /// Maps guest-physical `gpa..gpa + len` at `addr`. What it replaces is in `stale`, also after an error.
     pub(crate) fn map(
         &mut self,
         pool: &TablePool,
@@ -188,8 +188,8 @@ impl Tree {
         gpa: u64,
         len: u64,
         access: Access,
-    ) -> Result<Stale, Error> {
-        let mut stale = Stale::default();
+        stale: &mut Stale,
+    ) -> Result<(), Error> {
         let mut entry = page_entry(gpa, access);
         for (key, indices) in pieces(addr, len) {
             let table = self.leaf(pool, key)?;
@@ -209,7 +209,7 @@ impl Tree {
             }
             self.set_used(key, used);
         }
-        Ok(stale)
+        Ok(())
     }
 
     /// Removes what is mapped in `addr..addr + len`.
@@ -255,7 +255,7 @@ impl Tree {
 
     /// Copies the entries of `range` to `child` and takes the write access from both.
     ///
-    /// The first stale set is this tree's, the second the child's (empty when nothing was mapped there).
+    /// The first stale set is this tree's, the second the child's; both also after an error.
     pub(crate) fn share(
         &mut self,
         pool: &TablePool,
@@ -266,7 +266,8 @@ impl Tree {
     ) -> Result<(), Error> {
         for (key, indices) in self.present(range.start, range.end - range.start) {
             let Some(&Leaf { table, used }) = self.leaves.get(&key) else { continue };
-            if used == 0 {
+            let is_mapped = |index| pool.load(table, index) & MAPPED != 0;
+            if used == 0 || !indices.clone().any(is_mapped) {
                 continue;
             }
             let copy = child.leaf(pool, key)?;

@@ -1,6 +1,7 @@
 //! Memory slots: which guest-physical addresses have host memory behind them.
 #![expect(unsafe_code, reason = "KVM_SET_USER_MEMORY_REGION shows host memory to the guest")]
 
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -14,6 +15,9 @@ use kvm_ioctls::VmFd;
 use platform::memory::MemoryFile;
 
 use crate::layout::{FLUSH_GPA, MEASURE_GPA};
+
+/// `_IO(KVMIO, 0x44)`; `kvm-ioctls` does not have it.
+const KVM_SET_NR_MMU_PAGES: libc::c_ulong = 0xae44;
 
 /// The slot of the flush page.
 const FLUSH_SLOT: u32 = 0;
@@ -75,6 +79,16 @@ impl Slots {
         // 2. The mappings live in the platform as long as vCPUs can run.
         unsafe { self.vm.set_user_memory_region(region) }
             .map_err(|e| Errno::from_raw(e.errno()).unwrap_or(EIO))
+    }
+
+    /// Lets KVM keep so many shadow page tables; its own limit, 2 % of the guest's pages, is made for one kernel's
+    /// tables, and beyond it the tables of running processes are thrown away.
+    pub(crate) fn keep_shadow_pages(&self, pages: u32) {
+        // SAFETY: the descriptor is a VM's, and the argument a number.
+        let r = unsafe { libc::ioctl(self.vm.as_raw_fd(), KVM_SET_NR_MMU_PAGES, libc::c_ulong::from(pages)) };
+        if r != 0 {
+            log::info!("kvm: KVM_SET_NR_MMU_PAGES: {}", std::io::Error::last_os_error());
+        }
     }
 
     /// Makes and removes a slot of `len` bytes that no guest uses; says how long the making takes.

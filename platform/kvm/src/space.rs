@@ -109,7 +109,7 @@ impl KvmSpace {
     pub(crate) fn map_raw(&self, addr: u64, gpa: u64, access: Access) -> Result<(), Error> {
         let mut tree = self.tree.lock();
         let Some(tree) = tree.as_mut() else { return Ok(()) };
-        tree.map(&self.machine.tables, addr, gpa, PAGE_SIZE, access).map(|_| ())
+        tree.map(&self.machine.tables, addr, gpa, PAGE_SIZE, access, &mut Stale::default())
     }
 
     /// Makes what was cleared or restricted unusable. `changed` covers all addresses where that happened.
@@ -172,9 +172,11 @@ impl AddressSpace for KvmSpace {
         check(addr, range.len);
         let mut tree = self.tree.lock();
         let Some(tree) = tree.as_mut() else { return Ok(()) };
-        let stale = tree.map(&self.machine.tables, addr, MEMORY_GPA + range.offset, range.len, access)?;
+        let mut stale = Stale::default();
+        let gpa = MEMORY_GPA + range.offset;
+        let result = tree.map(&self.machine.tables, addr, gpa, range.len, access, &mut stale);
         self.shoot_down(tree, stale, Change::Restricted, std::slice::from_ref(&(addr..addr + range.len)));
-        Ok(())
+        result
     }
 
     fn unmap(&self, addr: u64, len: u64) {

@@ -347,7 +347,12 @@ fn no_kick_is_lost_while_system_calls_and_faults_go_on() {
     use std::sync::atomic::Ordering::SeqCst;
     std::thread::scope(|s| {
         s.spawn(|| {
-            for _ in 0..2000 {
+            for i in 0..1000u64 {
+                // At every point of a stay: it takes some tens of microseconds.
+                let until = Instant::now() + Duration::from_micros(i * 7 % 150);
+                while Instant::now() < until {
+                    std::hint::spin_loop();
+                }
                 sent.fetch_add(1, SeqCst);
                 kick.kick();
                 // Each kick waits for its report: a lost one hangs here, and the guest's loop gives up.
@@ -361,7 +366,7 @@ fn no_kick_is_lost_while_system_calls_and_faults_go_on() {
             }
         });
         let mut last = Instant::now();
-        while seen.load(SeqCst) < 2000 {
+        while seen.load(SeqCst) < 1000 {
             let n = seen.load(SeqCst);
             let trap = match n % 3 {
                 0 => g.run(&[0x0f, 0x05]),
