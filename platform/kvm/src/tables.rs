@@ -15,10 +15,10 @@ use crate::counters::Counters;
 use crate::layout::{TABLES_GPA, TABLES_LEN, TABLES_SLOT};
 use crate::slots::Slots;
 
-/// Retired pages that wait for a flush: 16 MiB, the tables of a few hundred processes.
-const RETIRED_BATCH: usize = 4096;
+/// Retired pages that wait for a flush: 8 MiB, the tables of one or two hundred processes.
+const RETIRED_BATCH: usize = 2048;
 /// Free pages that keep their memory.
-const FREE_KEPT: usize = 2 * RETIRED_BATCH;
+const FREE_KEPT: usize = RETIRED_BATCH;
 
 /// A page of page-table memory, by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
