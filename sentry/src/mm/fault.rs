@@ -20,13 +20,17 @@ const WINDOW: u64 = 64 << 10;
 /// The largest.
 const WINDOW_MAX: u64 = 2 << 20;
 /// The first window of copies: a fork's child or parent often writes a page or two and is done.
-const COPY: u64 = 16 << 10;
+const COPY: u64 = 32 << 10;
 /// The largest.
-const COPY_MAX: u64 = 64 << 10;
+const COPY_MAX: u64 = 128 << 10;
+/// The first window of copies of a private file mapping: data segments.
+const COPY_FILE: u64 = 64 << 10;
 /// How far write access is given back around a page that has become unique.
 const RESTORE_MAX: u64 = 1 << 20;
 /// The step in which a stack grows where limits and neighbours allow.
 const STACK_STEP: u64 = 64 << 10;
+/// In areas up to this length the pages of a window are provided at once; longer ones may be sparse.
+const DENSE: u64 = 1 << 20;
 /// Pages are allocated in pieces of at most this length.
 const PIECE: u64 = 1 << 30;
 
@@ -187,15 +191,20 @@ impl MemoryManager {
             }
             Err(e) => return Err(e),
         };
-        if sequential {
-            if let Some((start, p)) = st.pmas.overlapping(range.clone()).next() {
-                self.memory.populate(pma::pages(start, &p));
-            }
-        }
+        // A page that is mapped but not provided costs a guest's touch some 20 µs, to provide it here costs one.
+        let dense = sequential || area.range.end - area.range.start <= DENSE;
+        self.provide(st, if dense { range.clone() } else { page..page + PAGE_SIZE });
         if let Some(v) = st.vmas.find_mut(page) {
             v.window = Window::remember(&range, &wanted);
         }
         Ok(())
+    }
+
+    /// Has the host provide the pages of `range` that are present.
+    pub(super) fn provide(&self, st: &State, range: Range<u64>) {
+        for (start, p) in st.pmas.overlapping(range) {
+            self.memory.populate(pma::pages(start, &p));
+        }
     }
 
     /// Allocates pages for a range of one private area that has none, and maps them.
@@ -226,9 +235,10 @@ impl MemoryManager {
         let Some((file, _)) = &area.file else { return Err(Fault::NotMapped) };
         let write = area.flags.contains(VmFlags::SHARED) && (write || may_dirty(file, area.flags));
         let first = if write && file.tracks_dirty() { COPY } else { WINDOW };
-        let (wanted, _) = area.window.next(page, first, WINDOW_MAX);
+        let (wanted, sequential) = area.window.next(page, first, WINDOW_MAX);
         let range = st.pmas.hole(page, area.clip(wanted.clone()));
         self.fill_from_file(st, area, range.clone(), page, write, Show::Map)?;
+        self.provide(st, if sequential { range.clone() } else { page..page + PAGE_SIZE });
         if let Some(v) = st.vmas.find_mut(page) {
             v.window = Window::remember(&range, &wanted);
         }
@@ -311,7 +321,7 @@ impl MemoryManager {
         if p.anon && self.memory.is_unique(p.off + (page - start)) {
             return self.restore_write(st, area, page);
         }
-        let first = if p.anon { COPY } else { COPY_MAX };
+        let first = if p.anon { COPY } else { COPY_FILE };
         let (wanted, _) = area.cow.next(page, first, COPY_MAX);
         let range = self.copyable(st, page, area.clip(wanted.clone()));
         let range = match self.copy_range(st, area, range.clone()) {
@@ -483,9 +493,7 @@ impl MemoryManager {
         access: Option<Access>,
     ) -> Result<(), Fault> {
         let result = self.fill_range(st, range.clone(), access);
-        for (start, p) in st.pmas.overlapping(range) {
-            self.memory.populate(pma::pages(start, &p));
-        }
+        self.provide(st, range);
         result
     }
 

@@ -14,8 +14,8 @@ use super::{
     Fault, MAX_MAP_COUNT, MMAP_MIN_ADDR, MemoryManager, Privileges, STACK_GUARD_GAP, SharedMemory, State,
 };
 
-/// Anonymous mappings up to this length get their pages at once: a page or sixteen cost the host nothing until they
-/// are touched, and a fault would cost tens of microseconds.
+/// Anonymous mappings up to this length get their pages at once: less than a microsecond each, where the guest's first
+/// touch of one would cost twenty and more.
 const EAGER: u64 = 128 << 10;
 
 /// Of a file mapping, so much is mapped at once where the file has it in memory already.
@@ -381,7 +381,8 @@ impl MemoryManager {
         });
         if wanted {
             // Whatever fails here fails again, and is reported, when the page is touched.
-            let _ = self.fill_anonymous(st, range);
+            let _ = self.fill_anonymous(st, range.clone());
+            self.provide(st, range);
         }
     }
 
@@ -425,13 +426,14 @@ impl MemoryManager {
         self.drop_pages(st, range);
     }
 
-    /// Makes the pages of `range` present, as for `access` or, when that is `None`, for what each area allows.
+    /// Makes the pages of `range` present and provided, as for `access` or, when that is `None`, for what each area
+    /// allows: for what is known to be used soon.
     ///
     /// # Errors
     /// What a fault on the first page that cannot be had would be.
     pub fn prefault(&self, range: Range<u64>, access: Option<Access>) -> Result<(), Fault> {
         let range = page_down(range.start)..page_up(range.end).unwrap_or(self.range.end).min(self.range.end);
-        self.fill_range(&mut self.state.write(), range, access)
+        self.populate_locked(&mut self.state.write(), range, access)
     }
 }
 

@@ -186,7 +186,7 @@ fn small_mappings_need_no_fault_and_sequential_use_few() {
 }
 
 #[test]
-fn a_sparse_use_populates_nothing() {
+fn a_sparse_use_provides_the_touched_pages_only() {
     let memory = FakeMemory::new();
     let mm = manager(&memory);
     let a = mm.map(MapRequest::anonymous(0, 4 << 30, RW, MapFlags::NORESERVE)).expect("4 GiB");
@@ -195,7 +195,7 @@ fn a_sparse_use_populates_nothing() {
         x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         store(&mm, a + (x >> 20) % (4 << 30), 1).expect("store");
     }
-    assert_eq!(memory.populated.load(Ordering::Relaxed), 0);
+    assert!(memory.populated.load(Ordering::Relaxed) <= 1000 * P);
     // Windows: at most 64 KiB of promises for each place.
     assert!(memory.in_use() <= 16_000);
 }
