@@ -3,12 +3,12 @@
 use std::ops::Range;
 
 use abi::Errno;
-use abi::errno::{EACCES, EBUSY, EFAULT, EINVAL, ENOMEM};
+use abi::errno::{EACCES, EBADF, EBUSY, EFAULT, EINVAL, ENOMEM};
 use abi::mman::{SyncFlags, advice};
 use base::memmap::{Access, MappedFile, MemRange};
 use base::{PAGE_SIZE, page_up};
 
-use super::vma::{Backing, VmFlags};
+use super::vma::{Backing, VmFlags, VmName};
 use super::{Fault, MAX_MAP_COUNT, MemoryManager, State};
 
 /// Up to this length, pages that are given back keep their translations: the next touch costs no trap, but tens of
@@ -171,6 +171,39 @@ impl MemoryManager {
                 self.drop_pages(st, start..p.end);
             }
         }
+    }
+
+    /// Names the anonymous areas in `addr..addr + len` for /proc, or takes their names away: prctl(2)
+    /// `PR_SET_VMA_ANON_NAME`. The caller checked the characters.
+    ///
+    /// # Errors
+    /// In the order checked:
+    /// - `EINVAL`: `addr` is not a multiple of the page size, or the range overflows.
+    /// - `EBADF`: an area is not anonymous.
+    /// - `ENOMEM`: something in the range is not mapped, or too many mappings.
+    pub fn set_anon_name(&self, addr: u64, len: u64, name: Option<&[u8]>) -> Result<(), Errno> {
+        if addr % PAGE_SIZE != 0 {
+            return Err(EINVAL);
+        }
+        let end = page_up(len).and_then(|len| addr.checked_add(len)).ok_or(EINVAL)?;
+        let name = name.map_or(VmName::None, |name| VmName::Anon(name.into()));
+        let mut st = self.state.write();
+        let areas: Vec<(Range<u64>, bool)> = st
+            .vmas
+            .overlapping(addr..end)
+            .map(|v| (v.start.max(addr)..v.end.min(end), v.is_anonymous()))
+            .collect();
+        let hole = !st.vmas.covers(addr..end);
+        for (range, anonymous) in areas {
+            if !anonymous {
+                return Err(EBADF);
+            }
+            if st.vmas.count() + st.vmas.splits_needed(&range) > MAX_MAP_COUNT {
+                return Err(ENOMEM);
+            }
+            st.vmas.update(range, |v| v.name = name.clone());
+        }
+        if hole { Err(ENOMEM) } else { Ok(()) }
     }
 
     /// Writes the changes of shared file mappings in `addr..addr + len` back: msync(2).

@@ -215,10 +215,16 @@ impl Source for UserSource<'_> {
 fn copy_within(memory: &dyn Memory, from: u64, to: u64, len: usize) {
     let n = len as u64;
     if from + n <= to || to + n <= from {
-        memory.copy(from, to, n);
-    } else if from != to {
-        let mut buf = vec![0; len];
-        memory.read(from, &mut buf);
-        memory.write(to, &buf);
+        return memory.copy(from, to, n);
+    }
+    let mut buf = [0; 4096];
+    let pieces = len.div_ceil(buf.len());
+    for i in 0..pieces {
+        // As memmove: what is overwritten was read before.
+        let i = if from < to { pieces - 1 - i } else { i };
+        let at = i * buf.len();
+        let piece = &mut buf[..(len - at).min(4096)];
+        memory.read(from + at as u64, piece);
+        memory.write(to + at as u64, piece);
     }
 }

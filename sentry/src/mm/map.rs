@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use abi::Errno;
 use abi::errno::{EACCES, EAGAIN, EEXIST, EINVAL, ENOMEM, EOPNOTSUPP, EOVERFLOW, EPERM};
-use abi::mman::{MapFlags, Prot};
+use abi::mman::{MAP_PRIVATE, MAP_SHARED, MAP_SHARED_VALIDATE, MAP_TYPE, MapFlags, Prot};
 use base::memmap::{Access, MappedFile};
 use base::{PAGE_SIZE, page_down, page_up};
 
@@ -98,6 +98,42 @@ impl MapRequest {
             flags: flags | MapFlags::ANONYMOUS,
             backing: MapBacking::Anonymous,
             privileges: Privileges::empty(),
+            extra: VmFlags::empty(),
+            name: VmName::None,
+        }
+    }
+
+    /// What the arguments of mmap(2) ask for. The system call's own checks come before: the offset's alignment, the
+    /// descriptor, `MAP_HUGETLB`.
+    pub fn from_raw(
+        addr: u64,
+        len: u64,
+        prot: u64,
+        flags: u64,
+        backing: MapBacking,
+        privileges: Privileges,
+    ) -> Self {
+        // Linux 6.12 include/linux/mman.h, LEGACY_MAP_MASK: what `MAP_SHARED_VALIDATE` knows; sizes of huge pages are
+        // in the top six bits.
+        let legacy = MapFlags::all() - MapFlags::SYNC - MapFlags::FIXED_NOREPLACE;
+        let kind = match flags & MAP_TYPE {
+            MAP_SHARED => Some(MapType::Shared),
+            MAP_PRIVATE => Some(MapType::Private),
+            MAP_SHARED_VALIDATE => {
+                let unknown = flags & !(MAP_TYPE | legacy.bits() | 0x3f << 26) != 0;
+                Some(MapType::SharedValidate { unknown })
+            }
+            _ => None,
+        };
+        Self {
+            addr,
+            len,
+            // Unknown bits of both are ignored by Linux, too.
+            prot: Prot::from_bits_truncate(prot),
+            kind,
+            flags: MapFlags::from_bits_truncate(flags & !MAP_TYPE),
+            backing,
+            privileges,
             extra: VmFlags::empty(),
             name: VmName::None,
         }

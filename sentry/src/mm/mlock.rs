@@ -4,9 +4,9 @@
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-use abi::Errno;
 use abi::errno::{EAGAIN, EINVAL, ENOMEM, EPERM};
 use abi::mman::{LockAllFlags, MLOCK_ONFAULT};
+use abi::{Errno, UserAddr};
 use base::{PAGE_SIZE, page_down, page_up};
 
 use super::vma::VmFlags;
@@ -141,27 +141,52 @@ impl MemoryManager {
         st.vmas.update(0..self.range.end, |v| v.flags -= VmFlags::LOCKED_MASK);
     }
 
-    /// Which pages of `addr..addr + len` are present: one byte for each, 1 or 0.
+    /// Stores in `vec`, for each page of `addr..addr + len`, a byte that is 1 if the page is present, else 0: mincore(2).
     ///
     /// # Errors
-    /// In the order checked: `EINVAL` for an `addr` that is not a multiple of the page size, `ENOMEM` for a range that
-    /// is not a user's or not mapped throughout.
-    pub fn in_core(&self, addr: u64, len: u64) -> Result<Vec<u8>, Errno> {
+    /// In the order checked:
+    /// - `EINVAL`: `addr` is not a multiple of the page size.
+    /// - `ENOMEM`: the range is not a user's.
+    /// - `EFAULT`: `vec` is not a user's.
+    /// - `ENOMEM`: a part of the range is not mapped; what lies before was answered.
+    /// - `EFAULT`: `vec` cannot be written.
+    pub fn in_core(&self, addr: u64, len: u64, vec: UserAddr) -> Result<(), Errno> {
         if addr % PAGE_SIZE != 0 {
             return Err(EINVAL);
         }
-        let end = addr.checked_add(len).filter(|&e| e <= self.range.end).ok_or(ENOMEM)?;
-        let end = page_up(end).ok_or(ENOMEM)?;
+        self.check_range(UserAddr(addr), len).map_err(|_| ENOMEM)?;
+        let end = page_up(addr + len).ok_or(ENOMEM)?;
+        self.check_range(vec, (end - addr) / PAGE_SIZE)?;
+        // A page of answers at a time, so that the guest does not choose how much we allocate.
+        let (mut at, mut vec) = (addr, vec);
+        while at < end {
+            let stop = end.min(at + PAGE_SIZE * PAGE_SIZE);
+            let (answers, hole) = self.in_core_piece(at..stop);
+            self.write_all(vec, &answers)?;
+            if hole {
+                return Err(ENOMEM);
+            }
+            at = stop;
+            vec = vec.saturating_add(answers.len() as u64);
+        }
+        Ok(())
+    }
+
+    /// The answers up to the first hole, and whether there is one.
+    fn in_core_piece(&self, range: Range<u64>) -> (Vec<u8>, bool) {
         let st = self.state.read();
-        if !st.vmas.covers(addr..end) {
-            return Err(ENOMEM);
+        let mut covered = range.start;
+        for v in st.vmas.overlapping(range.clone()) {
+            if v.start > covered {
+                break;
+            }
+            covered = v.end.min(range.end);
         }
-        let mut present = vec![0; ((end - addr) / PAGE_SIZE) as usize];
-        for (start, p) in st.pmas.overlapping(addr..end) {
-            let first = ((start - addr) / PAGE_SIZE) as usize;
-            let last = ((p.end - addr) / PAGE_SIZE) as usize;
-            present[first..last].fill(1);
+        let page = |at: u64| ((at - range.start) / PAGE_SIZE) as usize;
+        let mut present = vec![0; page(covered)];
+        for (start, p) in st.pmas.overlapping(range.start..covered) {
+            present[page(start)..page(p.end)].fill(1);
         }
-        Ok(present)
+        (present, covered < range.end)
     }
 }

@@ -522,9 +522,17 @@ fn advice_and_in_core_behave() {
     assert_eq!(mm.advise(AT, 0, advice::FREE), Ok(()));
     assert_eq!(mm.advise(AT, P, advice::REMOVE), Err(EINVAL));
     assert_eq!(mm.advise(AT, 4 * P, advice::POPULATE_WRITE), Ok(()));
-    assert_eq!(mm.in_core(AT, 4 * P), Ok(vec![1; 4]));
-    assert_eq!(mm.in_core(AT, 5 * P), Err(ENOMEM));
-    assert_eq!(mm.in_core(AT + 1, P), Err(EINVAL));
+    let vec = UserAddr(AT + 100);
+    assert_eq!(mm.in_core(AT, 4 * P - 5, vec), Ok(()));
+    assert_eq!(mm.read_value::<[u8; 5]>(vec), Ok([1, 1, 1, 1, 0]));
+    assert_eq!(mm.in_core(AT, 5 * P, vec), Err(ENOMEM));
+    assert_eq!(mm.in_core(AT + 1, P, vec), Err(EINVAL));
+    assert_eq!(mm.in_core(AT, P, UserAddr(AT + 9 * P)), Err(EFAULT));
+    assert_eq!(mm.in_core(AT, u64::MAX - P, vec), Err(ENOMEM));
+    assert_eq!(mm.set_anon_name(AT, P, Some(b"arena")), Ok(()));
+    assert_eq!(mm.set_anon_name(AT + 4 * P, P, None), Err(ENOMEM));
+    assert!(String::from_utf8(mm.maps_text()).expect("text").contains("[anon:arena]"));
+    assert_eq!(mm.set_anon_name(AT, P, None), Ok(()));
     mm.protect(AT, P, 1).expect("protect");
     assert_eq!(mm.advise(AT, 4 * P, advice::POPULATE_WRITE), Err(EINVAL));
     let shared =
@@ -540,4 +548,37 @@ fn advice_and_in_core_behave() {
     assert_eq!(mm.sync(AT, 100 * P, 4), Err(ENOMEM));
     assert!(space(&mm).maps.load(Ordering::Relaxed) > 0);
     check(&mm);
+}
+
+#[test]
+fn threads_share_an_address_space() {
+    let memory = FakeMemory::new();
+    let mm = manager(&memory);
+    anon(&mm, AT, 64 * P, RW);
+    std::thread::scope(|scope| {
+        for t in 0..4u64 {
+            let mm = &mm;
+            scope.spawn(move || {
+                let mut x = t * 7919 + 1;
+                for _ in 0..3000 {
+                    x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    let at = AT + (x >> 33) % 64 * P;
+                    let own = at + 8 + t;
+                    match (x >> 20) % 8 {
+                        0 => drop(mm.fork(Arc::default()).expect("fork")),
+                        1 => mm.advise(at, P, advice::DONTNEED).unwrap_or(()),
+                        2 => {
+                            anon(mm, at, P, RW);
+                        }
+                        3 => mm.protect(at, P, 1 + (x >> 60) % 2 * 2).unwrap_or(()),
+                        4 => drop(mm.copy_in(UserAddr(own), &mut [0; 5000])),
+                        _ => drop(mm.copy_out(UserAddr(own), &[1])),
+                    }
+                }
+            });
+        }
+    });
+    check(&mm);
+    drop(mm);
+    assert_eq!(memory.in_use(), 0);
 }

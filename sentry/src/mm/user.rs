@@ -13,6 +13,8 @@ use super::pma;
 use super::vma::VmFlags;
 use super::{Fault, MemoryManager};
 
+/// Bytes that are copied under one hold of the lock.
+const HOLD: u64 = 4 << 20;
 /// Bytes of a string looked at at once.
 const STRING_PIECE: usize = 256;
 
@@ -44,17 +46,20 @@ impl MemoryManager {
         let end = addr.raw() + len as u64;
         let mut at = addr.raw();
         while at < end {
+            // Faults of other threads must not wait for a copy of gigabytes.
+            let stop = end.min(at + HOLD);
             {
                 let st = self.state.read();
-                while let Some((start, p)) =
-                    st.pmas.find(at).filter(|(_, p)| at < end && p.access.contains(access))
-                {
-                    let piece = p.end.min(end) - at;
+                while at < stop {
+                    let Some((start, p)) = st.pmas.find(at).filter(|(_, p)| p.access.contains(access)) else {
+                        break;
+                    };
+                    let piece = p.end.min(stop) - at;
                     f(p.off + (at - start), piece as usize, (at - addr.raw()) as usize);
                     at += piece;
                 }
             }
-            if at < end && !self.make_accessible(at, access) {
+            if at < stop && !self.make_accessible(at, access) {
                 break;
             }
         }
