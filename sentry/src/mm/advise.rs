@@ -34,7 +34,7 @@ impl MemoryManager {
     /// In the order checked:
     /// - `EINVAL`: an unknown advice, `addr` not a multiple of the page size, or a range that overflows.
     /// - `EINVAL`: the advice does not suit an area (locked, a file, shared, not accessible).
-    /// - `EACCES`: `REMOVE` for an area that is not shared and writable.
+    /// - `EACCES`: `REMOVE` for an area that cannot be shared and writable.
     /// - `EFAULT`: `POPULATE_READ`, `POPULATE_WRITE`: a page would give a signal.
     /// - `EOPNOTSUPP`: `REMOVE` for a file that cannot have holes.
     /// - `ENOMEM`: something in the range is not mapped, or no memory.
@@ -134,7 +134,7 @@ impl MemoryManager {
                 Ok(())
             }
             Act::Remove => {
-                if !flags.contains(VmFlags::SHARED | VmFlags::WRITE) {
+                if !flags.contains(VmFlags::SHARED | VmFlags::MAYWRITE) {
                     return Err(EACCES);
                 }
                 if let Backing::File { file, .. } = &vma.backing {
@@ -220,7 +220,8 @@ impl MemoryManager {
         if addr % PAGE_SIZE != 0 || flags.contains(SyncFlags::ASYNC | SyncFlags::SYNC) {
             return Err(EINVAL);
         }
-        let end = page_up(len).and_then(|len| addr.checked_add(len)).ok_or(ENOMEM)?;
+        // A length that overflows when rounded is 0 for Linux.
+        let end = addr.checked_add(page_up(len).unwrap_or(0)).ok_or(ENOMEM)?;
         let mut hole = false;
         let mut files: Vec<(MappedFile, Range<u64>)> = Vec::new();
         let mut busy = false;

@@ -163,10 +163,11 @@ impl MemoryManager {
                 && (!flags.contains(VmFlags::LOCKED)
                     || self.lock_fits(st, start - to, super::Privileges::empty()))
         };
-        // Linux grows by the page; a step saves faults and shows in /proc only. Areas without access may be nearer
-        // than the gap, so a step must also stay off them.
+        // Linux grows by the page; for the program's own stack a step saves faults and shows in /proc only. Areas
+        // without access may be nearer than the gap, so a step must also stay off them.
+        let main = (start..=end).contains(&st.layout.start_stack);
         let step = page & !(STACK_STEP - 1);
-        let to = if allowed(step) && !st.vmas.intersects(step..start) { step } else { page };
+        let to = if main && allowed(step) && !st.vmas.intersects(step..start) { step } else { page };
         if !allowed(to) {
             return Err(Fault::NotMapped);
         }
@@ -409,8 +410,8 @@ impl MemoryManager {
         Ok(())
     }
 
-    /// Makes all pages of `range` present: for `access`, or for what each area allows when that is `None` (then areas
-    /// that allow nothing are passed over). Stops at the first page that cannot be had.
+    /// Makes all pages of `range` present: for `access`, or for what each area allows when that is `None`. Stops at the
+    /// first page that cannot be had; with `None` goes on with the next area, and reports at the end.
     pub(super) fn fill_range(
         &self,
         st: &mut State,
@@ -418,6 +419,7 @@ impl MemoryManager {
         access: Option<Access>,
     ) -> Result<(), Fault> {
         let mut at = range.start;
+        let mut result = Ok(());
         while at < range.end {
             let Some(area) = Area::at(st, at) else { return Err(Fault::NotMapped) };
             let want = match access {
@@ -428,17 +430,23 @@ impl MemoryManager {
                 None => Access::READ,
             };
             let end = area.range.end.min(range.end);
-            if !allows(area.flags, want) {
-                if access.is_some() {
-                    return Err(Fault::Denied);
+            // Linux 6.12 mm/gup.c, check_vma_flags: unlike a load, this asks for `READ` itself.
+            let denied = access.is_some_and(|a| a == Access::READ && !area.flags.contains(VmFlags::READ));
+            let filled = if denied || !allows(area.flags, want) {
+                Err(Fault::Denied)
+            } else {
+                self.fill_area(st, &area, at..end, want.contains(Access::WRITE))
+            };
+            match filled {
+                Ok(()) => {}
+                Err(fault @ (Fault::Denied | Fault::Bus)) if access.is_none() => {
+                    result = result.and(Err(fault));
                 }
-                at = end;
-                continue;
+                Err(fault) => return Err(fault),
             }
-            self.fill_area(st, &area, at..end, want.contains(Access::WRITE))?;
             at = end;
         }
-        Ok(())
+        result
     }
 
     /// [`MemoryManager::fill_range`] within one area.

@@ -115,7 +115,7 @@ impl MapRequest {
     ) -> Self {
         // Linux 6.12 include/linux/mman.h, LEGACY_MAP_MASK: what `MAP_SHARED_VALIDATE` knows; sizes of huge pages are
         // in the top six bits.
-        let legacy = MapFlags::all() - MapFlags::SYNC - MapFlags::FIXED_NOREPLACE;
+        let legacy = MapFlags::all() - MapFlags::FIXED_NOREPLACE;
         let kind = match flags & MAP_TYPE {
             MAP_SHARED => Some(MapType::Shared),
             MAP_PRIVATE => Some(MapType::Private),
@@ -247,6 +247,10 @@ impl MemoryManager {
             flags |= VmFlags::ACCOUNT;
         }
         self.unmap_locked(&mut st, range.clone(), &mut trash);
+        if req.flags.contains(MapFlags::SYNC) && matches!(req.backing, MapBacking::File(_)) {
+            // File systems refuse what only persistent memory can give, when the old mapping has gone already.
+            return Err(EOPNOTSUPP);
+        }
         st.add_vma(Vma::new(range.clone(), flags, backing, req.name.clone()));
         let populate = flags.contains(VmFlags::LOCKED) && !flags.contains(VmFlags::LOCKONFAULT)
             || req.flags.contains(MapFlags::POPULATE) && !req.flags.contains(MapFlags::NONBLOCK);

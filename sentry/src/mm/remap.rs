@@ -1,9 +1,9 @@
-//! mremap(2): Linux 6.12 mm/mremap.c.
+//! mremap(2): Linux 6.18 mm/mremap.c.
 
 use std::ops::Range;
 
 use abi::Errno;
-use abi::errno::{EAGAIN, EFAULT, EINVAL, ENOMEM};
+use abi::errno::{EAGAIN, EFAULT, EINVAL, ENOMEM, EPERM};
 use abi::mman::RemapFlags;
 use base::{PAGE_SIZE, page_up};
 
@@ -12,14 +12,34 @@ use super::pma;
 use super::vma::{Backing, VmFlags, Vma};
 use super::{MAX_MAP_COUNT, MMAP_MIN_ADDR, MemoryManager, Privileges, State};
 
+/// A call of mremap(2).
+#[derive(Clone, Copy)]
+struct Call {
+    addr: u64,
+    old_len: u64,
+    new_len: u64,
+    flags: RemapFlags,
+    new_addr: u64,
+    privileges: Privileges,
+}
+
+impl Call {
+    /// Whether the caller says where the mapping is to go; with `DONTUNMAP` alone that is a hint.
+    fn names_target(&self) -> bool {
+        self.flags.intersects(RemapFlags::FIXED | RemapFlags::DONTUNMAP)
+    }
+}
+
 impl MemoryManager {
-    /// Changes the length or the place of a mapping and returns its address.
+    /// Changes the length or the place of a mapping and returns its address. A move that keeps the length may comprise
+    /// several areas and the holes between them.
     ///
     /// # Errors
     /// In the order checked:
-    /// - `EINVAL`: bad flags or combinations, `addr` not a multiple of the page size, `new_len` 0.
+    /// - `EINVAL`: bad flags, `addr` not a multiple of the page size, `new_len` 0 or too large.
+    /// - With `FIXED` or `DONTUNMAP`: `EINVAL` for a bad or overlapping target or bad combinations, `ENOMEM` for too many
+    ///   mappings.
     /// - `EFAULT`: nothing is mapped at `addr`.
-    /// - With `FIXED` or `DONTUNMAP`: `EINVAL` for a bad or overlapping target, `ENOMEM` for too many mappings.
     /// - `EINVAL`: `old_len` 0 for a private mapping.
     /// - `EFAULT`: `old_len` is longer than the area, or it cannot expand.
     /// - `EAGAIN`: the limit of locked memory.
@@ -33,112 +53,126 @@ impl MemoryManager {
         new_addr: u64,
         privileges: Privileges,
     ) -> Result<u64, Errno> {
-        let flags = RemapFlags::from_bits(flags).ok_or(EINVAL)?;
-        let (may_move, fixed, dontunmap) = (
-            flags.contains(RemapFlags::MAYMOVE),
-            flags.contains(RemapFlags::FIXED),
-            flags.contains(RemapFlags::DONTUNMAP),
-        );
-        if fixed && !may_move || dontunmap && (!may_move || old_len != new_len) || addr % PAGE_SIZE != 0 {
+        let call = Call {
+            addr,
+            // A length that overflows when rounded is 0 for Linux.
+            old_len: page_up(old_len).unwrap_or(0),
+            new_len: page_up(new_len).unwrap_or(0),
+            flags: RemapFlags::from_bits(flags).ok_or(EINVAL)?,
+            new_addr,
+            privileges,
+        };
+        let end = self.range.end;
+        if addr % PAGE_SIZE != 0 || call.new_len == 0 || call.new_len > end {
             return Err(EINVAL);
         }
-        // An old length that overflows when rounded is 0 for Linux.
-        let old_len = page_up(old_len).unwrap_or(0);
-        let new_len = page_up(new_len).filter(|&len| len > 0).ok_or(EINVAL)?;
         let mut trash = Vec::new();
         let mut st = self.state.write();
         let st = &mut *st;
+        if call.names_target() {
+            let dontunmap = call.flags.contains(RemapFlags::DONTUNMAP);
+            if new_addr > end - call.new_len
+                || new_addr % PAGE_SIZE != 0
+                || !call.flags.contains(RemapFlags::MAYMOVE)
+                || dontunmap && call.old_len != call.new_len
+                || addr.saturating_add(call.old_len) > new_addr && new_addr + call.new_len > addr
+            {
+                return Err(EINVAL);
+            }
+            if st.vmas.count() + 2 >= MAX_MAP_COUNT - 3 {
+                return Err(ENOMEM);
+            }
+            if call.flags.contains(RemapFlags::FIXED) && call.old_len == call.new_len {
+                return self.remap_move(st, call, &mut trash);
+            }
+            return self.remap_to(st, call, &mut trash);
+        }
+        self.remap_at(st, call, &mut trash)
+    }
+
+    /// Without a target: shrinks or grows in place, or moves to where there is room.
+    fn remap_at(&self, st: &mut State, call: Call, trash: &mut Vec<Vma>) -> Result<u64, Errno> {
+        let Call { addr, old_len, new_len, .. } = call;
         if st.vmas.find(addr).is_none() {
             return Err(EFAULT);
         }
-        if fixed || dontunmap {
-            return self.remap_to(st, addr, old_len, new_len, flags, new_addr, privileges, &mut trash);
-        }
         if old_len >= new_len {
             if old_len > new_len {
-                let end = addr.checked_add(old_len).filter(|&e| e <= self.range.end).ok_or(EINVAL)?;
-                self.unmap_checked(st, addr + new_len..end, &mut trash)?;
+                self.shrink(st, call, trash)?;
             }
             return Ok(addr);
         }
-        let vma = self.resizable(st, addr, old_len, new_len, flags, privileges)?;
+        let vma = self.resizable(st, call)?;
         if old_len == vma.end - addr && self.grow_in_place(st, &vma, new_len - old_len) {
             if vma.flags.contains(VmFlags::LOCKED) {
                 let _ = self.populate_locked(st, vma.end..addr + new_len, None);
             }
             return Ok(addr);
         }
-        if !may_move {
+        if !call.flags.contains(RemapFlags::MAYMOVE) {
             return Err(ENOMEM);
         }
         let target = self.find_place(st, 0, new_len, Place::High, PAGE_SIZE)?;
-        self.relocate(st, &vma, addr, old_len, new_len, target, Old::Unmap, &mut trash)
+        self.relocate(st, &vma, call, target, trash)
     }
 
-    /// `MREMAP_FIXED` and `MREMAP_DONTUNMAP`.
-    #[expect(clippy::too_many_arguments, reason = "they are the system call's")]
-    fn remap_to(
-        &self,
-        st: &mut State,
-        addr: u64,
-        mut old_len: u64,
-        new_len: u64,
-        flags: RemapFlags,
-        new_addr: u64,
-        privileges: Privileges,
-        trash: &mut Vec<Vma>,
-    ) -> Result<u64, Errno> {
-        let end = self.range.end;
-        if new_addr % PAGE_SIZE != 0 || new_len > end || new_addr > end - new_len {
-            return Err(EINVAL);
+    /// Moves all areas of a range, each as far as the first.
+    fn remap_move(&self, st: &mut State, call: Call, trash: &mut Vec<Vma>) -> Result<u64, Errno> {
+        let end = call.addr + call.old_len;
+        let pieces: Vec<Range<u64>> =
+            st.vmas.overlapping(call.addr..end).map(|v| v.start.max(call.addr)..v.end.min(end)).collect();
+        if pieces.first().is_none_or(|first| first.start > call.addr) {
+            return Err(EFAULT);
         }
-        let old_end = addr.checked_add(old_len).ok_or(EINVAL)?;
-        if old_end > new_addr && new_addr + new_len > addr {
-            return Err(EINVAL);
+        for piece in pieces {
+            let len = piece.end - piece.start;
+            let new_addr = call.new_addr + (piece.start - call.addr);
+            self.remap_to(
+                st,
+                Call { addr: piece.start, old_len: len, new_len: len, new_addr, ..call },
+                trash,
+            )?;
         }
-        if st.vmas.count() + 2 >= MAX_MAP_COUNT {
-            return Err(ENOMEM);
-        }
-        let fixed = flags.contains(RemapFlags::FIXED);
-        if fixed {
-            let too_low = new_addr < self.range.start
-                || new_addr < MMAP_MIN_ADDR && !privileges.contains(Privileges::RAW_IO);
-            if new_addr >= self.range.start {
-                self.unmap_checked(st, new_addr..new_addr + new_len, trash)?;
-            }
-            if too_low {
-                return Err(abi::errno::EPERM);
-            }
-        }
-        if old_len > new_len {
-            if old_end > end {
-                return Err(EINVAL);
-            }
-            self.unmap_checked(st, addr + new_len..old_end, trash)?;
-            old_len = new_len;
-        }
-        let vma = self.resizable(st, addr, old_len, new_len, flags, privileges)?;
-        let dontunmap = flags.contains(RemapFlags::DONTUNMAP);
-        if dontunmap && !self.may_expand(st, vma.flags, old_len) {
-            return Err(ENOMEM);
-        }
-        let target =
-            if fixed { new_addr } else { self.find_place(st, new_addr, new_len, Place::High, PAGE_SIZE)? };
-        let old = if dontunmap { Old::Keep } else { Old::Unmap };
-        self.relocate(st, &vma, addr, old_len, new_len, target, old, trash)
+        Ok(call.new_addr)
     }
 
-    /// Checks that the area at `addr` may get the new length: Linux's `vma_to_resize`. Returns a copy of the area,
+    /// `MREMAP_FIXED` and `MREMAP_DONTUNMAP` for one area.
+    fn remap_to(&self, st: &mut State, mut call: Call, trash: &mut Vec<Vma>) -> Result<u64, Errno> {
+        self.resizable(st, call)?;
+        let fixed = call.flags.contains(RemapFlags::FIXED);
+        if fixed && call.new_addr >= self.range.start {
+            self.unmap_checked(st, call.new_addr..call.new_addr + call.new_len, trash)?;
+        }
+        if call.old_len > call.new_len {
+            self.shrink(st, call, trash)?;
+            call.old_len = call.new_len;
+        }
+        let vma = st.vmas.find(call.addr).ok_or(EFAULT)?.clone();
+        if call.flags.contains(RemapFlags::DONTUNMAP) && !self.may_expand(st, vma.flags, call.old_len) {
+            return Err(ENOMEM);
+        }
+        let target = if !fixed {
+            self.find_place(st, call.new_addr, call.new_len, Place::High, PAGE_SIZE)?
+        } else if call.new_addr < self.range.start
+            || call.new_addr < MMAP_MIN_ADDR && !call.privileges.contains(Privileges::RAW_IO)
+        {
+            return Err(EPERM);
+        } else {
+            call.new_addr
+        };
+        self.relocate(st, &vma, call, target, trash)
+    }
+
+    /// Unmaps the end of the range.
+    fn shrink(&self, st: &mut State, call: Call, trash: &mut Vec<Vma>) -> Result<(), Errno> {
+        let end = call.addr.checked_add(call.old_len).filter(|&e| e <= self.range.end).ok_or(EINVAL)?;
+        self.unmap_checked(st, call.addr + call.new_len..end, trash)
+    }
+
+    /// Checks that the area at `addr` may get the new length: Linux's `check_prep_vma`. Returns a copy of the area,
     /// whose file reference is never the last one.
-    fn resizable(
-        &self,
-        st: &State,
-        addr: u64,
-        old_len: u64,
-        new_len: u64,
-        flags: RemapFlags,
-        privileges: Privileges,
-    ) -> Result<Vma, Errno> {
+    fn resizable(&self, st: &State, call: Call) -> Result<Vma, Errno> {
+        let Call { addr, old_len, new_len, flags, privileges, .. } = call;
         let vma = st.vmas.find(addr).ok_or(EFAULT)?;
         if old_len == 0 && !vma.flags.intersects(VmFlags::SHARED | VmFlags::MAYSHARE) {
             return Err(EINVAL);
@@ -146,10 +180,11 @@ impl MemoryManager {
         if flags.contains(RemapFlags::DONTUNMAP) && vma.flags.contains(VmFlags::DONTEXPAND) {
             return Err(EINVAL);
         }
-        if old_len > vma.end - addr {
+        // What a shrinking move cuts off may lie beyond the area.
+        if old_len.min(new_len) > vma.end - addr {
             return Err(EFAULT);
         }
-        if new_len != old_len {
+        if new_len > old_len {
             vma.file_offset(addr).checked_add(new_len).ok_or(EINVAL)?;
             if vma.flags.contains(VmFlags::DONTEXPAND) {
                 return Err(EFAULT);
@@ -184,19 +219,16 @@ impl MemoryManager {
         true
     }
 
-    /// Moves `addr..addr + old_len` of `vma` to `target`, where nothing is mapped, with a new length: Linux's `move_vma`.
-    #[expect(clippy::too_many_arguments, reason = "one call of two places")]
+    /// Moves the range, which lies in `vma`, to `target`, where nothing is mapped: Linux's `move_vma`.
     fn relocate(
         &self,
         st: &mut State,
         vma: &Vma,
-        addr: u64,
-        old_len: u64,
-        new_len: u64,
+        call: Call,
         target: u64,
-        old: Old,
         trash: &mut Vec<Vma>,
     ) -> Result<u64, Errno> {
+        let Call { addr, old_len, new_len, .. } = call;
         if st.vmas.count() + 3 >= MAX_MAP_COUNT {
             return Err(ENOMEM);
         }
@@ -207,11 +239,11 @@ impl MemoryManager {
         let old_range = addr..addr + old_len;
         st.add_vma(Vma::new(target..target + new_len, vma.flags, backing, vma.name.clone()));
         self.move_pages(st, old_range.clone(), target);
-        if old_len > 0 {
-            match old {
-                Old::Unmap => self.unmap_locked(st, old_range, trash),
-                Old::Keep => st.vmas.update(old_range, |v| v.flags -= VmFlags::LOCKED_MASK),
-            }
+        if call.flags.contains(RemapFlags::DONTUNMAP) {
+            // Linux unlocks the whole area, not only what moved.
+            st.vmas.update(vma.start..vma.end, |v| v.flags -= VmFlags::LOCKED_MASK);
+        } else if old_len > 0 {
+            self.unmap_locked(st, old_range, trash);
         }
         if vma.flags.contains(VmFlags::LOCKED) {
             let _ = self.populate_locked(st, target..target + new_len, None);
@@ -232,13 +264,4 @@ impl MemoryManager {
             let _ = self.map_piece(to, &moved);
         }
     }
-}
-
-/// What becomes of the range that a mapping leaves.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Old {
-    /// It is unmapped.
-    Unmap,
-    /// It stays mapped, without pages.
-    Keep,
 }

@@ -333,7 +333,8 @@ impl VmaSet {
 
     /// The areas that meet `range`.
     pub(super) fn overlapping(&self, range: Range<u64>) -> impl Iterator<Item = &Vma> {
-        let first = self.find(range.start).map_or(range.start, |v| v.start);
+        let first = if range.is_empty() { None } else { self.find(range.start) };
+        let first = first.map_or(range.start, |v| v.start);
         self.map.range(first..range.end.max(first)).map(|(_, v)| v).filter(move |v| v.end > range.start)
     }
 
