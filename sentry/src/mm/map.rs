@@ -172,7 +172,56 @@ pub fn mmap_base(stack_limit: u64, random: u64, task_size: u64) -> u64 {
     page_down(task_size.saturating_sub(gap).saturating_sub(random))
 }
 
+/// The arguments of mmap(2).
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "mmap(2) explains each")]
+pub struct MapCall {
+    pub addr: u64,
+    pub len: u64,
+    pub prot: u64,
+    pub flags: u64,
+    pub fd: i32,
+    pub offset: u64,
+}
+
 impl MemoryManager {
+    /// mmap(2). `file` looks a descriptor up; the offset in what it returns is replaced.
+    ///
+    /// # Errors
+    /// In the order checked:
+    /// - `EINVAL`: the offset is not a multiple of the page size.
+    /// - What `file` gives: `EBADF`.
+    /// - `EINVAL`: `MAP_HUGETLB` for a file that is not of hugetlbfs; `ENOMEM`: for none, as there are no huge pages.
+    /// - What [`MemoryManager::map`] gives.
+    pub fn map_call(
+        &self,
+        call: MapCall,
+        privileges: Privileges,
+        file: impl FnOnce(i32) -> Result<FileMapping, Errno>,
+    ) -> Result<u64, Errno> {
+        let MapCall { addr, len, prot, flags, fd, offset } = call;
+        if offset % PAGE_SIZE != 0 {
+            return Err(EINVAL);
+        }
+        let known = MapFlags::from_bits_truncate(flags);
+        let huge = known.contains(MapFlags::HUGETLB);
+        let backing = if known.contains(MapFlags::ANONYMOUS) {
+            if huge {
+                // Linux 6.12 mm/mmap.c, ksys_mmap_pgoff: only the sizes of 2 MiB and 1 GiB exist.
+                let size = flags >> 26 & 0x3f;
+                return Err(if matches!(size, 0 | 21 | 30) { ENOMEM } else { EINVAL });
+            }
+            MapBacking::Anonymous
+        } else {
+            let file = file(fd)?;
+            if huge {
+                return Err(EINVAL);
+            }
+            MapBacking::File(FileMapping { offset, ..file })
+        };
+        self.map(MapRequest::from_raw(addr, len, prot, flags, backing, privileges))
+    }
+
     /// Maps something and returns its address.
     ///
     /// # Errors

@@ -44,7 +44,7 @@ mod vma;
 
 pub use futex::{FutexKey, FutexScope};
 pub use iovec::{MAX_RW_COUNT, UIO_MAXIOV, UserSink, UserSource};
-pub use map::{FileMapping, MapBacking, MapRequest, MapType, mmap_base};
+pub use map::{FileMapping, MapBacking, MapCall, MapRequest, MapType, mmap_base};
 pub use report::{MemoryUse, Region};
 pub use shared::{FixedPages, SharedMemory};
 pub use vma::{Backing, STACK_GUARD_GAP, VmFlags, VmName, VmSizes, Vma};
