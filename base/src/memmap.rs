@@ -71,6 +71,12 @@ pub trait Memory: Send + Sync {
     /// Makes the host provide the pages of `range` now, in one call: cheaper than one fault each.
     fn populate(&self, range: MemRange);
 
+    /// Says for each page from `offset` on whether the host has provided it: a byte of `pages` becomes 1 or 0.
+    fn provided(&self, offset: u64, pages: &mut [u8]) {
+        let _ = offset;
+        pages.fill(1);
+    }
+
     /// Gives the pages' memory back to the host; they read as zeros afterwards. The references stay.
     fn discard(&self, range: MemRange);
 

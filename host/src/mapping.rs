@@ -139,6 +139,16 @@ impl Mapping {
         self.advise(offset, len, libc::MADV_POPULATE_WRITE);
     }
 
+    /// Says for each page from `offset` on whether the host has it in memory: a byte of `pages` becomes 1 or 0. When
+    /// the host does not say, 1.
+    pub fn residency(&self, offset: u64, pages: &mut [u8]) {
+        let len = pages.len() * 4096;
+        let start = self.at(offset, len);
+        // SAFETY: the range is ours, and `pages` has a byte for each of its pages.
+        let r = unsafe { libc::mincore(start.cast(), len, pages.as_mut_ptr()) };
+        pages.iter_mut().for_each(|p| *p = if r == 0 { *p & 1 } else { 1 });
+    }
+
     /// Makes the host's translations again for those pages that it has in memory; provides none.
     pub fn repopulate(&self, offset: u64, len: u64) {
         const PAGE: u64 = 4096;

@@ -294,6 +294,11 @@ impl Memory for MemoryFile {
         self.mapping.compare_exchange_u32(offset, old, new)
     }
 
+    fn provided(&self, offset: u64, pages: &mut [u8]) {
+        self.check(offset, pages.len() as u64 * PAGE_SIZE);
+        self.mapping.residency(offset, pages);
+    }
+
     fn resident(&self) -> u64 {
         // What has no reference any more is not counted as held.
         if self.freed_bytes.load(Ordering::Relaxed) > 0 {

@@ -185,7 +185,8 @@ impl MemoryManager {
         let page = |at: u64| ((at - range.start) / PAGE_SIZE) as usize;
         let mut present = vec![0; page(covered)];
         for (start, p) in st.pmas.overlapping(range.start..covered) {
-            present[page(start)..page(p.end)].fill(1);
+            let answers = &mut present[page(start)..page(p.end)];
+            if p.anon { self.memory.provided(p.off, answers) } else { answers.fill(1) }
         }
         (present, covered < range.end)
     }

@@ -3,9 +3,11 @@
 use std::fmt::Write as _;
 use std::ops::Range;
 
+use base::PAGE_SIZE;
 use base::memmap::MappedFile;
 
 use super::MemoryManager;
+use super::pma::Pma;
 use super::vma::{Backing, VmFlags, VmName, VmSizes};
 
 /// Numbers of `/proc/PID/status` and `statm`, in bytes.
@@ -15,7 +17,7 @@ pub struct MemoryUse {
     pub sizes: VmSizes,
     /// `VmPeak`.
     pub peak_vm: u64,
-    /// `VmHWM`.
+    /// `VmHWM`; an upper bound, since it counts promised pages, too.
     pub peak_rss: u64,
     /// `RssAnon`.
     pub rss_anon: u64,
@@ -57,7 +59,9 @@ impl MemoryManager {
     /// The numbers of `/proc/PID/status`.
     pub fn memory_use(&self) -> MemoryUse {
         let st = self.state.read();
-        let (rss_anon, rss_file) = st.pmas.sizes();
+        let (_, rss_file) = st.pmas.sizes();
+        let all = st.pmas.overlapping(0..self.range.end);
+        let rss_anon = all.filter(|(_, p)| p.anon).map(|(s, p)| self.provided(s, &p)).sum();
         MemoryUse {
             sizes: st.vmas.sizes(),
             peak_vm: st.peak_vm,
@@ -66,6 +70,20 @@ impl MemoryManager {
             rss_file,
             text: st.layout.end_code.saturating_sub(st.layout.start_code),
         }
+    }
+
+    /// How many bytes of an anonymous piece the host has provided; the rest is only promised.
+    fn provided(&self, start: u64, p: &Pma) -> u64 {
+        let mut answers = [0; 512];
+        let pages = ((p.end - start) / PAGE_SIZE) as usize;
+        (0..pages)
+            .step_by(answers.len())
+            .map(|first| {
+                let answers = &mut answers[..(pages - first).min(512)];
+                self.memory.provided(p.off + first as u64 * PAGE_SIZE, answers);
+                answers.iter().map(|&a| u64::from(a)).sum::<u64>() * PAGE_SIZE
+            })
+            .sum()
     }
 
     /// The number of areas.
@@ -84,7 +102,11 @@ impl MemoryManager {
             for v in st.vmas.iter() {
                 let (mut anon, mut file) = (0, 0);
                 for (s, p) in st.pmas.overlapping(v.start..v.end) {
-                    *(if p.anon { &mut anon } else { &mut file }) += p.end - s;
+                    if p.anon {
+                        anon += self.provided(s, &p);
+                    } else {
+                        file += p.end - s;
+                    }
                 }
                 // Linux 6.12 fs/proc/task_mmu.c, get_vma_name.
                 let name = match (&v.name, &v.backing) {
@@ -147,8 +169,8 @@ impl MemoryManager {
             let of = |yes: bool, n: u64| if yes { n } else { 0 };
             let rows = [
                 ("Size", r.range.end - r.range.start),
-                ("KernelPageSize", base::PAGE_SIZE),
-                ("MMUPageSize", base::PAGE_SIZE),
+                ("KernelPageSize", PAGE_SIZE),
+                ("MMUPageSize", PAGE_SIZE),
                 ("Rss", rss),
                 ("Pss", rss),
                 ("Pss_Dirty", r.anon),
