@@ -228,12 +228,12 @@ impl MemoryManager {
     /// In the order checked:
     /// - `EINVAL`: the length is 0.
     /// - `ENOMEM`: the length is beyond all addresses.
-    /// - `EOVERFLOW`: offset plus length overflows.
     /// - `ENOMEM`: too many mappings, or no room.
     /// - `EINVAL`: a fixed address is not a multiple of the page size.
     /// - `EPERM`: a fixed address is too low.
     /// - `EEXIST`: with `FIXED_NOREPLACE`, something is mapped there.
     /// - `EPERM`, `EAGAIN`: `LOCKED`, and no or not enough memory may be locked.
+    /// - `EOVERFLOW`: the end is beyond all file offsets.
     /// - `EOPNOTSUPP`, `EACCES`, `EPERM`, `ENODEV`, `EINVAL`: the file does not allow it.
     /// - `ENOMEM`: a resource limit, or an obvious overcommit.
     pub fn map(&self, mut req: MapRequest) -> Result<u64, Errno> {
@@ -251,9 +251,6 @@ impl MemoryManager {
             }
         }
         let len = page_up(req.len).ok_or(ENOMEM)?;
-        if let MapBacking::File(f) = &req.backing {
-            f.offset.checked_add(len).ok_or(EOVERFLOW)?;
-        }
         let mut trash = Vec::new();
         let mut st = self.state.write();
         if st.vmas.count() > MAX_MAP_COUNT {
@@ -330,6 +327,10 @@ impl MemoryManager {
                 MapType::SharedValidate { .. } => Err(EINVAL),
             },
             MapBacking::File(f) => {
+                // Linux 6.12 mm/mmap.c, file_mmap_ok: file offsets are signed.
+                if f.offset.checked_add(len).is_none_or(|end| end > i64::MAX as u64) {
+                    return Err(EOVERFLOW);
+                }
                 let kind = kind?;
                 if kind != MapType::Private {
                     if (kind == MapType::SharedValidate { unknown: true }) {

@@ -180,7 +180,8 @@ impl Drop for State {
     }
 }
 
-/// One guest address space; the threads that live in it share it.
+/// One guest address space; the threads that live in it share it. To drop the last reference unmaps all files, and may
+/// close them: no lock may be held then.
 pub struct MemoryManager {
     /// Unique for the life of the sandbox.
     id: u64,
