@@ -1,2 +1,5 @@
-//! VFS.
+//! Files: open files, the VFS, every file system, and the anonymous files (pipes, eventfd, epoll, terminals).
+
+pub mod anon;
+pub mod file;
 pub mod vfs;

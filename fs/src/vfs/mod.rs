@@ -1,1 +1,5 @@
-//! vfs
+//! The VFS: paths, dentries, mounts, inodes.
+
+/// A place in the tree of mounts.
+#[derive(Clone, Debug)]
+pub struct VfsPath;

@@ -1,0 +1,378 @@
+//! Open files: what every kind of file can do once it is open, and the file description that the descriptors share.
+//!
+//! Nothing here blocks for a guest's sake: an operation that would wait returns `EAGAIN`, and the syscall layer waits on
+//! [`FileOps::wait_queue`] and tries again.
+
+use std::any::Any;
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use abi::Errno;
+use abi::errno::{EBADF, EINVAL, EISDIR, ENODEV, ENOTDIR, ENOTTY, ESPIPE};
+use base::io::{Sink, Source};
+use base::lock::{Lock, rank};
+use base::memmap::Mappable;
+use base::time::Time;
+use base::wait::{Events, WaitQueue};
+
+use crate::vfs::VfsPath;
+
+/// `open(2)` flags (x86-64).
+#[expect(missing_docs, reason = "open(2) explains each")]
+pub mod oflag {
+    pub const ACCMODE: u32 = 0o3;
+    pub const RDONLY: u32 = 0;
+    pub const WRONLY: u32 = 1;
+    pub const RDWR: u32 = 2;
+    pub const CREAT: u32 = 0o100;
+    pub const EXCL: u32 = 0o200;
+    pub const NOCTTY: u32 = 0o400;
+    pub const TRUNC: u32 = 0o1000;
+    pub const APPEND: u32 = 0o2000;
+    pub const NONBLOCK: u32 = 0o4000;
+    pub const DSYNC: u32 = 0o10000;
+    pub const ASYNC: u32 = 0o20000;
+    pub const DIRECT: u32 = 0o40000;
+    pub const LARGEFILE: u32 = 0o100000;
+    pub const DIRECTORY: u32 = 0o200000;
+    pub const NOFOLLOW: u32 = 0o400000;
+    pub const NOATIME: u32 = 0o1000000;
+    pub const CLOEXEC: u32 = 0o2000000;
+    pub const SYNC: u32 = 0o4010000;
+    pub const PATH: u32 = 0o10000000;
+    pub const TMPFILE: u32 = 0o20200000;
+}
+
+/// What `stat(2)` tells of a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "stat(2) explains each")]
+pub struct Metadata {
+    pub dev: u64,
+    pub ino: u64,
+    /// Type and permission bits.
+    pub mode: u32,
+    pub nlink: u64,
+    pub uid: u32,
+    pub gid: u32,
+    pub rdev: u64,
+    pub size: u64,
+    pub blksize: u64,
+    /// Units of 512 bytes.
+    pub blocks: u64,
+    pub atime: Time,
+    pub mtime: Time,
+    pub ctime: Time,
+    pub btime: Time,
+}
+
+/// One entry of a directory.
+#[derive(Clone, Copy, Debug)]
+pub struct DirEntry<'a> {
+    /// The inode number.
+    pub ino: u64,
+    /// The position behind this entry, for `lseek`.
+    pub next: u64,
+    /// `DT_*`.
+    pub kind: u8,
+    /// The name.
+    pub name: &'a [u8],
+}
+
+/// Where an ioctl's argument points: guest memory, or a test's.
+pub trait IoctlMemory {
+    /// Copies in all of `buf`.
+    ///
+    /// # Errors
+    /// `EFAULT`.
+    fn read(&mut self, addr: u64, buf: &mut [u8]) -> Result<(), Errno>;
+    /// Copies out all of `bytes`.
+    ///
+    /// # Errors
+    /// `EFAULT`.
+    fn write(&mut self, addr: u64, bytes: &[u8]) -> Result<(), Errno>;
+}
+
+/// What an open file can do. The defaults are those of a file that cannot.
+pub trait FileOps: Debug + Send + Sync + Any {
+    /// Whether the file has a position: `read_at` and `write_at` take offsets and `lseek` works. Streams ignore offsets.
+    fn is_seekable(&self) -> bool {
+        false
+    }
+
+    /// Reads up to `dst.remaining()` bytes at byte `offset` (0 for streams).
+    ///
+    /// # Errors
+    /// `EAGAIN` when it would wait.
+    fn read_at(&self, _offset: u64, _dst: &mut dyn Sink) -> Result<usize, Errno> {
+        Err(EINVAL)
+    }
+
+    /// Writes at byte `offset`.
+    ///
+    /// # Errors
+    /// `EAGAIN` when it would wait; `EPIPE` (the syscall layer raises SIGPIPE).
+    fn write_at(&self, _offset: u64, _src: &mut dyn Source) -> Result<usize, Errno> {
+        Err(EINVAL)
+    }
+
+    /// Appends (`O_APPEND`); returns the bytes written and the position behind them.
+    ///
+    /// # Errors
+    /// As `write_at`.
+    fn append(&self, src: &mut dyn Source) -> Result<(usize, u64), Errno> {
+        let end = self.metadata()?.size;
+        let n = self.write_at(end, src)?;
+        Ok((n, end + n as u64))
+    }
+
+    /// `fstat`.
+    ///
+    /// # Errors
+    /// The file system's.
+    fn metadata(&self) -> Result<Metadata, Errno>;
+
+    /// `ftruncate`, size already checked to be at most `i64::MAX`.
+    ///
+    /// # Errors
+    /// `EINVAL` when it is no regular file.
+    fn truncate(&self, _size: u64) -> Result<(), Errno> {
+        Err(EINVAL)
+    }
+
+    /// `fallocate`.
+    ///
+    /// # Errors
+    /// `ENODEV` when it is no regular file, `EOPNOTSUPP` for an unsupported mode.
+    fn allocate(&self, _mode: u32, _offset: u64, _len: u64) -> Result<(), Errno> {
+        Err(ENODEV)
+    }
+
+    /// Data and metadata to the backing store.
+    ///
+    /// # Errors
+    /// `EINVAL` when the file cannot be synchronised.
+    fn sync(&self) -> Result<(), Errno> {
+        Err(EINVAL)
+    }
+
+    /// Hands entries from position `offset` on to `emit` until it returns false.
+    ///
+    /// # Errors
+    /// `ENOTDIR` for what is no directory.
+    fn read_dir(&self, _offset: u64, _emit: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<(), Errno> {
+        Err(ENOTDIR)
+    }
+
+    /// What the file is ready for now.
+    fn ready(&self) -> Events {
+        Events::READABLE | Events::WRITABLE
+    }
+
+    /// Where changes of readiness are told; `None` for files that are always ready.
+    fn wait_queue(&self) -> Option<&WaitQueue> {
+        None
+    }
+
+    /// `ioctl`; returns the call's result.
+    ///
+    /// # Errors
+    /// `ENOTTY` for an unknown request.
+    fn ioctl(&self, _request: u32, _arg: u64, _memory: &mut dyn IoctlMemory) -> Result<u64, Errno> {
+        Err(ENOTTY)
+    }
+
+    /// The pages, when the file can be mapped.
+    ///
+    /// # Errors
+    /// `ENODEV`.
+    fn mappable(&self) -> Result<Arc<dyn Mappable>, Errno> {
+        Err(ENODEV)
+    }
+
+    /// Tells that the status flags (`O_NONBLOCK`, `O_APPEND`, …) were set by `fcntl`.
+    fn set_flags(&self, _flags: u32) {}
+
+    /// What `/proc/PID/fd/N` shows for a file without a path, such as `pipe:[5]`.
+    fn anonymous_name(&self) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// For downcasts: `epoll_ctl` must know its own kind, `pipe` ioctls theirs.
+    fn as_any(&self) -> &dyn Any;
+}
+
+/// An open file description (open(2), NOTES): shared by the descriptors that `dup` and `fork` make.
+#[derive(Debug)]
+pub struct FileDescription {
+    /// What the file does.
+    pub ops: Box<dyn FileOps>,
+    /// Where it was opened; `None` for pipes and other anonymous files.
+    pub path: Option<VfsPath>,
+    flags: AtomicU32,
+    position: Lock<u64, { rank::FILE_POSITION }>,
+}
+
+impl FileDescription {
+    /// Makes a description; `flags` are those of `open` without the creation flags.
+    pub fn new(ops: Box<dyn FileOps>, path: Option<VfsPath>, flags: u32) -> Arc<Self> {
+        let kept = flags & !(oflag::CREAT | oflag::EXCL | oflag::NOCTTY | oflag::TRUNC | oflag::CLOEXEC);
+        Arc::new(Self { ops, path, flags: AtomicU32::new(kept), position: Lock::new(0) })
+    }
+
+    /// The status flags and access mode, as `F_GETFL` shows them.
+    pub fn flags(&self) -> u32 {
+        self.flags.load(Ordering::Relaxed)
+    }
+
+    /// Sets what `F_SETFL` may set.
+    pub fn set_flags(&self, flags: u32) {
+        const SETTABLE: u32 = oflag::APPEND | oflag::NONBLOCK | oflag::ASYNC | oflag::DIRECT | oflag::NOATIME;
+        let new = (self.flags() & !SETTABLE) | (flags & SETTABLE);
+        self.flags.store(new, Ordering::Relaxed);
+        self.ops.set_flags(new);
+    }
+
+    /// Whether `read` is allowed.
+    pub fn is_readable(&self) -> bool {
+        self.flags() & (oflag::ACCMODE | oflag::PATH) != oflag::WRONLY && self.flags() & oflag::PATH == 0
+    }
+
+    /// Whether `write` is allowed.
+    pub fn is_writable(&self) -> bool {
+        self.flags() & oflag::ACCMODE != oflag::RDONLY && self.flags() & oflag::PATH == 0
+    }
+
+    /// Whether an operation that would wait returns `EAGAIN`.
+    pub fn is_nonblocking(&self) -> bool {
+        self.flags() & oflag::NONBLOCK != 0
+    }
+
+    /// `read(2)` at the position.
+    ///
+    /// # Errors
+    /// `EBADF`: not open for reading; and the file's own.
+    pub fn read(&self, dst: &mut dyn Sink) -> Result<usize, Errno> {
+        if !self.is_readable() {
+            return Err(EBADF);
+        }
+        if !self.ops.is_seekable() {
+            return self.ops.read_at(0, dst);
+        }
+        let mut position = self.position.lock();
+        let n = self.ops.read_at(*position, dst)?;
+        *position += n as u64;
+        Ok(n)
+    }
+
+    /// `write(2)` at the position, or at the end with `O_APPEND`.
+    ///
+    /// # Errors
+    /// `EBADF`: not open for writing; and the file's own.
+    pub fn write(&self, src: &mut dyn Source) -> Result<usize, Errno> {
+        if !self.is_writable() {
+            return Err(EBADF);
+        }
+        if !self.ops.is_seekable() {
+            return self.ops.write_at(0, src);
+        }
+        let mut position = self.position.lock();
+        if self.flags() & oflag::APPEND != 0 {
+            let (n, end) = self.ops.append(src)?;
+            *position = end;
+            return Ok(n);
+        }
+        let n = self.ops.write_at(*position, src)?;
+        *position += n as u64;
+        Ok(n)
+    }
+
+    /// `pread(2)`.
+    ///
+    /// # Errors
+    /// `ESPIPE`: the file has no position; `EBADF`; and the file's own.
+    pub fn read_at(&self, offset: u64, dst: &mut dyn Sink) -> Result<usize, Errno> {
+        if !self.is_readable() {
+            return Err(EBADF);
+        }
+        if !self.ops.is_seekable() {
+            return Err(ESPIPE);
+        }
+        self.ops.read_at(offset, dst)
+    }
+
+    /// `pwrite(2)`; appends with `O_APPEND`, as Linux does.
+    ///
+    /// # Errors
+    /// `ESPIPE`: the file has no position; `EBADF`; and the file's own.
+    pub fn write_at(&self, offset: u64, src: &mut dyn Source) -> Result<usize, Errno> {
+        if !self.is_writable() {
+            return Err(EBADF);
+        }
+        if !self.ops.is_seekable() {
+            return Err(ESPIPE);
+        }
+        if self.flags() & oflag::APPEND != 0 {
+            return self.ops.append(src).map(|(n, _)| n);
+        }
+        self.ops.write_at(offset, src)
+    }
+
+    /// `lseek(2)` with SEEK_SET, SEEK_CUR, SEEK_END; holes are not told apart (SEEK_DATA, SEEK_HOLE see one piece).
+    ///
+    /// # Errors
+    /// `ESPIPE`, `EINVAL`, `ENXIO`, `EOVERFLOW` as lseek(2) says.
+    pub fn seek(&self, offset: i64, whence: u32) -> Result<u64, Errno> {
+        use abi::errno::{ENXIO, EOVERFLOW};
+        if self.flags() & oflag::PATH != 0 {
+            return Err(EBADF);
+        }
+        if !self.ops.is_seekable() {
+            return Err(ESPIPE);
+        }
+        let mut position = self.position.lock();
+        let size = || self.ops.metadata().map(|m| m.size);
+        let base = match whence {
+            0 => 0,
+            1 => *position,
+            2 => size()?,
+            3 | 4 => {
+                let size = size()?;
+                let at = u64::try_from(offset).map_err(|_| ENXIO)?;
+                if at >= size {
+                    return Err(ENXIO);
+                }
+                *position = if whence == 3 { at } else { size };
+                return Ok(*position);
+            }
+            _ => return Err(EINVAL),
+        };
+        let base = i64::try_from(base).map_err(|_| EOVERFLOW)?;
+        let new = base.checked_add(offset).ok_or(EOVERFLOW)?;
+        *position = u64::try_from(new).map_err(|_| EINVAL)?;
+        Ok(*position)
+    }
+
+    /// `getdents64(2)`: entries from the position on; `emit` returns false for an entry that does not fit.
+    ///
+    /// # Errors
+    /// `ENOTDIR`; and the file system's.
+    pub fn read_dir(&self, emit: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<(), Errno> {
+        let mut position = self.position.lock();
+        let mut next = *position;
+        let result = self.ops.read_dir(*position, &mut |entry| {
+            let taken = emit(entry);
+            if taken {
+                next = entry.next;
+            }
+            taken
+        });
+        *position = next;
+        result
+    }
+
+    /// The error of `read` for a directory.
+    pub fn directory_error() -> Errno {
+        EISDIR
+    }
+}
