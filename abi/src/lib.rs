@@ -8,6 +8,7 @@ pub mod addr;
 pub mod errno;
 pub mod mman;
 pub mod regs;
+pub mod signal;
 
 pub use addr::UserAddr;
 pub use errno::Errno;
