@@ -38,7 +38,7 @@ mod remap;
 mod report;
 mod shared;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod user;
 mod vma;
 

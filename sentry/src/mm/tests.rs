@@ -13,7 +13,7 @@ use base::memmap::{MemKind, Memory};
 use super::*;
 use fake::{BASE, FakeFile, FakeMemory, check, load, manager, manager_with, space, store};
 
-mod fake;
+pub(crate) mod fake;
 mod model;
 
 const P: u64 = PAGE_SIZE;

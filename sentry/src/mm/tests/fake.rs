@@ -25,7 +25,7 @@ struct Page {
 }
 
 /// The memory file.
-pub(super) struct FakeMemory {
+pub(crate) struct FakeMemory {
     pages: Lock<Pages, { rank::MEMORY_FILE }>,
     pub(super) populated: AtomicU64,
 }
@@ -37,7 +37,7 @@ struct Pages {
 }
 
 impl FakeMemory {
-    pub(super) fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             pages: Lock::new(Pages { map: BTreeMap::new(), next: PAGE_SIZE, limit: usize::MAX }),
             populated: AtomicU64::new(0),
@@ -215,7 +215,7 @@ pub(super) const RANGE: Range<u64> = 0..abi::mman::TASK_SIZE;
 pub(super) const BASE: u64 = 0x7000_0000_0000;
 
 /// An empty address space on `memory`.
-pub(super) fn manager(memory: &Arc<FakeMemory>) -> Arc<MemoryManager> {
+pub(crate) fn manager(memory: &Arc<FakeMemory>) -> Arc<MemoryManager> {
     manager_with(memory, Arc::default())
 }
 
