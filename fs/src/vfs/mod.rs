@@ -1,5 +1,27 @@
-//! The VFS: paths, dentries, mounts, inodes.
+//! The VFS: inodes, dentries, mounts, and the walk along a path.
+//!
+//! Reading order: `inode.rs` (what a file system provides), `dentry.rs` (the cached tree of names), `mount.rs`,
+//! `walk.rs` (path resolution), `open.rs` and `change.rs` (what the system calls on paths do), `perm.rs` (who may),
+//! `pages.rs` and `mappings.rs` (tools for file systems whose files can be mapped).
+//!
+//! Locks, outer to inner: mount table, rename, children of a dentry (held while the file system looks up or changes a
+//! name in that directory, unless the directory is not cacheable), inodes, page caches, mappings.
 
-/// A place in the tree of mounts.
-#[derive(Clone, Debug)]
-pub struct VfsPath;
+mod change;
+mod dentry;
+mod inode;
+pub mod mappings;
+mod mount;
+mod open;
+pub mod pages;
+mod perm;
+#[cfg(test)]
+mod tests;
+mod walk;
+
+pub use change::SetTime;
+pub use dentry::{Dentry, VfsPath};
+pub use inode::{FileType, Inode, MagicTarget, Owner, SetAttributes, XattrFlags, mode};
+pub use mount::{Mount, MountNamespace};
+pub use perm::{check_permission, may};
+pub use walk::Walk;

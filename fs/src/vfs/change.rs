@@ -1,0 +1,461 @@
+//! System calls that change names and attributes.
+
+use abi::Errno;
+use abi::errno::{EACCES, EBUSY, EEXIST, EINVAL, EISDIR, ENOENT, ENOTDIR, ENOTEMPTY, EPERM, EXDEV};
+use base::cred::cap;
+use base::lock::{Lock, rank};
+use base::time::Time;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::dentry::Children;
+use super::perm::{check_permission, is_owner, is_sticky, may};
+use super::walk::Parent;
+use super::{Dentry, Inode, Owner, SetAttributes, VfsPath, Walk, mode};
+use crate::file::Metadata;
+
+/// Held by every rename, so that the tree above two directories does not change between check and move.
+static RENAME: Lock<(), { rank::RENAME }> = Lock::new(());
+
+const RENAME_NOREPLACE: u32 = 1;
+const RENAME_EXCHANGE: u32 = 2;
+
+/// A time stamp that `utimensat` sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SetTime {
+    /// `UTIME_OMIT`.
+    Omit,
+    /// `UTIME_NOW`, with the time that it is.
+    Now(Time),
+    /// A given time.
+    To(Time),
+}
+
+impl SetTime {
+    fn value(self) -> Option<Time> {
+        match self {
+            Self::Omit => None,
+            Self::Now(t) | Self::To(t) => Some(t),
+        }
+    }
+}
+
+impl Walk<'_> {
+    /// Makes the name `path` with `make`.
+    fn make(
+        &self,
+        path: &[u8],
+        bits: u32,
+        is_dir: bool,
+        make: impl FnOnce(&dyn Inode, &[u8], u32, Owner) -> Result<Arc<dyn Inode>, Errno>,
+    ) -> Result<(), Errno> {
+        let Parent { dir, name, trailing } = self.parent(path)?;
+        if matches!(name.as_slice(), b"" | b"." | b"..") {
+            return Err(EEXIST);
+        }
+        self.check_search(&dir)?;
+        let mut children = dir.dentry.lock_cached();
+        let found = match &mut children {
+            Some(children) => dir.dentry.child_locked(children, &name),
+            None => dir.dentry.child(&name),
+        };
+        match found {
+            Ok(_) => return Err(EEXIST),
+            Err(ENOENT) if trailing && !is_dir => return Err(ENOENT),
+            Err(ENOENT) => {}
+            Err(e) => return Err(e),
+        }
+        let (owner, bits) = self.prepare(&dir, bits, is_dir)?;
+        let inode = make(&**dir.dentry.inode(), &name, bits, owner)?;
+        if let Some(children) = &mut children {
+            dir.dentry.insert(children, &name, inode);
+        }
+        Ok(())
+    }
+
+    /// `mkdir`; the umask is already taken from `mode`.
+    ///
+    /// # Errors
+    /// Those of mkdir(2).
+    pub fn mkdir(&self, path: &[u8], mode: u32) -> Result<(), Errno> {
+        self.make(path, mode & 0o1777, true, |dir, name, bits, owner| dir.mkdir(name, bits, owner))
+    }
+
+    /// `mknod`; the umask is already taken from `mode`, which holds the type.
+    ///
+    /// # Errors
+    /// Those of mknod(2).
+    pub fn mknod(&self, path: &[u8], mode: u32, rdev: u64) -> Result<(), Errno> {
+        let kind = mode & mode::IFMT;
+        let kind = match kind {
+            0 => mode::IFREG,
+            mode::IFREG | mode::IFCHR | mode::IFBLK | mode::IFIFO | mode::IFSOCK => kind,
+            mode::IFDIR => return Err(EPERM),
+            _ => return Err(EINVAL),
+        };
+        let has = self.cred.has(cap::MKNOD);
+        self.make(path, mode & 0o7777, false, |dir, name, bits, owner| match kind {
+            mode::IFREG => dir.create(name, bits, owner),
+            mode::IFCHR | mode::IFBLK if !has => Err(EPERM),
+            mode::IFCHR | mode::IFBLK => dir.mknod(name, kind | bits, rdev, owner),
+            _ => dir.mknod(name, kind | bits, 0, owner),
+        })
+    }
+
+    /// `symlink`.
+    ///
+    /// # Errors
+    /// Those of symlink(2).
+    pub fn symlink(&self, target: &[u8], path: &[u8]) -> Result<(), Errno> {
+        if target.is_empty() {
+            return Err(ENOENT);
+        }
+        self.make(path, 0, false, |dir, name, _, owner| dir.symlink(name, target, owner))
+    }
+
+    /// `link`: gives `old`, a place found already, the name `path`.
+    ///
+    /// # Errors
+    /// Those of link(2).
+    pub fn link(&self, old: &VfsPath, path: &[u8]) -> Result<(), Errno> {
+        let Parent { dir, name, trailing } = self.parent(path)?;
+        if matches!(name.as_slice(), b"" | b"." | b"..") {
+            return Err(EEXIST);
+        }
+        self.check_search(&dir)?;
+        let mut children = dir.dentry.lock_cached();
+        let found = match &mut children {
+            Some(children) => dir.dentry.child_locked(children, &name),
+            None => dir.dentry.child(&name),
+        };
+        match found {
+            Ok(_) => return Err(EEXIST),
+            Err(ENOENT) if trailing => return Err(ENOENT),
+            Err(ENOENT) => {}
+            Err(e) => return Err(e),
+        }
+        dir.mount.want_write()?;
+        if !Arc::ptr_eq(&old.mount, &dir.mount) {
+            return Err(EXDEV);
+        }
+        let meta = old.dentry.inode().metadata()?;
+        self.check_hard_link(&meta)?;
+        self.prepare(&dir, 0, false)?;
+        if meta.is_dir() {
+            return Err(EPERM);
+        }
+        let inode = dir.dentry.inode().link(&name, old.dentry.inode())?;
+        if let Some(children) = &mut children {
+            dir.dentry.insert(children, &name, inode);
+        }
+        Ok(())
+    }
+
+    /// `fs.protected_hardlinks`, which every distribution sets.
+    ///
+    /// Source: Linux 6.12 fs/namei.c, `may_linkat`.
+    fn check_hard_link(&self, meta: &Metadata) -> Result<(), Errno> {
+        let is_safe = meta.mode & mode::IFMT == mode::IFREG
+            && meta.mode & mode::ISUID == 0
+            && meta.mode & (mode::ISGID | 0o010) != mode::ISGID | 0o010
+            && check_permission(meta, may::READ | may::WRITE, self.cred).is_ok();
+        if is_safe || is_owner(meta, self.cred) { Ok(()) } else { Err(EPERM) }
+    }
+
+    /// Whether the victim may go from `dir`.
+    ///
+    /// Source: Linux 6.12 fs/namei.c, `may_delete`.
+    fn check_delete(&self, dir: &VfsPath, victim: &Metadata) -> Result<(), Errno> {
+        let meta = dir.dentry.inode().metadata()?;
+        check_permission(&meta, may::WRITE | may::EXEC, self.cred)?;
+        if is_sticky(&meta, victim, self.cred) { Err(EPERM) } else { Ok(()) }
+    }
+
+    /// `unlink`.
+    ///
+    /// # Errors
+    /// Those of unlink(2).
+    pub fn unlink(&self, path: &[u8]) -> Result<(), Errno> {
+        let Parent { dir, name, trailing } = self.parent(path)?;
+        if matches!(name.as_slice(), b"" | b"." | b"..") {
+            return Err(EISDIR);
+        }
+        self.remove(&dir, &name, |meta| {
+            if trailing && !meta.is_dir() {
+                return Err(ENOTDIR);
+            }
+            if meta.is_dir() { Err(EISDIR) } else { Ok(()) }
+        })
+    }
+
+    /// `rmdir`.
+    ///
+    /// # Errors
+    /// Those of rmdir(2).
+    pub fn rmdir(&self, path: &[u8]) -> Result<(), Errno> {
+        let Parent { dir, name, .. } = self.parent(path)?;
+        match name.as_slice() {
+            b"" => return Err(EBUSY),
+            b"." => return Err(EINVAL),
+            b".." => return Err(ENOTEMPTY),
+            _ => {}
+        }
+        self.remove(&dir, &name, |meta| if meta.is_dir() { Ok(()) } else { Err(ENOTDIR) })
+    }
+
+    fn remove(
+        &self,
+        dir: &VfsPath,
+        name: &[u8],
+        check: impl FnOnce(&Metadata) -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        self.check_search(dir)?;
+        let mut children = dir.dentry.lock_cached();
+        let victim = match &mut children {
+            Some(children) => dir.dentry.child_locked(children, name)?,
+            None => dir.dentry.child(name)?,
+        };
+        dir.mount.want_write()?;
+        let meta = victim.inode().metadata()?;
+        self.check_delete(dir, &meta)?;
+        check(&meta)?;
+        if victim.is_mountpoint.load(Ordering::Acquire) {
+            return Err(EBUSY);
+        }
+        if meta.is_dir() {
+            // Nothing may be made in it between the file system's check and its death.
+            let mut inside = victim.lock_same();
+            dir.dentry.inode().rmdir(name)?;
+            inside.clear();
+            victim.kill();
+        } else {
+            dir.dentry.inode().unlink(name)?;
+            victim.kill();
+        }
+        if let Some(children) = &mut children {
+            children.insert(name.into(), None);
+        }
+        Ok(())
+    }
+
+    /// `rename` to `new_path` as `to` resolves it; `flags` are those of renameat2(2).
+    ///
+    /// # Errors
+    /// Those of rename(2).
+    ///
+    /// Source: Linux 6.12 fs/namei.c, `do_renameat2`, `vfs_rename`.
+    pub fn rename(&self, path: &[u8], to: &Self, new_path: &[u8], flags: u32) -> Result<(), Errno> {
+        if flags & !(RENAME_NOREPLACE | RENAME_EXCHANGE) != 0 || flags == RENAME_NOREPLACE | RENAME_EXCHANGE {
+            return Err(EINVAL);
+        }
+        let old = self.parent(path)?;
+        let new = to.parent(new_path)?;
+        if !Arc::ptr_eq(&old.dir.mount, &new.dir.mount) {
+            return Err(EXDEV);
+        }
+        if matches!(old.name.as_slice(), b"" | b"." | b"..") {
+            return Err(EBUSY);
+        }
+        if matches!(new.name.as_slice(), b"" | b"." | b"..") {
+            return Err(if flags & RENAME_NOREPLACE != 0 { EEXIST } else { EBUSY });
+        }
+        self.check_search(&old.dir)?;
+        self.check_search(&new.dir)?;
+        let (from, into) = (&old.dir.dentry, &new.dir.dentry);
+        if !from.is_cached() || !into.is_cached() {
+            return Err(EPERM);
+        }
+        let tree = RENAME.lock();
+        let (mut from_children, mut into_children) = Dentry::lock_two(from, into);
+        let source = from.child_locked(&mut from_children, &old.name)?;
+        let target = {
+            let children: &mut Children = into_children.as_mut().map_or(&mut *from_children, |c| &mut **c);
+            match into.child_locked(children, &new.name) {
+                Ok(target) => Some(target),
+                Err(ENOENT) => None,
+                Err(e) => return Err(e),
+            }
+        };
+        if target.is_some() && flags & RENAME_NOREPLACE != 0 {
+            return Err(EEXIST);
+        }
+        if target.is_none() && flags & RENAME_EXCHANGE != 0 {
+            return Err(ENOENT);
+        }
+        let meta = source.inode().metadata()?;
+        if !meta.is_dir() && (old.trailing || (flags & RENAME_EXCHANGE == 0 && new.trailing)) {
+            return Err(ENOTDIR);
+        }
+        if source.is_ancestor_of(into) {
+            return Err(EINVAL);
+        }
+        if target.as_ref().is_some_and(|t| t.is_ancestor_of(from)) {
+            return Err(if flags & RENAME_EXCHANGE != 0 { EINVAL } else { ENOTEMPTY });
+        }
+        old.dir.mount.want_write()?;
+        if target.as_ref().is_some_and(|t| Arc::ptr_eq(t, &source)) {
+            return Ok(());
+        }
+        self.check_delete(&old.dir, &meta)?;
+        match &target {
+            None => {
+                self.prepare(&new.dir, 0, false)?;
+            }
+            Some(t) => {
+                let t_meta = t.inode().metadata()?;
+                self.check_delete(&new.dir, &t_meta)?;
+                if flags & RENAME_EXCHANGE == 0 {
+                    match (meta.is_dir(), t_meta.is_dir()) {
+                        (true, false) => return Err(ENOTDIR),
+                        (false, true) => return Err(EISDIR),
+                        _ => {}
+                    }
+                    if (meta.dev, meta.ino) == (t_meta.dev, t_meta.ino) {
+                        // Two names of one file: rename(2) does nothing.
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        // A directory that moves to another parent changes its `..`.
+        if meta.is_dir() && !Arc::ptr_eq(from, into) {
+            check_permission(&meta, may::WRITE, self.cred).map_err(|_| EACCES)?;
+        }
+        let is_busy = |d: &Arc<Dentry>| d.is_mountpoint.load(Ordering::Acquire);
+        if is_busy(&source) || target.as_ref().is_some_and(is_busy) {
+            return Err(EBUSY);
+        }
+        from.inode().rename(&old.name, into.inode(), &new.name, flags)?;
+        {
+            let children: &mut Children = into_children.as_mut().map_or(&mut *from_children, |c| &mut **c);
+            children.insert(new.name.as_slice().into(), Some(source.clone()));
+        }
+        let mut gone = None;
+        if flags & RENAME_EXCHANGE != 0 {
+            if let Some(t) = target {
+                from_children.insert(old.name.as_slice().into(), Some(t.clone()));
+                t.move_to(from, &old.name);
+            }
+        } else {
+            from_children.insert(old.name.as_slice().into(), None);
+            gone = target;
+        }
+        source.move_to(into, &new.name);
+        if let Some(t) = &gone {
+            t.kill();
+        }
+        drop(into_children);
+        drop(from_children);
+        if let Some(t) = &gone {
+            t.lock().clear();
+        }
+        drop(tree);
+        Ok(())
+    }
+
+    /// `chmod` of a place; `mode` holds 07777 bits.
+    ///
+    /// # Errors
+    /// Those of chmod(2).
+    pub fn chmod_at(&self, place: &VfsPath, mode: u32) -> Result<(), Errno> {
+        place.mount.want_write()?;
+        let meta = place.dentry.inode().metadata()?;
+        if !is_owner(&meta, self.cred) {
+            return Err(EPERM);
+        }
+        let mut mode = mode & 0o7777;
+        if !self.cred.in_group(meta.gid) && !self.cred.has(cap::FSETID) {
+            mode &= !mode::ISGID;
+        }
+        place.dentry.inode().set_attributes(&SetAttributes { mode: Some(mode), ..SetAttributes::default() })
+    }
+
+    /// `chmod`.
+    ///
+    /// # Errors
+    /// Those of chmod(2).
+    pub fn chmod(&self, path: &[u8], mode: u32) -> Result<(), Errno> {
+        self.chmod_at(&self.resolve(path, true)?, mode)
+    }
+
+    /// `chown` of a place; `None` leaves an id as it is.
+    ///
+    /// # Errors
+    /// Those of chown(2).
+    ///
+    /// Source: Linux 6.12 fs/attr.c, `setattr_prepare`; fs/open.c, `chown_common`.
+    pub fn chown_at(&self, place: &VfsPath, uid: Option<u32>, gid: Option<u32>) -> Result<(), Errno> {
+        place.mount.want_write()?;
+        let meta = place.dentry.inode().metadata()?;
+        let is_capable = self.cred.has(cap::CHOWN);
+        if uid.is_some_and(|u| !(is_capable || self.cred.fsuid == meta.uid && u == meta.uid)) {
+            return Err(EPERM);
+        }
+        let may_group = |g: u32| self.cred.fsuid == meta.uid && (self.cred.in_group(g) || g == meta.gid);
+        if gid.is_some_and(|g| !(is_capable || may_group(g))) {
+            return Err(EPERM);
+        }
+        let mut attributes = SetAttributes { uid, gid, ..SetAttributes::default() };
+        if !meta.is_dir() {
+            let mut mode = meta.mode & 0o7777 & !mode::ISUID;
+            if mode & 0o010 != 0 {
+                mode &= !mode::ISGID;
+            }
+            if mode != meta.mode & 0o7777 {
+                attributes.mode = Some(mode);
+            }
+        }
+        place.dentry.inode().set_attributes(&attributes)
+    }
+
+    /// `chown`, or `lchown` without `follow_last`.
+    ///
+    /// # Errors
+    /// Those of chown(2).
+    pub fn chown(
+        &self,
+        path: &[u8],
+        uid: Option<u32>,
+        gid: Option<u32>,
+        follow_last: bool,
+    ) -> Result<(), Errno> {
+        self.chown_at(&self.resolve(path, follow_last)?, uid, gid)
+    }
+
+    /// `utimensat` of a place.
+    ///
+    /// # Errors
+    /// `EACCES` when only the current time is set, `EPERM` otherwise; `EROFS`.
+    pub fn utimes_at(&self, place: &VfsPath, atime: SetTime, mtime: SetTime) -> Result<(), Errno> {
+        if (atime, mtime) == (SetTime::Omit, SetTime::Omit) {
+            return Ok(());
+        }
+        place.mount.want_write()?;
+        let meta = place.dentry.inode().metadata()?;
+        if !is_owner(&meta, self.cred) {
+            match (atime, mtime) {
+                (SetTime::Now(_), SetTime::Now(_)) => check_permission(&meta, may::WRITE, self.cred)?,
+                _ => return Err(EPERM),
+            }
+        }
+        place.dentry.inode().set_attributes(&SetAttributes {
+            atime: atime.value(),
+            mtime: mtime.value(),
+            ..SetAttributes::default()
+        })
+    }
+
+    /// `utimensat`.
+    ///
+    /// # Errors
+    /// As `utimes_at`, and those of `resolve`.
+    pub fn utimes(
+        &self,
+        path: &[u8],
+        atime: SetTime,
+        mtime: SetTime,
+        follow_last: bool,
+    ) -> Result<(), Errno> {
+        self.utimes_at(&self.resolve(path, follow_last)?, atime, mtime)
+    }
+}

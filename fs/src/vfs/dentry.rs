@@ -1,0 +1,313 @@
+//! The tree of names.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use abi::Errno;
+use abi::errno::{ENAMETOOLONG, ENOENT};
+use base::lock::{Lock, LockGuard, rank};
+
+use super::{Inode, Mount};
+
+/// Children that one directory remembers before it forgets those which nobody uses.
+const CHILDREN_MAX: usize = 4096;
+
+/// `None` is a negative entry: the name is known not to exist.
+pub(super) type Children = HashMap<Box<[u8]>, Option<Arc<Dentry>>>;
+pub(super) type ChildrenGuard<'a> = LockGuard<'a, Children, { rank::DENTRY }>;
+
+struct Place {
+    parent: Option<Arc<Dentry>>,
+    name: Box<[u8]>,
+}
+
+/// A name in a directory and the inode behind it.
+pub struct Dentry {
+    inode: Arc<dyn Inode>,
+    is_cacheable: bool,
+    /// The name was removed; the directory or file lives on while it is open.
+    is_dead: AtomicBool,
+    /// Whether something is mounted here; a look without the mount table's lock.
+    pub(super) is_mountpoint: AtomicBool,
+    symlink: OnceLock<Box<[u8]>>,
+    place: Lock<Place, { rank::LEAF }>,
+    children: Lock<Children, { rank::DENTRY }>,
+}
+
+impl Dentry {
+    pub(super) fn new(parent: Option<Arc<Self>>, name: &[u8], inode: Arc<dyn Inode>) -> Arc<Self> {
+        let is_cacheable = inode.cacheable();
+        Arc::new(Self {
+            inode,
+            is_cacheable,
+            is_dead: AtomicBool::new(false),
+            is_mountpoint: AtomicBool::new(false),
+            symlink: OnceLock::new(),
+            place: Lock::new(Place { parent, name: name.into() }),
+            children: Lock::new(HashMap::new()),
+        })
+    }
+
+    /// The inode.
+    pub fn inode(&self) -> &Arc<dyn Inode> {
+        &self.inode
+    }
+
+    /// The directory that holds the name; `None` at the root of a file system.
+    pub fn parent(&self) -> Option<Arc<Self>> {
+        self.place.lock().parent.clone()
+    }
+
+    /// The name.
+    pub fn name(&self) -> Vec<u8> {
+        self.place.lock().name.to_vec()
+    }
+
+    /// Whether the name was removed.
+    pub fn is_dead(&self) -> bool {
+        self.is_dead.load(Ordering::Acquire)
+    }
+
+    pub(super) fn kill(&self) {
+        self.is_dead.store(true, Ordering::Release);
+    }
+
+    pub(super) fn lock(&self) -> ChildrenGuard<'_> {
+        self.children.lock()
+    }
+
+    /// Whether the directory remembers its names.
+    pub(super) fn is_cached(&self) -> bool {
+        self.is_cacheable
+    }
+
+    /// The children, locked, of a directory that remembers them. What is not cached takes locks that must come before
+    /// this one, such as those of tasks.
+    pub(super) fn lock_cached(&self) -> Option<ChildrenGuard<'_>> {
+        self.is_cacheable.then(|| self.children.lock())
+    }
+
+    /// Locks the children while the parent's are locked.
+    pub(super) fn lock_same(&self) -> ChildrenGuard<'_> {
+        self.children.lock_same_rank()
+    }
+
+    /// Locks the children of two directories in a fixed order; the second is `None` when they are one.
+    pub(super) fn lock_two<'a>(
+        a: &'a Arc<Self>,
+        b: &'a Arc<Self>,
+    ) -> (ChildrenGuard<'a>, Option<ChildrenGuard<'a>>) {
+        if Arc::ptr_eq(a, b) {
+            return (a.children.lock(), None);
+        }
+        if Arc::as_ptr(a) < Arc::as_ptr(b) {
+            let first = a.children.lock();
+            let second = b.children.lock_same_rank();
+            (first, Some(second))
+        } else {
+            let second = b.children.lock();
+            let first = a.children.lock_same_rank();
+            (first, Some(second))
+        }
+    }
+
+    /// The child called `name`; asks the file system when the cache does not know.
+    pub(super) fn child(self: &Arc<Self>, name: &[u8]) -> Result<Arc<Self>, Errno> {
+        if !self.is_cacheable {
+            return Ok(Self::new(Some(self.clone()), name, self.inode.lookup(name)?));
+        }
+        let mut children = self.children.lock();
+        self.child_locked(&mut children, name)
+    }
+
+    /// As `child`, with the children locked.
+    pub(super) fn child_locked(
+        self: &Arc<Self>,
+        children: &mut Children,
+        name: &[u8],
+    ) -> Result<Arc<Self>, Errno> {
+        match children.get(name) {
+            Some(Some(child)) => return Ok(child.clone()),
+            Some(None) => return Err(ENOENT),
+            None => {}
+        }
+        if self.is_dead() {
+            return Err(ENOENT);
+        }
+        match self.inode.lookup(name) {
+            Ok(inode) => Ok(self.insert(children, name, inode)),
+            Err(ENOENT) => {
+                trim(children);
+                children.insert(name.into(), None);
+                Err(ENOENT)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Remembers a child.
+    pub(super) fn insert(
+        self: &Arc<Self>,
+        children: &mut Children,
+        name: &[u8],
+        inode: Arc<dyn Inode>,
+    ) -> Arc<Self> {
+        let child = Self::new(Some(self.clone()), name, inode);
+        if self.is_cacheable {
+            trim(children);
+            children.insert(name.into(), Some(child.clone()));
+        }
+        child
+    }
+
+    /// Gives the dentry another place, after the file system renamed it.
+    pub(super) fn move_to(&self, parent: &Arc<Self>, name: &[u8]) {
+        let mut place = self.place.lock();
+        let old = place.parent.replace(parent.clone());
+        place.name = name.into();
+        drop(place);
+        // The old parent may be dropped here, with locks of its own.
+        drop(old);
+    }
+
+    /// Whether `self` is `other` or above it.
+    pub(super) fn is_ancestor_of(self: &Arc<Self>, other: &Arc<Self>) -> bool {
+        let mut at = Some(other.clone());
+        while let Some(d) = at {
+            if Arc::ptr_eq(&d, self) {
+                return true;
+            }
+            at = d.parent();
+        }
+        false
+    }
+
+    /// The target of a symbolic link, read once where links do not change.
+    pub(super) fn link_target(&self) -> Result<Vec<u8>, Errno> {
+        if let Some(target) = self.symlink.get() {
+            return Ok(target.to_vec());
+        }
+        let target = self.inode.read_link()?;
+        if self.is_cacheable && self.parent().is_some_and(|p| p.is_cacheable) {
+            let _ = self.symlink.set(target.as_slice().into());
+        }
+        Ok(target)
+    }
+}
+
+fn trim(children: &mut Children) {
+    if children.len() >= CHILDREN_MAX {
+        children.retain(|_, child| {
+            child
+                .as_ref()
+                .is_some_and(|c| Arc::strong_count(c) > 1 || c.is_mountpoint.load(Ordering::Relaxed))
+        });
+    }
+}
+
+impl fmt::Debug for Dentry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Dentry").field(&String::from_utf8_lossy(&self.name())).finish()
+    }
+}
+
+impl Drop for Dentry {
+    fn drop(&mut self) {
+        // A deep chain of parents, each held by the next, is taken apart without recursion.
+        let mut next = self.place.get_mut().parent.take();
+        while let Some(parent) = next {
+            next = match Arc::try_unwrap(parent) {
+                Ok(mut last) => last.place.get_mut().parent.take(),
+                Err(_) => None,
+            };
+        }
+    }
+}
+
+/// A place in the tree of mounts.
+#[derive(Clone, Debug)]
+pub struct VfsPath {
+    /// The mount that the place is in.
+    pub mount: Arc<Mount>,
+    /// The place in the mounted file system.
+    pub dentry: Arc<Dentry>,
+}
+
+impl VfsPath {
+    /// The inode.
+    pub fn inode(&self) -> Arc<dyn Inode> {
+        self.dentry.inode.clone()
+    }
+
+    /// Whether both are the same place.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.mount, &other.mount) && Arc::ptr_eq(&self.dentry, &other.dentry)
+    }
+
+    /// The place above, across mounts; `None` at the root of the namespace.
+    pub(super) fn up(&self) -> Option<Self> {
+        let mut at = self.clone();
+        loop {
+            if Arc::ptr_eq(&at.dentry, at.mount.root()) {
+                at = at.mount.parent()?.clone();
+                continue;
+            }
+            let parent = at.dentry.parent()?;
+            return Some(Self { mount: at.mount, dentry: parent });
+        }
+    }
+
+    /// The absolute path as seen from `root`, with ` (deleted)` behind a removed name; a place outside `root` gets the
+    /// prefix `(unreachable)`, as getcwd(2) says.
+    pub fn full_path(&self, root: &Self) -> Vec<u8> {
+        let mut names: Vec<Vec<u8>> = Vec::new();
+        let mut at = self.clone();
+        let mut reached = true;
+        while !at.is_same(root) {
+            if Arc::ptr_eq(&at.dentry, at.mount.root()) {
+                match at.mount.parent() {
+                    Some(above) => at = above.clone(),
+                    None => {
+                        reached = false;
+                        break;
+                    }
+                }
+                continue;
+            }
+            names.push(at.dentry.name());
+            match at.dentry.parent() {
+                Some(parent) => at.dentry = parent,
+                None => {
+                    reached = false;
+                    break;
+                }
+            }
+        }
+        let mut path = if reached { Vec::new() } else { b"(unreachable)".to_vec() };
+        for name in names.iter().rev() {
+            path.push(b'/');
+            path.extend_from_slice(name);
+        }
+        if names.is_empty() {
+            path.push(b'/');
+        }
+        if self.dentry.is_dead() {
+            path.extend_from_slice(b" (deleted)");
+        }
+        path
+    }
+
+    /// As `full_path`, for getcwd(2).
+    ///
+    /// # Errors
+    /// `ENOENT`: the directory was removed.
+    pub fn cwd_path(&self, root: &Self) -> Result<Vec<u8>, Errno> {
+        if self.dentry.is_dead() {
+            return Err(ENOENT);
+        }
+        let path = self.full_path(root);
+        if path.len() >= 4096 { Err(ENAMETOOLONG) } else { Ok(path) }
+    }
+}

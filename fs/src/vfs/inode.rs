@@ -1,0 +1,295 @@
+//! What a file system provides.
+
+use std::any::Any;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use abi::Errno;
+use abi::errno::{EINVAL, ENOTDIR, ENXIO, EOPNOTSUPP, EPERM};
+use base::time::Time;
+
+use super::VfsPath;
+use crate::file::{FileDescription, FileOps, Metadata};
+
+/// Bits of `st_mode` (inode(7)).
+#[expect(missing_docs, reason = "inode(7) explains each")]
+pub mod mode {
+    pub const IFMT: u32 = 0o170000;
+    pub const IFSOCK: u32 = 0o140000;
+    pub const IFLNK: u32 = 0o120000;
+    pub const IFREG: u32 = 0o100000;
+    pub const IFBLK: u32 = 0o060000;
+    pub const IFDIR: u32 = 0o040000;
+    pub const IFCHR: u32 = 0o020000;
+    pub const IFIFO: u32 = 0o010000;
+    pub const ISUID: u32 = 0o4000;
+    pub const ISGID: u32 = 0o2000;
+    pub const ISVTX: u32 = 0o1000;
+}
+
+/// The type of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum FileType {
+    /// A pipe with a name.
+    Fifo = 1,
+    /// A character device.
+    Char = 2,
+    /// A directory.
+    Directory = 4,
+    /// A block device.
+    Block = 6,
+    /// A regular file.
+    Regular = 8,
+    /// A symbolic link.
+    Symlink = 10,
+    /// A socket.
+    Socket = 12,
+}
+
+impl FileType {
+    /// The type that `st_mode` holds; unknown values count as regular files.
+    pub const fn from_mode(mode: u32) -> Self {
+        match mode & mode::IFMT {
+            mode::IFIFO => Self::Fifo,
+            mode::IFCHR => Self::Char,
+            mode::IFDIR => Self::Directory,
+            mode::IFBLK => Self::Block,
+            mode::IFLNK => Self::Symlink,
+            mode::IFSOCK => Self::Socket,
+            _ => Self::Regular,
+        }
+    }
+
+    /// `DT_*` of `getdents64`.
+    pub const fn dt(self) -> u8 {
+        self as u8
+    }
+}
+
+impl Metadata {
+    /// The type of the file.
+    pub const fn file_type(&self) -> FileType {
+        FileType::from_mode(self.mode)
+    }
+
+    /// Whether it is a directory.
+    pub const fn is_dir(&self) -> bool {
+        self.mode & mode::IFMT == mode::IFDIR
+    }
+}
+
+/// Whom a new file belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "plain")]
+pub struct Owner {
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// Attributes to change; `None` leaves one as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SetAttributes {
+    /// Permission bits (07777).
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Length in bytes, of regular files.
+    pub size: Option<u64>,
+    /// Last access.
+    pub atime: Option<Time>,
+    /// Last modification.
+    pub mtime: Option<Time>,
+}
+
+/// What `setxattr` demands of an attribute that is or is not there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum XattrFlags {
+    /// Nothing.
+    #[default]
+    Any,
+    /// `XATTR_CREATE`: it must not exist.
+    Create,
+    /// `XATTR_REPLACE`: it must exist.
+    Replace,
+}
+
+/// Where a magic link (`/proc/PID/fd/N`, `/proc/PID/cwd`) leads.
+#[derive(Clone, Debug)]
+pub enum MagicTarget {
+    /// To an open file.
+    File(Arc<FileDescription>),
+    /// To a place.
+    Path(VfsPath),
+}
+
+/// A file of a file system, whether it is open or not.
+///
+/// The VFS has checked permissions, read-only mounts, the lengths of names and that they are neither empty nor `.` nor
+/// `..` nor contain `/`, before it calls. Names that must not exist do not exist in the dentry cache; the file system
+/// still answers `EEXIST` and `ENOENT` itself.
+pub trait Inode: Debug + Send + Sync + Any {
+    /// `stat`.
+    ///
+    /// # Errors
+    /// The file system's.
+    fn metadata(&self) -> Result<Metadata, Errno>;
+
+    /// For downcasts.
+    fn as_any(&self) -> &dyn Any;
+
+    /// The file called `name` in this directory.
+    ///
+    /// # Errors
+    /// `ENOENT`; `ENOTDIR` for what is no directory.
+    fn lookup(&self, _name: &[u8]) -> Result<Arc<dyn Inode>, Errno> {
+        Err(ENOTDIR)
+    }
+
+    /// Makes a regular file; `mode` holds permission bits.
+    ///
+    /// # Errors
+    /// `EEXIST`, `EPERM` where files cannot be made, and the file system's.
+    fn create(&self, _name: &[u8], _mode: u32, _owner: Owner) -> Result<Arc<dyn Inode>, Errno> {
+        Err(EPERM)
+    }
+
+    /// Makes a regular file without a name (`O_TMPFILE`).
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP`.
+    fn tmpfile(&self, _mode: u32, _owner: Owner) -> Result<Arc<dyn Inode>, Errno> {
+        Err(EOPNOTSUPP)
+    }
+
+    /// Makes a directory.
+    ///
+    /// # Errors
+    /// As `create`.
+    fn mkdir(&self, _name: &[u8], _mode: u32, _owner: Owner) -> Result<Arc<dyn Inode>, Errno> {
+        Err(EPERM)
+    }
+
+    /// Makes a device, FIFO or socket; `mode` holds the type too.
+    ///
+    /// # Errors
+    /// As `create`.
+    fn mknod(&self, _name: &[u8], _mode: u32, _rdev: u64, _owner: Owner) -> Result<Arc<dyn Inode>, Errno> {
+        Err(EPERM)
+    }
+
+    /// Makes a symbolic link.
+    ///
+    /// # Errors
+    /// As `create`.
+    fn symlink(&self, _name: &[u8], _target: &[u8], _owner: Owner) -> Result<Arc<dyn Inode>, Errno> {
+        Err(EPERM)
+    }
+
+    /// Gives `inode`, of the same file system, another name; returns the inode behind the new name.
+    ///
+    /// # Errors
+    /// As `create`.
+    fn link(&self, _name: &[u8], _inode: &Arc<dyn Inode>) -> Result<Arc<dyn Inode>, Errno> {
+        Err(EPERM)
+    }
+
+    /// Removes the name of what is no directory.
+    ///
+    /// # Errors
+    /// `ENOENT`, `EISDIR`, `EPERM`.
+    fn unlink(&self, _name: &[u8]) -> Result<(), Errno> {
+        Err(EPERM)
+    }
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// `ENOENT`, `ENOTDIR`, `ENOTEMPTY`, `EPERM`.
+    fn rmdir(&self, _name: &[u8]) -> Result<(), Errno> {
+        Err(EPERM)
+    }
+
+    /// Moves `old_name` to `new_name` of `new_parent`, a directory of the same file system; `flags` are those of
+    /// renameat2(2).
+    ///
+    /// # Errors
+    /// As rename(2); `EINVAL` for flags that are not supported.
+    fn rename(
+        &self,
+        _old_name: &[u8],
+        _new_parent: &Arc<dyn Inode>,
+        _new_name: &[u8],
+        _flags: u32,
+    ) -> Result<(), Errno> {
+        Err(EPERM)
+    }
+
+    /// The target of a symbolic link.
+    ///
+    /// # Errors
+    /// `EINVAL` when it is none.
+    fn read_link(&self) -> Result<Vec<u8>, Errno> {
+        Err(EINVAL)
+    }
+
+    /// Where a magic link leads; `None` for everything else.
+    fn magic_link(&self) -> Option<MagicTarget> {
+        None
+    }
+
+    /// Changes attributes.
+    ///
+    /// # Errors
+    /// `EPERM` where they cannot change.
+    fn set_attributes(&self, _attributes: &SetAttributes) -> Result<(), Errno> {
+        Err(EPERM)
+    }
+
+    /// The value of an extended attribute.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP`, `ENODATA`.
+    fn xattr(&self, _name: &[u8]) -> Result<Vec<u8>, Errno> {
+        Err(EOPNOTSUPP)
+    }
+
+    /// Sets an extended attribute.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP`, `EEXIST`, `ENODATA`.
+    fn set_xattr(&self, _name: &[u8], _value: &[u8], _flags: XattrFlags) -> Result<(), Errno> {
+        Err(EOPNOTSUPP)
+    }
+
+    /// The names of the extended attributes.
+    ///
+    /// # Errors
+    /// The file system's.
+    fn list_xattrs(&self) -> Result<Vec<Vec<u8>>, Errno> {
+        Ok(Vec::new())
+    }
+
+    /// Removes an extended attribute.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP`, `ENODATA`.
+    fn remove_xattr(&self, _name: &[u8]) -> Result<(), Errno> {
+        Err(EOPNOTSUPP)
+    }
+
+    /// Opens the file; `flags` are those of open(2). Permissions have been checked.
+    ///
+    /// # Errors
+    /// `ENXIO` for what cannot be opened.
+    fn open(self: Arc<Self>, _flags: u32) -> Result<Box<dyn FileOps>, Errno> {
+        Err(ENXIO)
+    }
+
+    /// Whether names in this directory may be remembered; false where they come and go by themselves, as in procfs.
+    fn cacheable(&self) -> bool {
+        true
+    }
+}

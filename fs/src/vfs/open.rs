@@ -1,0 +1,237 @@
+//! `open(2)`.
+
+use std::any::Any;
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use abi::Errno;
+use abi::errno::{EEXIST, EINVAL, EISDIR, ELOOP, ENOENT, ENOTDIR, ENXIO, EPERM};
+
+use super::perm::{check_permission, is_owner, may};
+use super::walk::{Follow, OpenFileInode, Parent, is_special};
+use super::{Dentry, Inode, Owner, SetAttributes, VfsPath, Walk, mode};
+use crate::file::{FileDescription, FileOps, Metadata, oflag};
+
+/// What `O_PATH` opens: a place, not a file.
+#[derive(Debug)]
+struct PathFile(Arc<dyn Inode>);
+
+impl FileOps for PathFile {
+    fn metadata(&self) -> Result<Metadata, Errno> {
+        self.0.metadata()
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// `O_TMPFILE` without `O_DIRECTORY`, which it includes so that old kernels refuse it.
+const TMPFILE_BIT: u32 = oflag::TMPFILE & !oflag::DIRECTORY;
+
+impl Walk<'_> {
+    /// Opens `path`, making it first when `flags` say so; the umask is already taken from `mode`.
+    ///
+    /// # Errors
+    /// Those of open(2).
+    ///
+    /// Source: Linux 6.12 fs/open.c, `build_open_flags`; fs/namei.c, `do_open`.
+    pub fn open(&self, path: &[u8], flags: u32, mode: u32) -> Result<Arc<FileDescription>, Errno> {
+        let flags = check_flags(flags)?;
+        if flags & TMPFILE_BIT != 0 {
+            return self.open_tmpfile(path, flags, mode);
+        }
+        if flags & oflag::CREAT != 0 {
+            return self.open_create(path, flags, mode);
+        }
+        let place = self.resolve(path, flags & oflag::NOFOLLOW == 0)?;
+        self.open_place(place, flags)
+    }
+
+    /// Opens a place that was already found, as `open` without `O_CREAT` does.
+    ///
+    /// # Errors
+    /// Those of open(2).
+    pub fn open_place(&self, place: VfsPath, flags: u32) -> Result<Arc<FileDescription>, Errno> {
+        let meta = place.dentry.inode().metadata()?;
+        let kind = meta.mode & mode::IFMT;
+        if flags & oflag::DIRECTORY != 0 && kind != mode::IFDIR {
+            // With O_NOFOLLOW a link is no directory either.
+            return Err(ENOTDIR);
+        }
+        if flags & oflag::PATH != 0 {
+            return Ok(FileDescription::new(Box::new(PathFile(place.inode())), Some(place), flags));
+        }
+        if kind == mode::IFLNK {
+            return Err(ELOOP);
+        }
+        let want = wanted(flags);
+        if kind == mode::IFDIR && want & may::WRITE != 0 {
+            return Err(EISDIR);
+        }
+        if want & may::WRITE != 0 && !is_special(&meta) {
+            place.mount.want_write()?;
+        }
+        check_permission(&meta, want, self.cred)?;
+        if flags & oflag::NOATIME != 0 && !is_owner(&meta, self.cred) {
+            return Err(EPERM);
+        }
+        if kind == mode::IFSOCK {
+            return Err(ENXIO);
+        }
+        let inode = place.inode();
+        if let Some(open) = inode.as_any().downcast_ref::<OpenFileInode>() {
+            return Ok(open.0.clone());
+        }
+        let ops = inode.open(flags)?;
+        if flags & oflag::TRUNC != 0 && kind == mode::IFREG {
+            ops.truncate(0)?;
+        }
+        Ok(FileDescription::new(ops, Some(place), flags))
+    }
+
+    fn open_create(&self, path: &[u8], flags: u32, create_mode: u32) -> Result<Arc<FileDescription>, Errno> {
+        let mut links = 0;
+        let mut start = self.start(path);
+        let mut path = Cow::Borrowed(path);
+        loop {
+            let Parent { dir, name, trailing } = self.parent_from(start, &path, &mut links)?;
+            let is_dots = matches!(name.as_slice(), b"" | b"." | b"..");
+            if trailing || is_dots {
+                // Something is there, or a file cannot be made with such a name.
+                return match flags & oflag::EXCL != 0 && is_dots {
+                    true => Err(EEXIST),
+                    false => Err(EISDIR),
+                };
+            }
+            self.check_search(&dir)?;
+            let dentry = {
+                let mut children = dir.dentry.lock_cached();
+                let found = match &mut children {
+                    Some(children) => dir.dentry.child_locked(children, &name),
+                    None => dir.dentry.child(&name),
+                };
+                match found {
+                    Ok(child) => child,
+                    Err(ENOENT) => {
+                        let (inode, owner_mode) = self.prepare(&dir, create_mode & 0o7777, false)?;
+                        let made = dir.dentry.inode().create(&name, owner_mode, inode)?;
+                        let child = match &mut children {
+                            Some(children) => dir.dentry.insert(children, &name, made.clone()),
+                            None => Dentry::new(Some(dir.dentry.clone()), &name, made.clone()),
+                        };
+                        drop(children);
+                        let ops = made.open(flags & !oflag::TRUNC)?;
+                        let place = VfsPath { mount: dir.mount.clone(), dentry: child };
+                        return Ok(FileDescription::new(ops, Some(place), flags));
+                    }
+                    Err(e) => return Err(e),
+                }
+            };
+            if flags & oflag::EXCL != 0 {
+                return Err(EEXIST);
+            }
+            let place = self.ns.down(VfsPath { mount: dir.mount.clone(), dentry });
+            let meta = place.dentry.inode().metadata()?;
+            if meta.mode & mode::IFMT == mode::IFLNK && flags & oflag::NOFOLLOW == 0 {
+                match self.follow(&place, &mut links)? {
+                    Follow::Place(place) => return self.open_existing(place, flags),
+                    Follow::Text(text) => {
+                        start = self.start_of_link(&dir, &text);
+                        path = Cow::Owned(text);
+                        continue;
+                    }
+                }
+            }
+            return self.open_existing(place, flags);
+        }
+    }
+
+    fn open_existing(&self, place: VfsPath, flags: u32) -> Result<Arc<FileDescription>, Errno> {
+        if place.dentry.inode().metadata()?.is_dir() {
+            return Err(EISDIR);
+        }
+        self.open_place(place, flags)
+    }
+
+    fn open_tmpfile(&self, path: &[u8], flags: u32, create_mode: u32) -> Result<Arc<FileDescription>, Errno> {
+        let dir = self.resolve(path, flags & oflag::NOFOLLOW == 0)?;
+        if !dir.dentry.inode().metadata()?.is_dir() {
+            return Err(ENOTDIR);
+        }
+        let (owner, file_mode) = self.prepare(&dir, create_mode & 0o7777, false)?;
+        let inode = dir.dentry.inode().tmpfile(file_mode, owner)?;
+        let ino = inode.metadata()?.ino;
+        let dentry = Dentry::new(Some(dir.dentry.clone()), format!("#{ino}").as_bytes(), inode.clone());
+        dentry.kill();
+        let ops = inode.open(flags)?;
+        Ok(FileDescription::new(ops, Some(VfsPath { mount: dir.mount, dentry }), flags))
+    }
+
+    /// Checks that a name may be made in `dir`; returns the owner and the mode of the new file.
+    ///
+    /// Source: Linux 6.12 fs/inode.c, `inode_init_owner`.
+    pub(super) fn prepare(&self, dir: &VfsPath, bits: u32, is_dir: bool) -> Result<(Owner, u32), Errno> {
+        let meta = dir.dentry.inode().metadata()?;
+        if dir.dentry.is_dead() {
+            return Err(ENOENT);
+        }
+        dir.mount.want_write()?;
+        check_permission(&meta, may::WRITE | may::EXEC, self.cred)?;
+        let mut owner = Owner { uid: self.cred.fsuid, gid: self.cred.fsgid };
+        let mut bits = bits;
+        if meta.mode & mode::ISGID != 0 {
+            owner.gid = meta.gid;
+            if is_dir {
+                bits |= mode::ISGID;
+            }
+        }
+        Ok((owner, bits))
+    }
+
+    /// `truncate(2)`.
+    ///
+    /// # Errors
+    /// Those of truncate(2).
+    pub fn truncate(&self, path: &[u8], size: u64) -> Result<(), Errno> {
+        let place = self.resolve(path, true)?;
+        let meta = place.dentry.inode().metadata()?;
+        match meta.mode & mode::IFMT {
+            mode::IFREG => {}
+            mode::IFDIR => return Err(EISDIR),
+            _ => return Err(EINVAL),
+        }
+        place.mount.want_write()?;
+        check_permission(&meta, may::WRITE, self.cred)?;
+        place.dentry.inode().set_attributes(&SetAttributes { size: Some(size), ..SetAttributes::default() })
+    }
+}
+
+fn wanted(flags: u32) -> u32 {
+    let mut want = match flags & oflag::ACCMODE {
+        oflag::RDONLY => may::READ,
+        oflag::WRONLY => may::WRITE,
+        _ => may::READ | may::WRITE,
+    };
+    if flags & oflag::TRUNC != 0 {
+        want |= may::WRITE;
+    }
+    want
+}
+
+fn check_flags(flags: u32) -> Result<u32, Errno> {
+    let flags = if flags & oflag::PATH != 0 {
+        flags & (oflag::PATH | oflag::DIRECTORY | oflag::NOFOLLOW | oflag::CLOEXEC)
+    } else {
+        flags
+    };
+    if flags & TMPFILE_BIT != 0 {
+        let writes = matches!(flags & oflag::ACCMODE, oflag::WRONLY | oflag::RDWR);
+        if flags & oflag::DIRECTORY == 0 || flags & oflag::CREAT != 0 || !writes {
+            return Err(EINVAL);
+        }
+    } else if flags & (oflag::CREAT | oflag::DIRECTORY) == oflag::CREAT | oflag::DIRECTORY {
+        return Err(EINVAL);
+    }
+    Ok(flags)
+}

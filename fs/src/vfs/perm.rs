@@ -1,0 +1,60 @@
+//! Who may do what.
+
+use abi::Errno;
+use abi::errno::EACCES;
+use base::cred::{Credentials, cap};
+
+use super::mode;
+use crate::file::Metadata;
+
+/// Bits of an access request (access(2)).
+#[expect(missing_docs, reason = "access(2) explains each")]
+pub mod may {
+    pub const EXEC: u32 = 1;
+    pub const WRITE: u32 = 2;
+    pub const READ: u32 = 4;
+}
+
+/// Whether `cred` may access the file as `want` (`may::*`) says.
+///
+/// # Errors
+/// `EACCES`.
+///
+/// Source: Linux 6.12 fs/namei.c, `generic_permission`.
+pub fn check_permission(meta: &Metadata, want: u32, cred: &Credentials) -> Result<(), Errno> {
+    let shift = if meta.uid == cred.fsuid {
+        6
+    } else if cred.in_group(meta.gid) {
+        3
+    } else {
+        0
+    };
+    let want = want & 7;
+    if want & !(meta.mode >> shift) == 0 {
+        return Ok(());
+    }
+    if meta.is_dir() {
+        if want & may::WRITE == 0 && cred.has(cap::DAC_READ_SEARCH) {
+            return Ok(());
+        }
+        return if cred.has(cap::DAC_OVERRIDE) { Ok(()) } else { Err(EACCES) };
+    }
+    if want == may::READ && cred.has(cap::DAC_READ_SEARCH) {
+        return Ok(());
+    }
+    // A program can be run by nobody while no x bit is set.
+    if (want & may::EXEC == 0 || meta.mode & 0o111 != 0) && cred.has(cap::DAC_OVERRIDE) {
+        return Ok(());
+    }
+    Err(EACCES)
+}
+
+/// Whether the sticky bit of directory `dir` keeps `cred` from removing `victim`.
+pub(super) fn is_sticky(dir: &Metadata, victim: &Metadata, cred: &Credentials) -> bool {
+    dir.mode & mode::ISVTX != 0 && victim.uid != cred.fsuid && dir.uid != cred.fsuid && !cred.has(cap::FOWNER)
+}
+
+/// Whether `cred` owns the file or may act as if.
+pub(super) fn is_owner(meta: &Metadata, cred: &Credentials) -> bool {
+    meta.uid == cred.fsuid || cred.has(cap::FOWNER)
+}

@@ -1,0 +1,1 @@
+//! Tests of the path walk over a tmpfs.

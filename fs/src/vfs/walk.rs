@@ -1,0 +1,287 @@
+//! Path resolution (path_resolution(7)).
+
+use std::any::Any;
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use abi::Errno;
+use abi::errno::{EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR};
+use base::cred::Credentials;
+
+use super::perm::{check_permission, may};
+use super::{Dentry, Inode, MagicTarget, MountNamespace, VfsPath, mode};
+use crate::file::{FileDescription, FileOps, Metadata};
+
+/// Longest path without its terminating zero byte.
+const PATH_MAX: usize = 4095;
+/// Longest name.
+const NAME_MAX: usize = 255;
+/// Symbolic links that one resolution follows at most.
+const LINKS_MAX: u32 = 40;
+
+/// From where, and for whom, paths are resolved.
+#[derive(Debug)]
+pub struct Walk<'a> {
+    /// The mounts.
+    pub ns: &'a MountNamespace,
+    /// What `/` means.
+    pub root: VfsPath,
+    /// Where relative paths begin: the working directory or a directory descriptor.
+    pub base: VfsPath,
+    /// Who asks.
+    pub cred: &'a Credentials,
+}
+
+/// The directory that holds a path's last name, and the name.
+pub(super) struct Parent {
+    pub(super) dir: VfsPath,
+    /// Empty when the path is `/`.
+    pub(super) name: Vec<u8>,
+    /// Whether slashes follow the name.
+    pub(super) trailing: bool,
+}
+
+/// Where a symbolic link leads.
+pub(super) enum Follow {
+    Text(Vec<u8>),
+    Place(VfsPath),
+}
+
+/// An open file without a path, reached through a magic link.
+#[derive(Debug)]
+pub(super) struct OpenFileInode(pub(super) Arc<FileDescription>);
+
+impl Inode for OpenFileInode {
+    fn metadata(&self) -> Result<Metadata, Errno> {
+        self.0.ops.metadata()
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn open(self: Arc<Self>, _flags: u32) -> Result<Box<dyn FileOps>, Errno> {
+        Err(abi::errno::ENXIO)
+    }
+
+    fn cacheable(&self) -> bool {
+        false
+    }
+}
+
+impl Walk<'_> {
+    /// The place that `path` names; `follow_last` says whether a symbolic link at its end is followed.
+    ///
+    /// # Errors
+    /// `ENOENT`, `ENOTDIR`, `EACCES`, `ELOOP`, `ENAMETOOLONG`, and the file system's.
+    pub fn resolve(&self, path: &[u8], follow_last: bool) -> Result<VfsPath, Errno> {
+        let mut links = 0;
+        let mut start = self.start(path);
+        let mut path = Cow::Borrowed(path);
+        loop {
+            let Parent { dir, name, trailing } = self.parent_from(start, &path, &mut links)?;
+            if name.is_empty() {
+                return Ok(dir);
+            }
+            let mut found = self.step(&dir, &name)?;
+            let mut is_link = false;
+            if follow_last || trailing {
+                let meta = found.dentry.inode().metadata()?;
+                is_link = meta.mode & mode::IFMT == mode::IFLNK;
+            }
+            if is_link {
+                match self.follow(&found, &mut links)? {
+                    Follow::Place(place) => found = place,
+                    Follow::Text(mut text) => {
+                        if trailing {
+                            text.push(b'/');
+                        }
+                        start = self.start_of_link(&dir, &text);
+                        path = Cow::Owned(text);
+                        continue;
+                    }
+                }
+            }
+            if trailing && !found.dentry.inode().metadata()?.is_dir() {
+                return Err(ENOTDIR);
+            }
+            return Ok(found);
+        }
+    }
+
+    /// The directory of the last name of `path`, the name (empty for `/`), and whether slashes follow it. The name may
+    /// be `.` or `..`; whether it exists is not looked at.
+    ///
+    /// # Errors
+    /// As `resolve`.
+    pub fn resolve_parent(&self, path: &[u8]) -> Result<(VfsPath, Vec<u8>, bool), Errno> {
+        let parent = self.parent(path)?;
+        Ok((parent.dir, parent.name, parent.trailing))
+    }
+
+    pub(super) fn parent(&self, path: &[u8]) -> Result<Parent, Errno> {
+        self.parent_from(self.start(path), path, &mut 0)
+    }
+
+    pub(super) fn start(&self, path: &[u8]) -> VfsPath {
+        if path.first() == Some(&b'/') { self.root.clone() } else { self.base.clone() }
+    }
+
+    pub(super) fn start_of_link(&self, dir: &VfsPath, text: &[u8]) -> VfsPath {
+        if text.first() == Some(&b'/') { self.root.clone() } else { dir.clone() }
+    }
+
+    /// Walks all of `path` but its last name.
+    pub(super) fn parent_from(&self, start: VfsPath, path: &[u8], links: &mut u32) -> Result<Parent, Errno> {
+        if path.is_empty() {
+            return Err(ENOENT);
+        }
+        if path.len() > PATH_MAX {
+            return Err(ENAMETOOLONG);
+        }
+        let mut at = start;
+        let mut path = Cow::Borrowed(path);
+        let mut pos = 0;
+        loop {
+            while path.get(pos) == Some(&b'/') {
+                pos += 1;
+            }
+            let rest = path.get(pos..).unwrap_or_default();
+            if rest.is_empty() {
+                return Ok(Parent { dir: at, name: Vec::new(), trailing: false });
+            }
+            let len = rest.iter().position(|&b| b == b'/').unwrap_or(rest.len());
+            let (name, after) = rest.split_at(len);
+            if after.iter().all(|&b| b == b'/') {
+                if name.len() > NAME_MAX {
+                    self.check_search(&at)?;
+                    return Err(ENAMETOOLONG);
+                }
+                return Ok(Parent { dir: at, name: name.to_vec(), trailing: !after.is_empty() });
+            }
+            let found = self.step(&at, name)?;
+            let meta = found.dentry.inode().metadata()?;
+            if meta.is_dir() {
+                at = found;
+                pos += len;
+                continue;
+            }
+            if meta.mode & mode::IFMT != mode::IFLNK {
+                return Err(ENOTDIR);
+            }
+            match self.follow(&found, links)? {
+                Follow::Place(place) => {
+                    at = place;
+                    pos += len;
+                }
+                Follow::Text(mut text) => {
+                    at = self.start_of_link(&at, &text);
+                    text.extend_from_slice(after);
+                    path = Cow::Owned(text);
+                    pos = 0;
+                }
+            }
+        }
+    }
+
+    /// Whether names in `dir` may be looked up.
+    pub(super) fn check_search(&self, dir: &VfsPath) -> Result<(), Errno> {
+        let meta = dir.dentry.inode().metadata()?;
+        if !meta.is_dir() {
+            return Err(ENOTDIR);
+        }
+        check_permission(&meta, may::EXEC, self.cred)
+    }
+
+    /// Goes from `dir` to `name`, which may be `.` or `..`.
+    pub(super) fn step(&self, dir: &VfsPath, name: &[u8]) -> Result<VfsPath, Errno> {
+        self.check_search(dir)?;
+        match name {
+            b"." => return Ok(dir.clone()),
+            b".." => {
+                if dir.is_same(&self.root) {
+                    return Ok(dir.clone());
+                }
+                return Ok(dir.up().map_or_else(|| dir.clone(), |up| self.ns.down(up)));
+            }
+            _ => {}
+        }
+        if name.len() > NAME_MAX {
+            return Err(ENAMETOOLONG);
+        }
+        let dentry = dir.dentry.child(name)?;
+        Ok(self.ns.down(VfsPath { mount: dir.mount.clone(), dentry }))
+    }
+
+    /// Where the symbolic link `link` leads.
+    pub(super) fn follow(&self, link: &VfsPath, links: &mut u32) -> Result<Follow, Errno> {
+        *links += 1;
+        if *links > LINKS_MAX {
+            return Err(ELOOP);
+        }
+        match link.dentry.inode().magic_link() {
+            Some(MagicTarget::Path(place)) => Ok(Follow::Place(place)),
+            Some(MagicTarget::File(file)) => Ok(Follow::Place(place_of(link, file))),
+            None => {
+                let text = link.dentry.link_target()?;
+                if text.is_empty() { Err(ENOENT) } else { Ok(Follow::Text(text)) }
+            }
+        }
+    }
+
+    /// `readlink`; an empty path means the base itself.
+    ///
+    /// # Errors
+    /// `EINVAL`: no symbolic link; and those of `resolve`.
+    pub fn read_link(&self, path: &[u8]) -> Result<Vec<u8>, Errno> {
+        let found = if path.is_empty() { self.base.clone() } else { self.resolve(path, false)? };
+        if found.dentry.inode().metadata()?.mode & mode::IFMT != mode::IFLNK {
+            return Err(if path.is_empty() { ENOENT } else { EINVAL });
+        }
+        found.dentry.inode().read_link()
+    }
+
+    /// `stat` and `lstat`.
+    ///
+    /// # Errors
+    /// As `resolve`.
+    pub fn stat(&self, path: &[u8], follow_last: bool) -> Result<Metadata, Errno> {
+        self.resolve(path, follow_last)?.dentry.inode().metadata()
+    }
+
+    /// `access`: `want` holds `may::*` bits, 0 for mere existence. The caller sets real ids in `cred` where the call
+    /// wants those.
+    ///
+    /// # Errors
+    /// `EACCES`, `EROFS`, and those of `resolve`.
+    pub fn access(&self, path: &[u8], want: u32) -> Result<(), Errno> {
+        self.access_at(&self.resolve(path, true)?, want)
+    }
+
+    /// `access` of a place.
+    ///
+    /// # Errors
+    /// As `access`.
+    pub fn access_at(&self, place: &VfsPath, want: u32) -> Result<(), Errno> {
+        let meta = place.dentry.inode().metadata()?;
+        if want & may::WRITE != 0 && !is_special(&meta) {
+            place.mount.want_write()?;
+        }
+        check_permission(&meta, want, self.cred)
+    }
+}
+
+/// Whether writing to the file does not write to its file system.
+pub(super) fn is_special(meta: &Metadata) -> bool {
+    !matches!(meta.mode & mode::IFMT, mode::IFREG | mode::IFDIR | mode::IFLNK)
+}
+
+fn place_of(link: &VfsPath, file: Arc<FileDescription>) -> VfsPath {
+    match &file.path {
+        Some(path) => path.clone(),
+        None => VfsPath {
+            mount: link.mount.clone(),
+            dentry: Dentry::new(None, b"", Arc::new(OpenFileInode(file))),
+        },
+    }
+}
