@@ -2,4 +2,5 @@
 
 pub mod anon;
 pub mod file;
+pub mod tmpfs;
 pub mod vfs;

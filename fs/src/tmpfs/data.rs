@@ -1,0 +1,370 @@
+//! The bytes of regular files.
+
+use std::any::Any;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use abi::Errno;
+use abi::errno::{EFBIG, EINVAL, ENOSPC, EOPNOTSUPP};
+use base::PAGE_SIZE;
+use base::io::{Sink, Source};
+use base::lock::{Lock, rank};
+use base::memmap::{MapError, Mappable, MappingSpace, MemKind, MemRange, Memory};
+
+use super::{Body, Fs, TmpInode};
+use crate::file::{FileOps, Metadata};
+use crate::vfs::mappings::Mappings;
+use crate::vfs::pages::PageMap;
+use crate::vfs::{Inode, Owner};
+
+/// Pages are allocated in runs of at most this, so that large files have few of them.
+const RUN_MAX: u64 = 2 << 20;
+/// Runs for mappings, whose later pages come cheaply.
+const MAP_RUN: u64 = 64 << 10;
+/// The largest file (Linux `MAX_LFS_FILESIZE` for tmpfs).
+const SIZE_MAX: u64 = i64::MAX as u64;
+
+/// The pages of one file.
+pub(super) struct Data {
+    memory: Arc<dyn Memory>,
+    /// Changed under `pages` (and, by writers, under `writing`).
+    size: AtomicU64,
+    /// Whether pages beyond `size` in its last page may hold what a mapping stored there.
+    pages: Lock<PageMap, { rank::PAGE_CACHE }>,
+    mappings: Mappings,
+    /// One writer at a time: writes and appends are whole.
+    writing: Lock<(), { rank::INODE }>,
+}
+
+impl Data {
+    pub(super) fn new(memory: Arc<dyn Memory>) -> Arc<Self> {
+        Arc::new(Self {
+            memory,
+            size: AtomicU64::new(0),
+            pages: Lock::new(PageMap::default()),
+            mappings: Mappings::default(),
+            writing: Lock::new(()),
+        })
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.size.load(Ordering::Acquire)
+    }
+
+    pub(super) fn allocated(&self) -> u64 {
+        self.pages.lock().bytes()
+    }
+
+    /// The pages from `offset` on, allocated if they are not there: at least one, at most `max_len` bytes. The caller
+    /// gets a reference on each.
+    fn pages(&self, offset: u64, max_len: u64) -> Result<MemRange, Errno> {
+        let mut pages = self.pages.lock();
+        self.pages_locked(&mut pages, offset, max_len)
+    }
+
+    fn pages_locked(&self, pages: &mut PageMap, offset: u64, max_len: u64) -> Result<MemRange, Errno> {
+        let mut range = match pages.find(offset) {
+            Some(range) => range,
+            None => {
+                let end = pages.next(offset).unwrap_or(u64::MAX & !(PAGE_SIZE - 1));
+                let len = max_len.min(RUN_MAX).min(end - offset).max(PAGE_SIZE);
+                let run = self.memory.allocate(len, PAGE_SIZE, MemKind::Shared).map_err(|_| ENOSPC)?;
+                pages.insert(offset, run);
+                run
+            }
+        };
+        range.len = range.len.min(max_len);
+        self.memory.inc_ref(range);
+        Ok(range)
+    }
+
+    fn read_at(&self, offset: u64, dst: &mut dyn Sink) -> Result<usize, Errno> {
+        let mut at = offset;
+        let end = self.size().min(offset.saturating_add(dst.remaining() as u64));
+        while at < end {
+            let page = at & !(PAGE_SIZE - 1);
+            let skip = at - page;
+            let (held, hole) = {
+                let pages = self.pages.lock();
+                match pages.find(page) {
+                    Some(mut run) => {
+                        run.len = run.len.min(base::page_up(end - page).unwrap_or(run.len));
+                        self.memory.inc_ref(run);
+                        (Some(run), 0)
+                    }
+                    None => (None, pages.next(page).unwrap_or(end).min(end) - at),
+                }
+            };
+            let (result, want) = match held {
+                Some(run) => {
+                    let len = (run.len - skip).min(end - at);
+                    let r = dst.put_memory(&*self.memory, run.offset + skip, len as usize);
+                    self.memory.dec_ref(run);
+                    (r, len)
+                }
+                None => (dst.put_zeros(hole as usize), hole),
+            };
+            match result {
+                Ok(n) => {
+                    at += n as u64;
+                    if (n as u64) < want {
+                        break;
+                    }
+                }
+                Err(e) if at == offset => return Err(e),
+                Err(_) => break,
+            }
+        }
+        Ok((at - offset.min(at)) as usize)
+    }
+
+    fn write_locked(&self, offset: u64, src: &mut dyn Source) -> Result<usize, Errno> {
+        let len = src.remaining() as u64;
+        if len == 0 {
+            return Ok(0);
+        }
+        if offset >= SIZE_MAX {
+            return Err(EFBIG);
+        }
+        let end = offset.saturating_add(len).min(SIZE_MAX);
+        let mut at = offset;
+        while at < end {
+            let page = at & !(PAGE_SIZE - 1);
+            let skip = at - page;
+            let want = (skip + (end - at)).next_multiple_of(PAGE_SIZE);
+            let run = match self.pages(page, want) {
+                Ok(run) => run,
+                Err(e) if at == offset => return Err(e),
+                Err(_) => break,
+            };
+            let len = (run.len - skip).min(end - at);
+            let result = src.take_memory(&*self.memory, run.offset + skip, len as usize);
+            self.memory.dec_ref(run);
+            match result {
+                Ok(n) => {
+                    at += n as u64;
+                    self.size.fetch_max(at, Ordering::AcqRel);
+                    if (n as u64) < len {
+                        break;
+                    }
+                }
+                Err(e) if at == offset => return Err(e),
+                Err(_) => break,
+            }
+        }
+        Ok((at - offset) as usize)
+    }
+
+    pub(super) fn truncate(&self, size: u64) -> Result<(), Errno> {
+        if size > SIZE_MAX {
+            return Err(EFBIG);
+        }
+        let _writing = self.writing.lock();
+        let old = self.size.swap(size, Ordering::AcqRel);
+        if size >= old {
+            return Ok(());
+        }
+        let keep = size.next_multiple_of(PAGE_SIZE);
+        {
+            let mut pages = self.pages.lock();
+            pages.remove(keep, u64::MAX, &*self.memory);
+            if size % PAGE_SIZE != 0
+                && let Some(run) = pages.find(keep - PAGE_SIZE)
+            {
+                let skip = size % PAGE_SIZE;
+                self.memory.zero(MemRange { offset: run.offset + skip, len: PAGE_SIZE - skip });
+            }
+        }
+        self.mappings.invalidate(keep..u64::MAX, true);
+        Ok(())
+    }
+
+    fn zero_range(&self, range: Range<u64>) {
+        let (inner_from, inner_to) = (range.start.next_multiple_of(PAGE_SIZE), range.end & !(PAGE_SIZE - 1));
+        {
+            let mut pages = self.pages.lock();
+            let edge = |from: u64, to: u64| {
+                if from < to
+                    && let Some(run) = pages.find(from & !(PAGE_SIZE - 1))
+                {
+                    let at = run.offset + from % PAGE_SIZE;
+                    self.memory.zero(MemRange { offset: at, len: to - from });
+                }
+            };
+            edge(range.start, inner_from.min(range.end));
+            edge(inner_to.max(range.start), range.end);
+            if inner_from < inner_to {
+                pages.remove(inner_from, inner_to, &*self.memory);
+            }
+        }
+        if inner_from < inner_to {
+            self.mappings.invalidate(inner_from..inner_to, false);
+        }
+    }
+}
+
+impl Drop for Data {
+    fn drop(&mut self) {
+        self.pages.get_mut().clear(&*self.memory);
+    }
+}
+
+impl Mappable for Data {
+    fn translate(&self, offset: u64, max_len: u64, _write: bool) -> Result<MemRange, MapError> {
+        let mut pages = self.pages.lock();
+        let end = self.size().next_multiple_of(PAGE_SIZE);
+        if offset >= end {
+            return Err(MapError::Bus);
+        }
+        let want = max_len.max(MAP_RUN).min(end - offset);
+        let run = self.pages_locked(&mut pages, offset, want).map_err(|_| MapError::NoMemory)?;
+        if run.len > max_len {
+            let rest = MemRange { offset: run.offset + max_len, len: run.len - max_len };
+            self.memory.dec_ref(rest);
+            return Ok(MemRange { len: max_len, ..run });
+        }
+        Ok(run)
+    }
+
+    fn cached(&self, offset: u64, max_len: u64) -> Option<MemRange> {
+        let pages = self.pages.lock();
+        let end = self.size().next_multiple_of(PAGE_SIZE);
+        let mut run = pages.find(offset)?;
+        run.len = run.len.min(max_len).min(end.checked_sub(offset).filter(|&l| l > 0)?);
+        self.memory.inc_ref(run);
+        Some(run)
+    }
+
+    fn tracks_dirty(&self) -> bool {
+        false
+    }
+
+    fn punch_hole(&self, range: Range<u64>) -> Result<(), Errno> {
+        let _writing = self.writing.lock();
+        self.zero_range(range);
+        Ok(())
+    }
+
+    fn add_mapping(&self, space: &Weak<dyn MappingSpace>, addr: u64, offset: u64, len: u64, write: bool) {
+        self.mappings.add(space, addr, offset, len, write);
+    }
+
+    fn remove_mapping(&self, space: &Weak<dyn MappingSpace>, addr: u64, offset: u64, len: u64, write: bool) {
+        self.mappings.remove(space, addr, offset, len, write);
+    }
+
+    fn sync(&self, _range: Range<u64>) -> Result<(), Errno> {
+        Ok(())
+    }
+}
+
+/// An open regular file.
+#[derive(Debug)]
+pub(super) struct OpenFile {
+    inode: Arc<TmpInode>,
+    /// What `/proc/PID/fd` shows of a memfd.
+    name: Option<Vec<u8>>,
+}
+
+impl OpenFile {
+    pub(super) fn new(inode: Arc<TmpInode>) -> Self {
+        Self { inode, name: None }
+    }
+
+    fn data(&self) -> Result<&Arc<Data>, Errno> {
+        match &self.inode.body {
+            Body::Regular(data) => Ok(data),
+            _ => Err(EINVAL),
+        }
+    }
+}
+
+const KEEP_SIZE: u32 = 1;
+const PUNCH_HOLE: u32 = 2;
+const ZERO_RANGE: u32 = 0x10;
+
+impl FileOps for OpenFile {
+    fn is_seekable(&self) -> bool {
+        true
+    }
+
+    fn read_at(&self, offset: u64, dst: &mut dyn Sink) -> Result<usize, Errno> {
+        self.data()?.read_at(offset, dst)
+    }
+
+    fn write_at(&self, offset: u64, src: &mut dyn Source) -> Result<usize, Errno> {
+        let data = self.data()?;
+        let writing = data.writing.lock();
+        let n = data.write_locked(offset, src)?;
+        drop(writing);
+        self.inode.written();
+        Ok(n)
+    }
+
+    fn append(&self, src: &mut dyn Source) -> Result<(usize, u64), Errno> {
+        let data = self.data()?;
+        let writing = data.writing.lock();
+        let end = data.size();
+        let n = data.write_locked(end, src)?;
+        drop(writing);
+        self.inode.written();
+        Ok((n, end + n as u64))
+    }
+
+    fn metadata(&self) -> Result<Metadata, Errno> {
+        self.inode.metadata()
+    }
+
+    fn truncate(&self, size: u64) -> Result<(), Errno> {
+        self.data()?.truncate(size)?;
+        self.inode.written();
+        Ok(())
+    }
+
+    fn allocate(&self, mode: u32, offset: u64, len: u64) -> Result<(), Errno> {
+        let data = self.data()?;
+        let end = offset.checked_add(len).filter(|&e| e <= SIZE_MAX).ok_or(EFBIG)?;
+        let writing = data.writing.lock();
+        match mode {
+            m if m == PUNCH_HOLE | KEEP_SIZE => data.zero_range(offset..end),
+            m if m & !KEEP_SIZE == ZERO_RANGE => data.zero_range(offset..end),
+            0 | KEEP_SIZE => {}
+            _ => return Err(EOPNOTSUPP),
+        }
+        if mode & KEEP_SIZE == 0 {
+            // Pages come when they are touched: the limit is the sandbox's, not the file's.
+            data.size.fetch_max(end, Ordering::AcqRel);
+        }
+        drop(writing);
+        self.inode.written();
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn mappable(&self) -> Result<Arc<dyn Mappable>, Errno> {
+        Ok(self.data()?.clone())
+    }
+
+    fn anonymous_name(&self) -> Option<Vec<u8>> {
+        self.name.clone()
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// Makes the file behind a new `memfd_create(2)` descriptor; `name` is what the guest gave.
+pub fn new_memfd(memory: Arc<dyn Memory>, name: &[u8], owner: Owner) -> Box<dyn FileOps> {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let ino = NEXT.fetch_add(1, Ordering::Relaxed);
+    let fs = Arc::new(Fs { memory, dev: 1, next_ino: AtomicU64::new(ino), open_special: None });
+    let inode = TmpInode::regular(&fs, 0o777, owner);
+    inode.attributes.lock().nlink = 0;
+    let shown = [b"/memfd:", name, b" (deleted)"].concat();
+    Box::new(OpenFile { inode, name: Some(shown) })
+}

@@ -1,0 +1,388 @@
+//! Files that live in the memory file: tmpfs, memfds, and the upper layer of an overlay.
+//!
+//! Reading order: this file (the inode), `dir.rs` (names), `data.rs` (the bytes of regular files).
+
+mod data;
+mod dir;
+#[cfg(test)]
+mod tests;
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use abi::Errno;
+use abi::errno::{EEXIST, EINVAL, EISDIR, ENODATA, ENOTDIR, ENXIO};
+use base::lock::{Lock, rank};
+use base::memmap::Memory;
+use base::time::Time;
+
+use crate::file::{DirEntry, FileOps, Metadata};
+use crate::vfs::{FileType, Inode, Owner, SetAttributes, XattrFlags, mode};
+use data::Data;
+pub use data::new_memfd;
+use dir::Directory;
+
+/// How a device node of this file system is opened.
+pub type OpenDevice = Arc<dyn Fn(&Arc<dyn Inode>, u64, u32) -> Result<Box<dyn FileOps>, Errno> + Send + Sync>;
+
+static NEXT_DEV: AtomicU64 = AtomicU64::new(0x20);
+
+/// What the inodes of one tmpfs share.
+struct Fs {
+    memory: Arc<dyn Memory>,
+    dev: u64,
+    next_ino: AtomicU64,
+    /// Opens FIFOs and devices: gets the inode, `st_rdev` and the open flags.
+    open_special: Option<OpenDevice>,
+}
+
+/// What a file is.
+enum Body {
+    Regular(Arc<Data>),
+    Directory(Lock<Directory, { rank::INODE }>),
+    Symlink(Box<[u8]>),
+    /// A device, FIFO or socket.
+    Special(u64),
+}
+
+/// What changes of every inode.
+struct Attributes {
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    nlink: u64,
+    atime: Time,
+    mtime: Time,
+    ctime: Time,
+    btime: Time,
+    xattrs: BTreeMap<Box<[u8]>, Box<[u8]>>,
+}
+
+/// A file of a tmpfs.
+struct TmpInode {
+    fs: Arc<Fs>,
+    ino: u64,
+    body: Body,
+    attributes: Lock<Attributes, { rank::LEAF }>,
+}
+
+impl fmt::Debug for TmpInode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TmpInode").field("ino", &self.ino).finish_non_exhaustive()
+    }
+}
+
+/// The time that new stamps get.
+pub(crate) fn now() -> Time {
+    Time::from_ns(host::clock::now_ns(host::clock::HostClock::Realtime))
+}
+
+/// Makes an empty tmpfs; returns its root, of `mode` and user 0.
+pub fn new(memory: Arc<dyn Memory>, mode: u32) -> Arc<dyn Inode> {
+    with_devices(memory, mode, None)
+}
+
+/// Makes an empty tmpfs whose device nodes and FIFOs are opened by `open_special`.
+pub fn with_devices(memory: Arc<dyn Memory>, mode: u32, open_special: Option<OpenDevice>) -> Arc<dyn Inode> {
+    let fs = Arc::new(Fs {
+        memory,
+        dev: NEXT_DEV.fetch_add(1, Ordering::Relaxed),
+        next_ino: AtomicU64::new(1),
+        open_special,
+    });
+    let body = Body::Directory(Lock::new(Directory::default()));
+    TmpInode::new(&fs, body, mode::IFDIR | mode & 0o7777, Owner { uid: 0, gid: 0 })
+}
+
+impl TmpInode {
+    fn new(fs: &Arc<Fs>, body: Body, mode: u32, owner: Owner) -> Arc<Self> {
+        let now = now();
+        let nlink = if matches!(body, Body::Directory(_)) { 2 } else { 1 };
+        Arc::new(Self {
+            fs: fs.clone(),
+            ino: fs.next_ino.fetch_add(1, Ordering::Relaxed),
+            body,
+            attributes: Lock::new(Attributes {
+                mode,
+                uid: owner.uid,
+                gid: owner.gid,
+                nlink,
+                atime: now,
+                mtime: now,
+                ctime: now,
+                btime: now,
+                xattrs: BTreeMap::new(),
+            }),
+        })
+    }
+
+    fn regular(fs: &Arc<Fs>, mode: u32, owner: Owner) -> Arc<Self> {
+        let data = Data::new(fs.memory.clone());
+        Self::new(fs, Body::Regular(data), mode::IFREG | mode & 0o7777, owner)
+    }
+
+    fn dir(&self) -> Result<&Lock<Directory, { rank::INODE }>, Errno> {
+        match &self.body {
+            Body::Directory(dir) => Ok(dir),
+            _ => Err(ENOTDIR),
+        }
+    }
+
+    fn is_dir(&self) -> bool {
+        matches!(self.body, Body::Directory(_))
+    }
+
+    /// Contents changed: both stamps.
+    fn touch_modified(&self) {
+        let now = now();
+        let mut a = self.attributes.lock();
+        a.mtime = now;
+        a.ctime = now;
+    }
+
+    fn add_links(&self, n: i64) {
+        let mut a = self.attributes.lock();
+        a.nlink = a.nlink.saturating_add_signed(n);
+        a.ctime = now();
+    }
+
+    /// Enters a new file into this directory.
+    fn enter(&self, name: &[u8], child: Arc<Self>) -> Result<Arc<dyn Inode>, Errno> {
+        let mut dir = self.dir()?.lock();
+        if self.attributes.lock().nlink == 0 {
+            return Err(abi::errno::ENOENT);
+        }
+        if dir.find(name).is_some() {
+            return Err(EEXIST);
+        }
+        dir.insert(name, child.clone());
+        if child.is_dir() {
+            self.add_links(1);
+        }
+        self.touch_modified();
+        Ok(child)
+    }
+
+    fn set_size(&self, size: u64) -> Result<(), Errno> {
+        match &self.body {
+            Body::Regular(data) => data.truncate(size),
+            Body::Directory(_) => Err(EISDIR),
+            _ => Err(EINVAL),
+        }
+    }
+
+    /// A write by somebody takes away the bits that lend rights (Linux `file_remove_privs`).
+    fn written(&self) {
+        let now = now();
+        let mut a = self.attributes.lock();
+        a.mtime = now;
+        a.ctime = now;
+    }
+}
+
+impl Inode for TmpInode {
+    fn metadata(&self) -> Result<Metadata, Errno> {
+        let (size, blocks, rdev) = match &self.body {
+            Body::Regular(data) => (data.size(), data.allocated() / 512, 0),
+            Body::Directory(dir) => (dir.lock().len() as u64 * 20 + 40, 0, 0),
+            Body::Symlink(target) => (target.len() as u64, 0, 0),
+            Body::Special(rdev) => (0, 0, *rdev),
+        };
+        let a = self.attributes.lock();
+        Ok(Metadata {
+            dev: self.fs.dev,
+            ino: self.ino,
+            mode: a.mode,
+            nlink: a.nlink,
+            uid: a.uid,
+            gid: a.gid,
+            rdev,
+            size,
+            blksize: 4096,
+            blocks,
+            atime: a.atime,
+            mtime: a.mtime,
+            ctime: a.ctime,
+            btime: a.btime,
+        })
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>, Errno> {
+        let found = self.dir()?.lock().find(name);
+        found.map(|inode| inode as Arc<dyn Inode>).ok_or(abi::errno::ENOENT)
+    }
+
+    fn create(&self, name: &[u8], mode: u32, owner: Owner) -> Result<Arc<dyn Inode>, Errno> {
+        self.enter(name, Self::regular(&self.fs, mode, owner))
+    }
+
+    fn tmpfile(&self, mode: u32, owner: Owner) -> Result<Arc<dyn Inode>, Errno> {
+        let inode = Self::regular(&self.fs, mode, owner);
+        inode.attributes.lock().nlink = 0;
+        Ok(inode)
+    }
+
+    fn mkdir(&self, name: &[u8], mode: u32, owner: Owner) -> Result<Arc<dyn Inode>, Errno> {
+        let body = Body::Directory(Lock::new(Directory::default()));
+        self.enter(name, Self::new(&self.fs, body, mode::IFDIR | mode & 0o7777, owner))
+    }
+
+    fn mknod(&self, name: &[u8], mode: u32, rdev: u64, owner: Owner) -> Result<Arc<dyn Inode>, Errno> {
+        match mode & mode::IFMT {
+            mode::IFREG => self.create(name, mode, owner),
+            mode::IFCHR | mode::IFBLK | mode::IFIFO | mode::IFSOCK => {
+                self.enter(name, Self::new(&self.fs, Body::Special(rdev), mode, owner))
+            }
+            _ => Err(EINVAL),
+        }
+    }
+
+    fn symlink(&self, name: &[u8], target: &[u8], owner: Owner) -> Result<Arc<dyn Inode>, Errno> {
+        let body = Body::Symlink(target.into());
+        self.enter(name, Self::new(&self.fs, body, mode::IFLNK | 0o777, owner))
+    }
+
+    fn link(&self, name: &[u8], inode: &Arc<dyn Inode>) -> Result<Arc<dyn Inode>, Errno> {
+        dir::link(self, name, inode)
+    }
+
+    fn unlink(&self, name: &[u8]) -> Result<(), Errno> {
+        dir::unlink(self, name)
+    }
+
+    fn rmdir(&self, name: &[u8]) -> Result<(), Errno> {
+        dir::rmdir(self, name)
+    }
+
+    fn rename(
+        &self,
+        old_name: &[u8],
+        new_parent: &Arc<dyn Inode>,
+        new_name: &[u8],
+        flags: u32,
+    ) -> Result<(), Errno> {
+        dir::rename(self, old_name, new_parent, new_name, flags)
+    }
+
+    fn read_link(&self) -> Result<Vec<u8>, Errno> {
+        match &self.body {
+            Body::Symlink(target) => Ok(target.to_vec()),
+            _ => Err(EINVAL),
+        }
+    }
+
+    fn set_attributes(&self, set: &SetAttributes) -> Result<(), Errno> {
+        if let Some(size) = set.size {
+            self.set_size(size)?;
+        }
+        let now = now();
+        let mut a = self.attributes.lock();
+        if let Some(mode) = set.mode {
+            a.mode = a.mode & mode::IFMT | mode & 0o7777;
+        }
+        a.uid = set.uid.unwrap_or(a.uid);
+        a.gid = set.gid.unwrap_or(a.gid);
+        if set.size.is_some() {
+            a.mtime = now;
+        }
+        a.atime = set.atime.unwrap_or(a.atime);
+        a.mtime = set.mtime.unwrap_or(a.mtime);
+        a.ctime = now;
+        Ok(())
+    }
+
+    fn xattr(&self, name: &[u8]) -> Result<Vec<u8>, Errno> {
+        self.attributes.lock().xattrs.get(name).map(|v| v.to_vec()).ok_or(ENODATA)
+    }
+
+    fn set_xattr(&self, name: &[u8], value: &[u8], flags: XattrFlags) -> Result<(), Errno> {
+        let mut a = self.attributes.lock();
+        match (flags, a.xattrs.contains_key(name)) {
+            (XattrFlags::Create, true) => return Err(EEXIST),
+            (XattrFlags::Replace, false) => return Err(ENODATA),
+            _ => {}
+        }
+        // Kernel memory that a guest fills has a bound.
+        let held: usize = a.xattrs.iter().map(|(k, v)| k.len() + v.len()).sum();
+        if held + name.len() + value.len() > 256 << 10 {
+            return Err(abi::errno::ENOSPC);
+        }
+        a.xattrs.insert(name.into(), value.into());
+        a.ctime = now();
+        Ok(())
+    }
+
+    fn list_xattrs(&self) -> Result<Vec<Vec<u8>>, Errno> {
+        Ok(self.attributes.lock().xattrs.keys().map(|k| k.to_vec()).collect())
+    }
+
+    fn remove_xattr(&self, name: &[u8]) -> Result<(), Errno> {
+        let mut a = self.attributes.lock();
+        a.xattrs.remove(name).ok_or(ENODATA)?;
+        a.ctime = now();
+        Ok(())
+    }
+
+    fn open(self: Arc<Self>, flags: u32) -> Result<Box<dyn FileOps>, Errno> {
+        match &self.body {
+            Body::Regular(_) => Ok(Box::new(data::OpenFile::new(self))),
+            Body::Directory(_) => Ok(Box::new(OpenDirectory(self))),
+            Body::Symlink(_) => Err(abi::errno::ELOOP),
+            Body::Special(rdev) => {
+                let rdev = *rdev;
+                let open = self.fs.open_special.clone().ok_or(ENXIO)?;
+                let inode: Arc<dyn Inode> = self;
+                open(&inode, rdev, flags)
+            }
+        }
+    }
+}
+
+/// An open directory.
+#[derive(Debug)]
+struct OpenDirectory(Arc<TmpInode>);
+
+impl FileOps for OpenDirectory {
+    fn is_seekable(&self) -> bool {
+        true
+    }
+
+    fn read_at(&self, _: u64, _: &mut dyn base::io::Sink) -> Result<usize, Errno> {
+        Err(EISDIR)
+    }
+
+    fn metadata(&self) -> Result<Metadata, Errno> {
+        self.0.metadata()
+    }
+
+    fn sync(&self) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn read_dir(&self, offset: u64, emit: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<(), Errno> {
+        let dots: [(&[u8], u64); 2] = [(b".", 1), (b"..", 2)];
+        for (name, next) in dots.into_iter().filter(|&(_, next)| next > offset) {
+            // The number of `..` is the directory's own: the file system does not know what is above its root.
+            let entry = DirEntry { ino: self.0.ino, next, kind: FileType::Directory.dt(), name };
+            if !emit(entry) {
+                return Ok(());
+            }
+        }
+        self.0.dir()?.lock().each(offset.max(2), |cookie, name, child| {
+            let kind = FileType::from_mode(child.attributes.lock().mode).dt();
+            emit(DirEntry { ino: child.ino, next: cookie, kind, name })
+        });
+        Ok(())
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
