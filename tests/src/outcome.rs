@@ -160,8 +160,7 @@ pub fn diff(name: &str, want: &[u8], got: &[u8]) -> String {
     };
     let (want_lines, got_lines) = (lines(want), lines(got));
     let same = want_lines.iter().zip(&got_lines).take_while(|(a, b)| a == b).count();
-    let mut out =
-        format!("{name}: {} bytes, natively {}; from line {}:\n", got.len(), want.len(), same + 1);
+    let mut out = format!("{name}: {} bytes, natively {}; from line {}:\n", got.len(), want.len(), same + 1);
     let mut put = |sign: char, lines: &[String]| {
         for line in lines {
             out.extend([' ', ' ', sign]);

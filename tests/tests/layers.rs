@@ -70,7 +70,10 @@ fn dependencies_never_point_up() {
 fn kvm_is_reached_through_its_own_crate_only() {
     for (package, used) in dependencies() {
         for (name, places) in ONLY_IN {
-            assert!(!used.contains(name) || places.contains(&package.as_str()), "{package}: depends on {name}");
+            assert!(
+                !used.contains(name) || places.contains(&package.as_str()),
+                "{package}: depends on {name}"
+            );
         }
     }
 }
