@@ -52,7 +52,8 @@ fn limits() -> Vec<Limit> {
 }
 
 fn parse_limits(text: &str) -> Vec<Limit> {
-    let wanted = ["Max open files", "Max processes", "Max locked memory", "Max address space", "Max file size"];
+    let wanted =
+        ["Max open files", "Max processes", "Max locked memory", "Max address space", "Max file size"];
     wanted
         .iter()
         .filter_map(|name| {
@@ -104,7 +105,9 @@ fn warnings(report: &Report, limits: &[Limit]) -> Vec<String> {
                 "address space: {soft} bytes: the memory file is mapped whole: lift it (ulimit -v unlimited)"
             )),
             ("file size", Some(soft)) => {
-                lines.push(format!("file size: {soft} bytes: the memory file cannot grow past it (ulimit -f)"));
+                lines.push(format!(
+                    "file size: {soft} bytes: the memory file cannot grow past it (ulimit -f)"
+                ));
             }
             _ => {}
         }
@@ -161,7 +164,13 @@ fn to_text(report: &Report, limits: &[Limit]) -> String {
     text.push_str("limits\n");
     let shown = |value: Option<u64>| value.map_or("unlimited".to_owned(), |n| n.to_string());
     for limit in limits {
-        let _ = writeln!(text, "  {:<18}{} (can be raised to {})", limit.name, shown(limit.soft), shown(limit.hard));
+        let _ = writeln!(
+            text,
+            "  {:<18}{} (can be raised to {})",
+            limit.name,
+            shown(limit.soft),
+            shown(limit.hard)
+        );
     }
     for warning in warnings(report, limits) {
         let _ = writeln!(text, "  ! {warning}");
@@ -213,7 +222,10 @@ mod tests {
                     Max address space         unlimited            unlimited            bytes     \n";
         let limits = parse_limits(text);
         assert_eq!(limits.len(), 2);
-        assert_eq!((limits[0].name.as_str(), limits[0].soft, limits[0].hard), ("open files", Some(1024), Some(1_048_576)));
+        assert_eq!(
+            (limits[0].name.as_str(), limits[0].soft, limits[0].hard),
+            ("open files", Some(1024), Some(1_048_576))
+        );
         assert_eq!((limits[1].name.as_str(), limits[1].soft), ("address space", None));
     }
 
