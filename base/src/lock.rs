@@ -28,6 +28,8 @@ pub mod rank {
     pub const RENAME: u16 = 48;
     /// The children of a dentry.
     pub const DENTRY: u16 = 50;
+    /// Copies from the lower to the upper layer of an overlay.
+    pub const OVERLAY: u16 = 52;
     /// An inode, directories first; the upper layer of a stacked file system before the lower one.
     pub const INODE: u16 = 54;
     /// A pipe, socket, terminal or other byte queue.

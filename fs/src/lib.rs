@@ -2,5 +2,6 @@
 
 pub mod anon;
 pub mod file;
+pub mod overlay;
 pub mod tmpfs;
 pub mod vfs;
