@@ -1,7 +1,9 @@
 //! Files: open files, the VFS, every file system, and the anonymous files (pipes, eventfd, epoll, terminals).
 
 pub mod anon;
+pub mod devfs;
 pub mod file;
+pub mod hostfs;
 pub mod overlay;
 pub mod tmpfs;
 pub mod vfs;

@@ -368,3 +368,10 @@ pub fn new_memfd(memory: Arc<dyn Memory>, name: &[u8], owner: Owner) -> Box<dyn 
     let shown = [b"/memfd:", name, b" (deleted)"].concat();
     Box::new(OpenFile { inode, name: Some(shown) })
 }
+
+/// Makes endless zeroed memory that can be mapped: what `mmap` of `/dev/zero` gives, each time anew.
+pub fn zero_pages(memory: Arc<dyn Memory>) -> Arc<dyn Mappable> {
+    let data = Data::new(memory);
+    data.size.store(SIZE_MAX, Ordering::Release);
+    data
+}

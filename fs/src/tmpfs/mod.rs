@@ -22,7 +22,7 @@ use base::time::Time;
 use crate::file::{DirEntry, FileOps, Metadata};
 use crate::vfs::{FileType, Inode, Owner, SetAttributes, XattrFlags, mode};
 use data::Data;
-pub use data::new_memfd;
+pub use data::{new_memfd, zero_pages};
 use dir::Directory;
 
 /// How a device node of this file system is opened.

@@ -335,12 +335,14 @@ impl Walk<'_> {
             if let Some(t) = target {
                 from_children.insert(old.name.as_slice().into(), Some(t.clone()));
                 t.move_to(from, &old.name);
+                t.inode().moved(from.inode(), &old.name);
             }
         } else {
             from_children.insert(old.name.as_slice().into(), None);
             gone = target;
         }
         source.move_to(into, &new.name);
+        source.inode().moved(into.inode(), &new.name);
         if let Some(t) = &gone {
             t.kill();
         }

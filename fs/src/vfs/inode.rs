@@ -227,6 +227,9 @@ pub trait Inode: Debug + Send + Sync + Any {
         Err(EPERM)
     }
 
+    /// Tells the inode that the VFS knows under a name that `rename` gave it another.
+    fn moved(&self, _new_parent: &Arc<dyn Inode>, _new_name: &[u8]) {}
+
     /// The target of a symbolic link.
     ///
     /// # Errors

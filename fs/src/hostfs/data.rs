@@ -1,0 +1,354 @@
+//! The bytes of a regular file, and those of its pages that are in the memory file.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use abi::Errno;
+use abi::errno::{EIO, ESTALE};
+use base::PAGE_SIZE;
+use base::io::{Sink, Source};
+use base::lock::{Lock, rank};
+use base::memmap::{MapError, Mappable, MappingSpace, MemKind, MemRange, Memory};
+use host::file::{Stat, read_at, write_at};
+
+use super::{Fs, HostInode, Mode};
+use crate::vfs::mappings::Mappings;
+use crate::vfs::pages::PageMap;
+
+/// Reading ahead for mappings: at least this much.
+const AHEAD: u64 = 64 << 10;
+/// At most this much at once.
+const FILL_MAX: u64 = 1 << 20;
+/// Files up to this size are kept when they are read; larger ones only as far as they are mapped.
+const SMALL: u64 = 1 << 20;
+/// Bytes that reading alone may bring into the memory file, for all host file systems.
+const READ_CACHE_MAX: u64 = 256 << 20;
+/// The buffer between host and guest.
+const BUFFER: usize = 128 << 10;
+
+static READ_CACHE: AtomicU64 = AtomicU64::new(0);
+
+#[derive(Default)]
+struct Cache {
+    pages: PageMap,
+    /// Offsets of pages written through mappings and not yet to the host.
+    dirty: BTreeSet<u64>,
+}
+
+pub(super) struct Data {
+    /// The file's names in use, for opening it again.
+    inodes: Lock<Vec<Weak<HostInode>>, { rank::LEAF }>,
+    /// Kept while dirty pages need it.
+    pinned: Lock<Option<Arc<OwnedFd>>, { rank::LEAF }>,
+    memory: Arc<dyn Memory>,
+    mode: Mode,
+    /// Of a read-only file.
+    size: u64,
+    counted: AtomicU64,
+    cache: Lock<Cache, { rank::PAGE_CACHE }>,
+    mappings: Mappings,
+    /// One writer at a time.
+    pub(super) writing: Lock<(), { rank::INODE }>,
+}
+
+impl fmt::Debug for Data {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Data").field("size", &self.size).finish_non_exhaustive()
+    }
+}
+
+impl Data {
+    pub(super) fn new(fs: &Fs, stat: &Stat) -> Arc<Self> {
+        Arc::new(Self {
+            inodes: Lock::new(Vec::new()),
+            pinned: Lock::new(None),
+            memory: fs.memory.clone(),
+            mode: fs.mode,
+            size: stat.size,
+            counted: AtomicU64::new(0),
+            cache: Lock::new(Cache::default()),
+            mappings: Mappings::default(),
+            writing: Lock::new(()),
+        })
+    }
+
+    fn fd(&self) -> Result<Arc<OwnedFd>, Errno> {
+        if let Some(fd) = self.pinned.lock().clone() {
+            return Ok(fd);
+        }
+        let inode = self.inodes.lock().iter().find_map(Weak::upgrade);
+        inode.ok_or(ESTALE)?.fd()
+    }
+
+    /// Tells of a name through which the file can be opened.
+    pub(super) fn add_name(&self, inode: &Weak<HostInode>) {
+        let mut inodes = self.inodes.lock();
+        inodes.retain(|inode| inode.strong_count() > 0);
+        inodes.push(inode.clone());
+    }
+
+    /// Keeps `fd`: the name may go while the file is open or mapped.
+    pub(super) fn pin(&self, fd: &Arc<OwnedFd>) {
+        if self.mode == Mode::Writable {
+            self.pinned.lock().get_or_insert_with(|| fd.clone());
+        }
+    }
+
+    fn size(&self, fd: Option<&OwnedFd>) -> Result<u64, Errno> {
+        match (self.mode, fd) {
+            (Mode::ReadOnly, _) => Ok(self.size),
+            (Mode::Writable, Some(fd)) => Ok(host::file::stat(fd.as_fd())?.size),
+            (Mode::Writable, None) => Ok(host::file::stat(self.fd()?.as_fd())?.size),
+        }
+    }
+
+    /// The pages from `offset` on with a reference on each, read from the host if they are not there.
+    fn fill(&self, cache: &mut Cache, offset: u64, want: u64, size: u64) -> Result<MemRange, MapError> {
+        if let Some(run) = cache.pages.find(offset) {
+            let run = MemRange { len: run.len.min(want), ..run };
+            self.memory.inc_ref(run);
+            return Ok(run);
+        }
+        let end = size.next_multiple_of(PAGE_SIZE).min(cache.pages.next(offset).unwrap_or(u64::MAX));
+        if offset >= end {
+            return Err(MapError::Bus);
+        }
+        let len = want.clamp(AHEAD, FILL_MAX).min(end - offset);
+        let fd = self.fd().map_err(|_| MapError::Bus)?;
+        let run = self.memory.allocate(len, PAGE_SIZE, MemKind::PageCache).map_err(|_| MapError::NoMemory)?;
+        if self.read_into(&fd, offset, run, size).is_err() {
+            self.memory.dec_ref(run);
+            return Err(MapError::Bus);
+        }
+        cache.pages.insert(offset, run);
+        let run = MemRange { len: run.len.min(want), ..run };
+        self.memory.inc_ref(run);
+        Ok(run)
+    }
+
+    fn read_into(&self, fd: &OwnedFd, offset: u64, run: MemRange, size: u64) -> Result<(), Errno> {
+        let len = run.len.min(size.saturating_sub(offset));
+        let mut buf = vec![0u8; BUFFER.min(len as usize)];
+        let mut done = 0;
+        while done < len {
+            let piece = buf.len().min((len - done) as usize);
+            let n = read_at(fd.as_fd(), offset + done, buf.get_mut(..piece).ok_or(EIO)?)?;
+            if n == 0 {
+                break;
+            }
+            self.memory.write(run.offset + done, buf.get(..n).ok_or(EIO)?);
+            done += n as u64;
+        }
+        Ok(())
+    }
+
+    pub(super) fn read_at(&self, fd: &OwnedFd, offset: u64, dst: &mut dyn Sink) -> Result<usize, Errno> {
+        let size = self.size(Some(fd))?;
+        let end = size.min(offset.saturating_add(dst.remaining() as u64));
+        let mut at = offset;
+        let mut buf = Vec::new();
+        while at < end {
+            let page = at & !(PAGE_SIZE - 1);
+            let (held, until) = self.cached_or_small(page, end, size);
+            let (result, want) = match held {
+                Some(run) => {
+                    let len = (run.len - (at - page)).min(end - at);
+                    let result = dst.put_memory(&*self.memory, run.offset + (at - page), len as usize);
+                    self.memory.dec_ref(run);
+                    (result, len)
+                }
+                None => {
+                    let len = (until - at).min(BUFFER as u64);
+                    buf.resize(len as usize, 0);
+                    match read_at(fd.as_fd(), at, &mut buf) {
+                        Ok(n) => (dst.put(buf.get(..n).ok_or(EIO)?), len),
+                        Err(e) => (Err(e), len),
+                    }
+                }
+            };
+            match result {
+                Ok(n) => {
+                    at += n as u64;
+                    if (n as u64) < want {
+                        break;
+                    }
+                }
+                Err(e) if at == offset => return Err(e),
+                Err(_) => break,
+            }
+        }
+        Ok((at - offset.min(at)) as usize)
+    }
+
+    /// The cached pages at `page`, or how far none are cached.
+    fn cached_or_small(&self, page: u64, end: u64, size: u64) -> (Option<MemRange>, u64) {
+        let mut cache = self.cache.lock();
+        let want = (end - page).next_multiple_of(PAGE_SIZE);
+        if let Some(run) = cache.pages.find(page) {
+            let run = MemRange { len: run.len.min(want), ..run };
+            self.memory.inc_ref(run);
+            return (Some(run), end);
+        }
+        let until = cache.pages.next(page).unwrap_or(end).min(end);
+        let is_small = self.mode == Mode::ReadOnly && size <= SMALL;
+        if is_small && READ_CACHE.load(Ordering::Relaxed) < READ_CACHE_MAX {
+            let before = cache.pages.bytes();
+            let all = (size - page).next_multiple_of(PAGE_SIZE);
+            if let Ok(run) = self.fill(&mut cache, page, all, size) {
+                let added = cache.pages.bytes() - before;
+                READ_CACHE.fetch_add(added, Ordering::Relaxed);
+                self.counted.fetch_add(added, Ordering::Relaxed);
+                return (Some(run), end);
+            }
+        }
+        (None, until)
+    }
+
+    /// Writes to the host and to the cached pages; the caller holds `writing`.
+    pub(super) fn write_at(&self, fd: &OwnedFd, offset: u64, src: &mut dyn Source) -> Result<usize, Errno> {
+        let mut buf = vec![0u8; BUFFER.min(src.remaining())];
+        let mut at = offset;
+        while src.remaining() > 0 {
+            let want = buf.len().min(src.remaining());
+            let result = src
+                .take(buf.get_mut(..want).ok_or(EIO)?)
+                .and_then(|n| Ok((n, write_at(fd.as_fd(), at, buf.get(..n).ok_or(EIO)?)?)));
+            match result {
+                Ok((taken, n)) => {
+                    self.store(at, buf.get(..n).ok_or(EIO)?);
+                    at += n as u64;
+                    if taken < want || n < taken {
+                        break;
+                    }
+                }
+                Err(e) if at == offset => return Err(e),
+                Err(_) => break,
+            }
+        }
+        Ok((at - offset) as usize)
+    }
+
+    /// Brings cached pages up to date.
+    fn store(&self, offset: u64, bytes: &[u8]) {
+        let cache = self.cache.lock();
+        let (mut at, end) = (offset, offset + bytes.len() as u64);
+        while at < end {
+            let page = at & !(PAGE_SIZE - 1);
+            match cache.pages.find(page) {
+                Some(run) => {
+                    let len = (run.len - (at - page)).min(end - at);
+                    let from = (at - offset) as usize;
+                    if let Some(piece) = bytes.get(from..from + len as usize) {
+                        self.memory.write(run.offset + (at - page), piece);
+                    }
+                    at += len;
+                }
+                None => at = cache.pages.next(page).unwrap_or(end),
+            }
+        }
+    }
+
+    /// Forgets what is behind the end of a file that got shorter; the caller holds `writing`.
+    pub(super) fn shrink(&self, size: u64) {
+        let keep = size.next_multiple_of(PAGE_SIZE);
+        {
+            let mut cache = self.cache.lock();
+            cache.pages.remove(keep, u64::MAX, &*self.memory);
+            cache.dirty.split_off(&keep);
+            if size % PAGE_SIZE != 0
+                && let Some(run) = cache.pages.find(keep - PAGE_SIZE)
+            {
+                let skip = size % PAGE_SIZE;
+                self.memory.zero(MemRange { offset: run.offset + skip, len: PAGE_SIZE - skip });
+            }
+        }
+        self.mappings.invalidate(keep..u64::MAX, true);
+    }
+
+    /// Writes dirty pages in `range` to the host. Mappings may go on writing: the pages stay dirty while one is there.
+    pub(super) fn write_back(&self, range: Range<u64>) -> Result<(), Errno> {
+        if self.mode == Mode::ReadOnly || self.cache.lock().dirty.is_empty() {
+            return Ok(());
+        }
+        let fd = self.fd()?;
+        let size = self.size(Some(&fd))?;
+        let keep = self.mappings.is_written();
+        let mut buf = vec![0u8; PAGE_SIZE as usize];
+        let mut next = range.start & !(PAGE_SIZE - 1);
+        loop {
+            let page = {
+                let mut cache = self.cache.lock();
+                let Some(&page) = cache.dirty.range(next..).next().filter(|&&p| p < range.end) else {
+                    return Ok(());
+                };
+                if !keep {
+                    cache.dirty.remove(&page);
+                }
+                if let Some(run) = cache.pages.find(page) {
+                    self.memory.read(run.offset, &mut buf);
+                }
+                page
+            };
+            let len = size.saturating_sub(page).min(PAGE_SIZE) as usize;
+            if len > 0 {
+                write_at(fd.as_fd(), page, buf.get(..len).ok_or(EIO)?)?;
+            }
+            next = page + PAGE_SIZE;
+        }
+    }
+}
+
+impl Drop for Data {
+    fn drop(&mut self) {
+        if self.write_back(0..u64::MAX).is_err() {
+            log::warn!("hostfs: pages of a file that is gone could not be written");
+        }
+        READ_CACHE.fetch_sub(*self.counted.get_mut(), Ordering::Relaxed);
+        self.cache.get_mut().pages.clear(&*self.memory);
+    }
+}
+
+impl Mappable for Data {
+    fn translate(&self, offset: u64, max_len: u64, write: bool) -> Result<MemRange, MapError> {
+        let size = self.size(None).map_err(|_| MapError::Bus)?;
+        if offset >= size.next_multiple_of(PAGE_SIZE) {
+            return Err(MapError::Bus);
+        }
+        let mut cache = self.cache.lock();
+        let run = self.fill(&mut cache, offset, max_len, size)?;
+        if write && self.mode == Mode::Writable {
+            cache.dirty.extend((offset..offset + run.len).step_by(PAGE_SIZE as usize));
+        }
+        Ok(run)
+    }
+
+    fn cached(&self, offset: u64, max_len: u64) -> Option<MemRange> {
+        let cache = self.cache.lock();
+        let run = cache.pages.find(offset)?;
+        let run = MemRange { len: run.len.min(max_len), ..run };
+        self.memory.inc_ref(run);
+        Some(run)
+    }
+
+    fn add_mapping(&self, space: &Weak<dyn MappingSpace>, addr: u64, offset: u64, len: u64, write: bool) {
+        if self.mode == Mode::Writable
+            && let Ok(fd) = self.fd()
+        {
+            self.pin(&fd);
+        }
+        self.mappings.add(space, addr, offset, len, write);
+    }
+
+    fn remove_mapping(&self, space: &Weak<dyn MappingSpace>, addr: u64, offset: u64, len: u64, write: bool) {
+        self.mappings.remove(space, addr, offset, len, write);
+    }
+
+    fn sync(&self, range: Range<u64>) -> Result<(), Errno> {
+        self.write_back(range)?;
+        if self.mode == Mode::Writable { host::file::sync(self.fd()?.as_fd()) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,286 @@
+//! A directory of the host.
+//!
+//! Every file is reached by single names from the directory above it, never by a path and never through a symbolic
+//! link of the host's. Descriptors are a cache: few are held, and one that was closed is opened again by name and
+//! compared with the file that was seen first.
+//! A read-only tree is taken to stay as it is (`exclusive`): what was read once is not asked again.
+//!
+//! Reading order: this file (the inode), `fds.rs` (descriptors), `data.rs` (bytes and pages), `change.rs` (writable
+//! trees), `open.rs`.
+
+mod change;
+mod data;
+mod fds;
+mod open;
+#[cfg(test)]
+mod tests;
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::fmt;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::{Arc, OnceLock, Weak};
+
+use abi::Errno;
+use abi::errno::{EACCES, EINVAL, ELOOP, ENOENT, ENOTDIR, ENXIO, EROFS};
+use base::lock::{Lock, rank};
+use base::memmap::Memory;
+use base::time::Time;
+use host::file::{Stat, stat_child};
+
+use crate::file::{FileOps, Metadata};
+use crate::vfs::{FileType, Inode, Owner, SetAttributes};
+use data::Data;
+use fds::Fds;
+
+/// Whether guests may change the directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Nothing changes, from inside or outside.
+    ReadOnly,
+    /// Changes go to the host, and come from there.
+    Writable,
+}
+
+struct Fs {
+    memory: Arc<dyn Memory>,
+    mode: Mode,
+    fds: Fds,
+    /// The pages of files with several names, by device and inode number.
+    shared: Lock<HashMap<(u64, u64), Weak<Data>>, { rank::LEAF }>,
+}
+
+/// Where a file was found. `parent` is `None` at the root.
+#[derive(Clone)]
+struct Place {
+    parent: Option<Arc<HostInode>>,
+    name: CString,
+}
+
+/// A file of the host.
+struct HostInode {
+    me: Weak<HostInode>,
+    fs: Arc<Fs>,
+    /// As it was when the file was found; of a writable tree only type, device and number count.
+    stat: Stat,
+    place: Lock<Place, { rank::LEAF }>,
+    fd: fds::Slot,
+    data: OnceLock<Arc<Data>>,
+}
+
+impl fmt::Debug for HostInode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HostInode").field("ino", &self.stat.ino).finish_non_exhaustive()
+    }
+}
+
+/// Shows the host's directory `dir`, which is opened here once; returns its root.
+///
+/// # Errors
+/// What opening gives.
+pub fn new(memory: Arc<dyn Memory>, dir: &Path, mode: Mode) -> Result<Arc<dyn Inode>, Errno> {
+    let root = host::file::open_root(dir)?;
+    let stat = host::file::stat(root.as_fd())?;
+    let fs = Arc::new(Fs { memory, mode, fds: Fds::default(), shared: Lock::new(HashMap::new()) });
+    let place = Place { parent: None, name: CString::default() };
+    let inode = HostInode::new(&fs, stat, place);
+    inode.fd.pin(root);
+    Ok(inode)
+}
+
+fn metadata(stat: &Stat) -> Metadata {
+    let time = |(sec, nsec)| Time { sec, nsec };
+    Metadata {
+        dev: stat.dev,
+        ino: stat.ino,
+        mode: stat.mode,
+        nlink: stat.nlink,
+        uid: stat.uid,
+        gid: stat.gid,
+        rdev: stat.rdev,
+        size: stat.size,
+        blksize: stat.blksize,
+        blocks: stat.blocks,
+        atime: time(stat.atime),
+        mtime: time(stat.mtime),
+        ctime: time(stat.ctime),
+        btime: time(stat.ctime),
+    }
+}
+
+impl HostInode {
+    fn new(fs: &Arc<Fs>, stat: Stat, place: Place) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            fs: fs.clone(),
+            stat,
+            place: Lock::new(place),
+            fd: fds::Slot::default(),
+            data: OnceLock::new(),
+        })
+    }
+
+    fn arc(&self) -> Result<Arc<Self>, Errno> {
+        self.me.upgrade().ok_or(ENOENT)
+    }
+
+    fn kind(&self) -> FileType {
+        FileType::from_mode(self.stat.mode)
+    }
+
+    fn place(&self) -> Place {
+        self.place.lock().clone()
+    }
+
+    fn is_writable(&self) -> bool {
+        self.fs.mode == Mode::Writable
+    }
+
+    /// # Errors
+    /// `EROFS`.
+    fn want_write(&self) -> Result<(), Errno> {
+        if self.is_writable() { Ok(()) } else { Err(EROFS) }
+    }
+
+    /// What the host says now, or said when nothing changes.
+    fn stat(&self) -> Result<Stat, Errno> {
+        if !self.is_writable() {
+            return Ok(self.stat);
+        }
+        if let Some(fd) = self.fd.current() {
+            return host::file::stat(fd.as_fd());
+        }
+        let place = self.place();
+        match place.parent {
+            Some(parent) => stat_child(parent.fd()?.as_fd(), &place.name),
+            None => host::file::stat(self.fd()?.as_fd()),
+        }
+    }
+
+    /// The bytes of a regular file; one for all its names.
+    fn data(&self) -> Result<&Arc<Data>, Errno> {
+        if let Some(data) = self.data.get() {
+            return Ok(data);
+        }
+        let key = (self.stat.dev, self.stat.ino);
+        let mut shared = self.fs.shared.lock();
+        let known = if self.stat.nlink > 1 { shared.get(&key).and_then(Weak::upgrade) } else { None };
+        let data = match known {
+            Some(data) => data,
+            None => {
+                let data = Data::new(&self.fs, &self.stat);
+                if self.stat.nlink > 1 {
+                    shared.retain(|_, data| data.strong_count() > 0);
+                    shared.insert(key, Arc::downgrade(&data));
+                }
+                data
+            }
+        };
+        drop(shared);
+        data.add_name(&self.me);
+        Ok(self.data.get_or_init(|| data))
+    }
+}
+
+impl Inode for HostInode {
+    fn metadata(&self) -> Result<Metadata, Errno> {
+        Ok(metadata(&self.stat()?))
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>, Errno> {
+        if self.kind() != FileType::Directory {
+            return Err(ENOTDIR);
+        }
+        let name = host::file::name(name)?;
+        let stat = stat_child(self.fd()?.as_fd(), &name)?;
+        Ok(Self::new(&self.fs, stat, Place { parent: Some(self.arc()?), name }))
+    }
+
+    fn create(&self, name: &[u8], mode: u32, owner: Owner) -> Result<Arc<dyn Inode>, Errno> {
+        change::create(self, name, mode, owner)
+    }
+
+    fn mkdir(&self, name: &[u8], mode: u32, owner: Owner) -> Result<Arc<dyn Inode>, Errno> {
+        change::make(self, name, owner, |dir, name| host::file::mkdir(dir, name, mode & 0o7777))
+    }
+
+    fn mknod(&self, name: &[u8], mode: u32, _rdev: u64, owner: Owner) -> Result<Arc<dyn Inode>, Errno> {
+        change::make(self, name, owner, |dir, name| host::file::mknod(dir, name, mode))
+    }
+
+    fn symlink(&self, name: &[u8], target: &[u8], owner: Owner) -> Result<Arc<dyn Inode>, Errno> {
+        change::make(self, name, owner, |dir, name| host::file::symlink(target, dir, name))
+    }
+
+    fn link(&self, name: &[u8], inode: &Arc<dyn Inode>) -> Result<Arc<dyn Inode>, Errno> {
+        change::link(self, name, inode)
+    }
+
+    fn unlink(&self, name: &[u8]) -> Result<(), Errno> {
+        change::remove(self, name, false)
+    }
+
+    fn rmdir(&self, name: &[u8]) -> Result<(), Errno> {
+        change::remove(self, name, true)
+    }
+
+    fn rename(
+        &self,
+        old_name: &[u8],
+        new_parent: &Arc<dyn Inode>,
+        new_name: &[u8],
+        flags: u32,
+    ) -> Result<(), Errno> {
+        change::rename(self, old_name, new_parent, new_name, flags)
+    }
+
+    fn moved(&self, new_parent: &Arc<dyn Inode>, new_name: &[u8]) {
+        change::moved(self, new_parent, new_name);
+    }
+
+    fn read_link(&self) -> Result<Vec<u8>, Errno> {
+        if self.kind() != FileType::Symlink {
+            return Err(EINVAL);
+        }
+        let place = self.place();
+        let parent = place.parent.ok_or(ENOENT)?;
+        host::file::read_link(parent.fd()?.as_fd(), &place.name)
+    }
+
+    fn set_attributes(&self, set: &SetAttributes) -> Result<(), Errno> {
+        change::set_attributes(self, set)
+    }
+
+    fn open(self: Arc<Self>, _flags: u32) -> Result<Box<dyn FileOps>, Errno> {
+        match self.kind() {
+            FileType::Regular => {
+                // Whether the host lets us, is said now.
+                let fd = self.fd()?;
+                Ok(Box::new(open::OpenFile::new(self, fd)?))
+            }
+            FileType::Directory => Ok(Box::new(open::OpenDirectory::new(self))),
+            FileType::Symlink => Err(ELOOP),
+            FileType::Char | FileType::Block => Err(EACCES),
+            FileType::Fifo | FileType::Socket => Err(ENXIO),
+        }
+    }
+}
+
+impl Drop for HostInode {
+    fn drop(&mut self) {
+        // A deep chain of parents is taken apart without recursion.
+        let mut next = self.place.get_mut().parent.take();
+        while let Some(parent) = next {
+            next = match Arc::try_unwrap(parent) {
+                Ok(mut last) => last.place.get_mut().parent.take(),
+                Err(_) => None,
+            };
+        }
+    }
+}

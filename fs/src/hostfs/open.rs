@@ -1,0 +1,179 @@
+//! Open files and directories.
+
+use std::any::Any;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use abi::Errno;
+use abi::errno::{EISDIR, EOPNOTSUPP};
+use base::io::{Sink, Source};
+use base::lock::{Lock, rank};
+use base::memmap::Mappable;
+
+use super::data::Data;
+use super::{HostInode, metadata};
+use crate::file::{DirEntry, FileOps, Metadata};
+use crate::vfs::{FileType, Inode, SetAttributes};
+
+/// An open regular file.
+#[derive(Debug)]
+pub(super) struct OpenFile {
+    inode: Arc<HostInode>,
+    data: Arc<Data>,
+    /// Of a writable tree, where the name may go while the file is open.
+    pinned: Option<Arc<OwnedFd>>,
+}
+
+impl OpenFile {
+    pub(super) fn new(inode: Arc<HostInode>, fd: Arc<OwnedFd>) -> Result<Self, Errno> {
+        let data = inode.data()?.clone();
+        data.pin(&fd);
+        let pinned = inode.is_writable().then_some(fd);
+        Ok(Self { inode, data, pinned })
+    }
+
+    fn fd(&self) -> Result<Arc<OwnedFd>, Errno> {
+        match &self.pinned {
+            Some(fd) => Ok(fd.clone()),
+            None => self.inode.fd(),
+        }
+    }
+}
+
+impl FileOps for OpenFile {
+    fn is_seekable(&self) -> bool {
+        true
+    }
+
+    fn read_at(&self, offset: u64, dst: &mut dyn Sink) -> Result<usize, Errno> {
+        self.data.read_at(&*self.fd()?, offset, dst)
+    }
+
+    fn write_at(&self, offset: u64, src: &mut dyn Source) -> Result<usize, Errno> {
+        self.inode.want_write()?;
+        let fd = self.fd()?;
+        let _writing = self.data.writing.lock();
+        self.data.write_at(&fd, offset, src)
+    }
+
+    fn append(&self, src: &mut dyn Source) -> Result<(usize, u64), Errno> {
+        self.inode.want_write()?;
+        let fd = self.fd()?;
+        let _writing = self.data.writing.lock();
+        let end = host::file::stat(fd.as_fd())?.size;
+        let n = self.data.write_at(&fd, end, src)?;
+        Ok((n, end + n as u64))
+    }
+
+    fn metadata(&self) -> Result<Metadata, Errno> {
+        match &self.pinned {
+            Some(fd) => Ok(metadata(&host::file::stat(fd.as_fd())?)),
+            None => self.inode.metadata(),
+        }
+    }
+
+    fn truncate(&self, size: u64) -> Result<(), Errno> {
+        self.inode.set_attributes(&SetAttributes { size: Some(size), ..SetAttributes::default() })
+    }
+
+    fn allocate(&self, mode: u32, offset: u64, len: u64) -> Result<(), Errno> {
+        self.inode.want_write()?;
+        if mode != 0 {
+            return Err(EOPNOTSUPP);
+        }
+        let end = offset.checked_add(len).ok_or(abi::errno::EFBIG)?;
+        let fd = self.fd()?;
+        let _writing = self.data.writing.lock();
+        if host::file::stat(fd.as_fd())?.size < end {
+            host::file::set_len(fd.as_fd(), end)?;
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), Errno> {
+        match &self.pinned {
+            Some(_) => self.data.sync(0..u64::MAX),
+            None => Ok(()),
+        }
+    }
+
+    fn mappable(&self) -> Result<Arc<dyn Mappable>, Errno> {
+        Ok(self.data.clone())
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    ino: u64,
+    kind: u8,
+    name: Box<[u8]>,
+}
+
+/// An open directory: the names as they were when reading began.
+#[derive(Debug)]
+pub(super) struct OpenDirectory {
+    inode: Arc<HostInode>,
+    entries: Lock<Option<Arc<Vec<Entry>>>, { rank::LEAF }>,
+}
+
+impl OpenDirectory {
+    pub(super) fn new(inode: Arc<HostInode>) -> Self {
+        Self { inode, entries: Lock::new(None) }
+    }
+}
+
+impl FileOps for OpenDirectory {
+    fn is_seekable(&self) -> bool {
+        true
+    }
+
+    fn read_at(&self, _: u64, _: &mut dyn Sink) -> Result<usize, Errno> {
+        Err(EISDIR)
+    }
+
+    fn metadata(&self) -> Result<Metadata, Errno> {
+        self.inode.metadata()
+    }
+
+    fn sync(&self) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn read_dir(&self, offset: u64, emit: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<(), Errno> {
+        let known = if offset == 0 { None } else { self.entries.lock().clone() };
+        let entries = match known {
+            Some(entries) => entries,
+            None => {
+                let fd = self.inode.fd()?;
+                let mut entries = Vec::new();
+                host::file::read_dir(fd.as_fd(), |ino, kind, name| {
+                    entries.push(Entry { ino, kind, name: name.into() });
+                })?;
+                let entries = Arc::new(entries);
+                let old = self.entries.lock().replace(entries.clone());
+                drop(old);
+                entries
+            }
+        };
+        let dir = FileType::Directory.dt();
+        let own = self.inode.stat.ino;
+        let above = self.inode.place().parent.map_or(own, |p| p.stat.ino);
+        let fixed: [(u64, u8, &[u8]); 2] = [(own, dir, b"."), (above, dir, b"..")];
+        let all = fixed.into_iter().chain(entries.iter().map(|e| (e.ino, e.kind, &*e.name)));
+        let skip = usize::try_from(offset).unwrap_or(usize::MAX);
+        for (index, (ino, kind, name)) in all.enumerate().skip(skip) {
+            if !emit(DirEntry { ino, next: index as u64 + 1, kind, name }) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
