@@ -162,3 +162,26 @@ impl FileOps for MemoryDevice {
         self
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::file::oflag;
+    use crate::vfs::testing::TestMemory;
+
+    #[test]
+    fn devices_read_and_write_as_their_pages_say() {
+        let memory = TestMemory::new();
+        let root = new(memory.clone(), open_device(memory, None)).unwrap();
+        let open = |name: &[u8]| root.lookup(name).and_then(|inode| inode.open(oflag::RDWR));
+        let mut buf = [1u8; 64];
+        assert_eq!(open(b"null").unwrap().read_at(0, &mut buf.as_mut_slice()), Ok(0));
+        assert_eq!(open(b"zero").unwrap().read_at(0, &mut buf.as_mut_slice()), Ok(64));
+        assert_eq!(buf, [0; 64]);
+        assert_eq!(open(b"urandom").unwrap().read_at(0, &mut buf.as_mut_slice()), Ok(64));
+        assert_ne!(buf, [0; 64]);
+        assert_eq!(open(b"full").unwrap().write_at(0, &mut &b"x"[..]), Err(ENOSPC));
+        assert_eq!(open(b"null").unwrap().write_at(0, &mut &b"xyz"[..]), Ok(3));
+        assert_eq!(open(b"tty").map(drop), Err(ENXIO));
+    }
+}

@@ -1,1 +1,101 @@
-//! Tests.
+//! Tests with a directory of the host.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use abi::errno::*;
+use base::cred::Credentials;
+
+use super::{Mode, new};
+use crate::file::oflag;
+use crate::vfs::testing::TestMemory;
+use crate::vfs::{MountNamespace, Walk};
+
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("hostfs-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(path.join("a/b")).unwrap();
+        std::fs::write(path.join("a/b/f"), b"hello").unwrap();
+        std::os::unix::fs::symlink("/etc", path.join("out")).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn with(dir: &Dir, mode: Mode, f: impl FnOnce(&Walk<'_>, &Arc<TestMemory>)) {
+    let memory = TestMemory::new();
+    let root = new(memory.clone(), &dir.0, mode).unwrap();
+    let (ns, cred) = (MountNamespace::new(root), Credentials::root());
+    f(&Walk { ns: &ns, root: ns.root(), base: ns.root(), cred: &cred }, &memory);
+}
+
+#[test]
+fn a_read_only_tree_is_read_and_mapped() {
+    let dir = Dir::new("ro");
+    std::fs::write(dir.0.join("big"), vec![9u8; 3 << 20]).unwrap();
+    with(&dir, Mode::ReadOnly, |w, memory| {
+        let file = w.open(b"/a/b/f", oflag::RDONLY, 0).unwrap();
+        for _ in 0..2 {
+            let mut text = Vec::new();
+            file.read_at(1, &mut text).unwrap();
+            assert_eq!(text, b"ello");
+        }
+        let pages = file.ops.mappable().unwrap();
+        let run = pages.translate(0, 1 << 20, false).unwrap();
+        assert_eq!(run.len, 4096);
+        use base::memmap::Memory as _;
+        let mut bytes = [0; 6];
+        memory.read(run.offset, &mut bytes);
+        assert_eq!(&bytes, b"hello\0");
+        assert!(pages.translate(4096, 4096, false).is_err());
+        let big = w.open(b"/big", oflag::RDONLY, 0).unwrap();
+        let mut text = Vec::new();
+        assert_eq!(big.read(&mut text).unwrap(), 3 << 20);
+        let run = big.ops.mappable().unwrap().translate(1 << 20, 4096, false).unwrap();
+        assert_eq!(run.len, 4096);
+        assert_eq!(big.ops.mappable().unwrap().cached((1 << 20) + 4096, 1 << 20).unwrap().len, 60 << 10);
+        // The host's link leads nowhere outside.
+        assert_eq!(w.resolve(b"/out/passwd", true).unwrap_err(), ENOENT);
+        assert_eq!(w.mkdir(b"/new", 0o755), Err(EROFS));
+        assert_eq!(w.open(b"/a/b/f", oflag::WRONLY, 0).map(drop), Ok(()));
+        let file = w.open(b"/a/b/f", oflag::WRONLY, 0).unwrap();
+        assert_eq!(file.write(&mut &b"x"[..]), Err(EROFS));
+    });
+}
+
+#[test]
+fn a_writable_tree_changes_the_host() {
+    let dir = Dir::new("rw");
+    with(&dir, Mode::Writable, |w, memory| {
+        use base::memmap::Memory as _;
+        let file = w.open(b"/a/new", oflag::CREAT | oflag::RDWR, 0o640).unwrap();
+        file.write(&mut &b"0123456789"[..]).unwrap();
+        let pages = file.ops.mappable().unwrap();
+        let run = pages.translate(0, 4096, true).unwrap();
+        file.write_at(2, &mut &b"xx"[..]).unwrap();
+        memory.write(run.offset, b"m");
+        let mut text = Vec::new();
+        file.read_at(0, &mut text).unwrap();
+        assert_eq!(text, b"m1xx456789");
+        pages.sync(0..4096).unwrap();
+        assert_eq!(std::fs::read(dir.0.join("a/new")).unwrap(), b"m1xx456789");
+        w.rename(b"/a/new", &w, b"/a/b/moved", 0).unwrap();
+        w.truncate(b"/a/b/moved", 3).unwrap();
+        assert_eq!(std::fs::read(dir.0.join("a/b/moved")).unwrap(), b"m1x");
+        w.chmod(b"/a/b/moved", 0o600).unwrap();
+        assert_eq!(w.stat(b"/a/b/moved", true).unwrap().mode & 0o777, 0o600);
+        w.unlink(b"/a/b/moved").unwrap();
+        assert_eq!(file.ops.metadata().unwrap().nlink, 0);
+        w.rename(b"/a", &w, b"/c", 0).unwrap();
+        let mut text = Vec::new();
+        w.open(b"/c/b/f", oflag::RDONLY, 0).unwrap().read(&mut text).unwrap();
+        assert_eq!(text, b"hello");
+    });
+}

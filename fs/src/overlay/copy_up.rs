@@ -78,7 +78,8 @@ impl OverlayInode {
             ..SetAttributes::default()
         })?;
         let origin = Origin { ino: self.ino, lower_dir: None };
-        self.fs.origins.lock().insert(upper.metadata()?.ino, origin);
+        let upper_ino = upper.metadata()?.ino;
+        self.fs.origins.lock().insert(upper_ino, origin);
         if meta.file_type() == FileType::Regular
             && let Some(dir) = &parent
         {

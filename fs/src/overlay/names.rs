@@ -130,7 +130,8 @@ impl OverlayInode {
                 upper.set_xattr(OPAQUE, b"y", XattrFlags::Any)?;
             } else {
                 let origin = Origin { ino: moved.ino, lower_dir };
-                self.fs.origins.lock().insert(upper.metadata()?.ino, origin);
+                let upper_ino = upper.metadata()?.ino;
+                self.fs.origins.lock().insert(upper_ino, origin);
             }
         }
         match optional(into.lookup(new_name))? {

@@ -16,6 +16,8 @@ mod open;
 pub mod pages;
 mod perm;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 mod walk;
 
