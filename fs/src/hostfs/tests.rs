@@ -86,14 +86,14 @@ fn a_writable_tree_changes_the_host() {
         assert_eq!(text, b"m1xx456789");
         pages.sync(0..4096).unwrap();
         assert_eq!(std::fs::read(dir.0.join("a/new")).unwrap(), b"m1xx456789");
-        w.rename(b"/a/new", &w, b"/a/b/moved", 0).unwrap();
+        w.rename(b"/a/new", w, b"/a/b/moved", 0).unwrap();
         w.truncate(b"/a/b/moved", 3).unwrap();
         assert_eq!(std::fs::read(dir.0.join("a/b/moved")).unwrap(), b"m1x");
         w.chmod(b"/a/b/moved", 0o600).unwrap();
         assert_eq!(w.stat(b"/a/b/moved", true).unwrap().mode & 0o777, 0o600);
         w.unlink(b"/a/b/moved").unwrap();
         assert_eq!(file.ops.metadata().unwrap().nlink, 0);
-        w.rename(b"/a", &w, b"/c", 0).unwrap();
+        w.rename(b"/a", w, b"/c", 0).unwrap();
         let mut text = Vec::new();
         w.open(b"/c/b/f", oflag::RDONLY, 0).unwrap().read(&mut text).unwrap();
         assert_eq!(text, b"hello");

@@ -67,7 +67,7 @@ impl Data {
         let mut range = match pages.find(offset) {
             Some(range) => range,
             None => {
-                let end = pages.next(offset).unwrap_or(u64::MAX & !(PAGE_SIZE - 1));
+                let end = pages.next(offset).unwrap_or(!(PAGE_SIZE - 1));
                 let len = max_len.min(RUN_MAX).min(end - offset).max(PAGE_SIZE);
                 let run = self.memory.allocate(len, PAGE_SIZE, MemKind::Shared).map_err(|_| ENOSPC)?;
                 pages.insert(offset, run);
