@@ -1,3 +1,14 @@
-//! sentry
+//! The Linux-compatible kernel: tasks, memory, signals, time, and the system calls.
+//!
+//! Reading order: `kernel.rs` (what a sandbox is), `task/run.rs` (the loop of a guest thread), `syscall/table.rs` (every
+//! system call by number), then the folder of the subsystem.
 
+pub mod futex;
+pub mod kernel;
 pub mod mm;
+pub mod signal;
+pub mod syscall;
+pub mod task;
+pub mod time;
+
+pub use kernel::{Kernel, Setup};

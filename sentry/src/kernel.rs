@@ -1,0 +1,179 @@
+//! The kernel: what all tasks of a sandbox share.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use abi::Errno;
+use base::lock::{Condition, Lock, rank};
+use base::memmap::Memory;
+use fs::vfs::MountNamespace;
+use platform::Platform;
+
+use crate::futex::FutexTable;
+use crate::mm::FixedPages;
+use crate::task::{Task, ThreadGroup};
+use crate::time::Timekeeper;
+
+/// Where a process stands in the tree.
+#[derive(Debug)]
+pub struct Process {
+    /// The thread group.
+    pub group: Arc<ThreadGroup>,
+    /// The parent's process ID; 0 for the first process.
+    pub parent: i32,
+    /// Children that were not waited for.
+    pub children: Vec<i32>,
+    /// The process group.
+    pub pgid: i32,
+    /// The session.
+    pub sid: i32,
+    /// The wait status once the last thread has ended.
+    pub zombie: Option<i32>,
+    /// The signal the parent gets; 0 for none.
+    pub exit_signal: i32,
+    /// Whether the process has called execve since it was forked.
+    pub has_execed: bool,
+}
+
+/// All processes and threads, by ID.
+#[derive(Debug, Default)]
+pub struct Tree {
+    /// Processes by process ID, zombies included.
+    pub processes: HashMap<i32, Process>,
+    /// Living threads by thread ID.
+    pub tasks: HashMap<i32, Arc<Task>>,
+    last_id: i32,
+}
+
+impl Tree {
+    /// The next free ID, as Linux counts them: upwards, then from 300 again.
+    pub fn new_id(&mut self) -> i32 {
+        loop {
+            self.last_id = if self.last_id >= 32767 { 300 } else { self.last_id + 1 };
+            let id = self.last_id;
+            if !self.tasks.contains_key(&id) && !self.processes.contains_key(&id) {
+                return id;
+            }
+        }
+    }
+}
+
+/// The kernel of one sandbox.
+pub struct Kernel {
+    /// The machine.
+    pub platform: Arc<dyn Platform>,
+    /// The memory file.
+    pub memory: Arc<dyn Memory>,
+    /// The clocks.
+    pub time: Timekeeper,
+    /// Mounts.
+    pub mounts: Arc<MountNamespace>,
+    /// Futexes.
+    pub futexes: FutexTable,
+    /// The processes.
+    pub tree: Lock<Tree, { rank::TASK_TREE }>,
+    /// The vDSO image and its data page.
+    pub vdso: Arc<FixedPages>,
+    /// The data page below the image.
+    pub vvar: Arc<FixedPages>,
+    /// Randomise the address space.
+    pub aslr: bool,
+    /// `uname -n`.
+    pub hostname: String,
+    /// Print system calls to stderr.
+    pub strace: bool,
+    /// Syscalls and faults handled.
+    pub syscalls: AtomicU64,
+    /// Page faults handled.
+    pub faults: AtomicU64,
+    ended: Lock<Option<i32>, { rank::LEAF }>,
+    ended_changed: Condition,
+}
+
+impl std::fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kernel").finish_non_exhaustive()
+    }
+}
+
+/// What a sandbox is made from.
+pub struct Setup {
+    /// The machine.
+    pub platform: Arc<dyn Platform>,
+    /// Clock calibration begun at start.
+    pub calibration: crate::time::Calibration,
+    /// The mounts.
+    pub mounts: Arc<MountNamespace>,
+    /// Randomise the address space.
+    pub aslr: bool,
+    /// `uname -n`.
+    pub hostname: String,
+    /// Print system calls to stderr.
+    pub strace: bool,
+}
+
+impl Kernel {
+    /// Makes a kernel without tasks.
+    ///
+    /// # Errors
+    /// `ENOMEM`: no memory for the vDSO.
+    pub fn new(setup: Setup) -> Result<Arc<Self>, Errno> {
+        let memory: Arc<dyn Memory> = setup.platform.memory().clone();
+        let time =
+            Timekeeper::new(memory.clone(), setup.calibration, setup.platform.tsc_offset())?;
+        let vvar = FixedPages::new(&memory, time.vvar_page());
+        let image = memory.allocate(4096, 4096, base::memmap::MemKind::Shared)?;
+        memory.write(image.offset, loader::vdso::IMAGE);
+        let vdso = FixedPages::new(&memory, image);
+        Ok(Arc::new(Self {
+            platform: setup.platform,
+            memory,
+            time,
+            mounts: setup.mounts,
+            futexes: FutexTable::new(),
+            tree: Lock::new(Tree::default()),
+            vdso,
+            vvar,
+            aslr: setup.aslr,
+            hostname: setup.hostname,
+            strace: setup.strace,
+            syscalls: AtomicU64::new(0),
+            faults: AtomicU64::new(0),
+            ended: Lock::new(None),
+            ended_changed: Condition::new(),
+        }))
+    }
+
+    /// Ends the sandbox with the first process's wait status.
+    pub fn end(&self, status: i32) {
+        *self.ended.lock() = Some(status);
+        self.ended_changed.notify_all();
+    }
+
+    /// Waits until the first process has ended; returns its wait status. Keeps the clocks current meanwhile.
+    pub fn wait_for_end(&self) -> i32 {
+        let mut limit = self.time.refresh();
+        let mut ended = self.ended.lock();
+        loop {
+            if let Some(status) = *ended {
+                return status;
+            }
+            if self.ended_changed.wait_for(&mut ended, limit) {
+                drop(ended);
+                limit = self.time.refresh();
+                ended = self.ended.lock();
+            }
+        }
+    }
+
+    /// The living task with thread ID `tid`.
+    pub fn task(&self, tid: i32) -> Option<Arc<Task>> {
+        self.tree.lock().tasks.get(&tid).cloned()
+    }
+
+    /// Counts one system call.
+    pub fn count_syscall(&self) {
+        self.syscalls.fetch_add(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,205 @@
+//! Descriptors, pipes and poll.
+
+use std::sync::Arc;
+
+use abi::errno::{EBADF, EINVAL};
+use abi::{Errno, UserAddr};
+use base::wait::Events;
+use fs::file::{FileDescription, oflag};
+
+use super::{Restart, SysResult};
+use crate::task::Ctx;
+use crate::task::block::Registration;
+
+impl Ctx<'_> {
+    fn fd_limit(&self) -> u64 {
+        self.task.group.rlimits.lock()[7].0
+    }
+
+    /// Puts `file` at the lowest free descriptor.
+    ///
+    /// # Errors
+    /// `EMFILE`.
+    pub fn install(&self, file: Arc<FileDescription>, cloexec: bool) -> Result<i32, Errno> {
+        self.files.install(file, cloexec, 0, self.fd_limit())
+    }
+}
+
+/// `close(2)`.
+pub(super) fn sys_close(cx: &mut Ctx<'_>, fd: i32) -> SysResult {
+    drop(cx.files.remove(fd)?);
+    Ok(0)
+}
+
+/// `close_range(2)`.
+pub(super) fn sys_close_range(cx: &mut Ctx<'_>, first: u32, last: u32, flags: u32) -> SysResult {
+    const CLOEXEC: u32 = 4;
+    if flags & !CLOEXEC != 0 || first > last {
+        return Err(EINVAL.into());
+    }
+    cx.files.close_range(first as usize, last as usize, flags & CLOEXEC != 0);
+    Ok(0)
+}
+
+/// `dup(2)`.
+pub(super) fn sys_dup(cx: &mut Ctx<'_>, fd: i32) -> SysResult {
+    let file = cx.file(fd)?;
+    Ok(cx.install(file, false)? as u64)
+}
+
+fn replace(cx: &mut Ctx<'_>, old: i32, new: i32, cloexec: bool) -> SysResult {
+    let file = cx.file(old)?;
+    drop(cx.files.replace(new, file, cloexec, cx.fd_limit())?);
+    Ok(new as u64)
+}
+
+/// `dup2(2)`.
+pub(super) fn sys_dup2(cx: &mut Ctx<'_>, old: i32, new: i32) -> SysResult {
+    if old == new {
+        cx.file(old)?;
+        return Ok(new as u64);
+    }
+    replace(cx, old, new, false)
+}
+
+/// `dup3(2)`.
+pub(super) fn sys_dup3(cx: &mut Ctx<'_>, old: i32, new: i32, flags: u32) -> SysResult {
+    if flags & !oflag::CLOEXEC != 0 || old == new {
+        return Err(EINVAL.into());
+    }
+    replace(cx, old, new, flags & oflag::CLOEXEC != 0)
+}
+
+/// `fcntl(2)`.
+pub(super) fn sys_fcntl(cx: &mut Ctx<'_>, fd: i32, command: u32, arg: u64) -> SysResult {
+    const F_DUPFD: u32 = 0;
+    const F_GETFD: u32 = 1;
+    const F_SETFD: u32 = 2;
+    const F_GETFL: u32 = 3;
+    const F_SETFL: u32 = 4;
+    const F_DUPFD_CLOEXEC: u32 = 1030;
+    let entry = cx.files.entry(fd)?;
+    match command {
+        F_DUPFD | F_DUPFD_CLOEXEC => {
+            let limit = cx.fd_limit();
+            if arg >= limit {
+                return Err(EINVAL.into());
+            }
+            let min = usize::try_from(arg).map_err(|_| EINVAL)?;
+            Ok(cx.files.install(entry.file, command == F_DUPFD_CLOEXEC, min, limit)? as u64)
+        }
+        F_GETFD => Ok(entry.cloexec.into()),
+        F_SETFD => {
+            cx.files.set_cloexec(fd, arg & 1 != 0)?;
+            Ok(0)
+        }
+        F_GETFL => Ok((entry.file.flags() | if entry.file.flags() & oflag::PATH == 0 { oflag::LARGEFILE } else { 0 }).into()),
+        F_SETFL => {
+            if entry.file.flags() & oflag::PATH != 0 {
+                return Err(EBADF.into());
+            }
+            entry.file.set_flags(arg as u32);
+            Ok(0)
+        }
+        _ => Err(EINVAL.into()),
+    }
+}
+
+/// `pipe2(2)`.
+pub(super) fn sys_pipe2(cx: &mut Ctx<'_>, fds: UserAddr, flags: u32) -> SysResult {
+    if flags & !(oflag::CLOEXEC | oflag::NONBLOCK) != 0 {
+        return Err(EINVAL.into());
+    }
+    let (read, write) = fs::anon::pipe::new(flags & oflag::NONBLOCK);
+    let cloexec = flags & oflag::CLOEXEC != 0;
+    let r = cx.install(read, cloexec)?;
+    let w = match cx.install(write, cloexec) {
+        Ok(w) => w,
+        Err(e) => {
+            drop(cx.files.remove(r));
+            return Err(e.into());
+        }
+    };
+    if let Err(e) = cx.mm.write_value(fds, &[r, w]) {
+        drop(cx.files.remove(r));
+        drop(cx.files.remove(w));
+        return Err(e.into());
+    }
+    Ok(0)
+}
+
+/// `pipe(2)`.
+pub(super) fn sys_pipe(cx: &mut Ctx<'_>, fds: UserAddr) -> SysResult {
+    sys_pipe2(cx, fds, 0)
+}
+
+/// Waits for descriptors: (descriptor, wanted events) in, what is ready out.
+fn poll(cx: &mut Ctx<'_>, fds: UserAddr, count: u32, deadline: Option<u64>) -> SysResult {
+    if u64::from(count) > cx.fd_limit() {
+        return Err(EINVAL.into());
+    }
+    // struct pollfd { int fd; short events; short revents; }
+    let mut list: Vec<[u8; 8]> = Vec::with_capacity(count as usize);
+    for i in 0..u64::from(count) {
+        list.push(cx.mm.read_value(fds.saturating_add(i * 8))?);
+    }
+    let parse = |e: &[u8; 8]| {
+        let fd = i32::from_le_bytes([e[0], e[1], e[2], e[3]]);
+        (fd, Events::from_bits_truncate(u16::from_le_bytes([e[4], e[5]]).into()))
+    };
+    let files: Vec<Option<Arc<FileDescription>>> = list.iter().map(|e| cx.file(parse(e).0).ok()).collect();
+    let parker = cx.task.parker.clone();
+    let registrations: Vec<_> = files
+        .iter()
+        .zip(&list)
+        .filter_map(|(f, e)| {
+            let queue = f.as_ref()?.ops.wait_queue()?;
+            Some(Registration::new(queue, parker.clone(), parse(e).1))
+        })
+        .collect();
+    let ready = cx.sleep_until(deadline, Restart::NoHand, |_| {
+        let mut n = 0u64;
+        for (file, entry) in files.iter().zip(list.iter_mut()) {
+            let (fd, wanted) = parse(entry);
+            let found = match file {
+                _ if fd < 0 => Events::empty(),
+                None => Events::NVAL,
+                Some(f) => f.ops.ready() & (wanted | Events::ERR | Events::HUP),
+            };
+            entry[6..8].copy_from_slice(&(found.bits() as u16).to_le_bytes());
+            n += u64::from(!found.is_empty());
+        }
+        Ok((n > 0).then_some(n))
+    })?;
+    drop(registrations);
+    for (i, e) in list.iter().enumerate() {
+        cx.mm.write_value(fds.saturating_add(i as u64 * 8 + 6), &[e[6], e[7]])?;
+    }
+    Ok(ready.unwrap_or(0))
+}
+
+/// `poll(2)`.
+pub(super) fn sys_poll(cx: &mut Ctx<'_>, fds: UserAddr, count: u32, timeout_ms: i32) -> SysResult {
+    let limit = u64::try_from(timeout_ms).ok().map(|ms| cx.monotonic_ns().saturating_add(ms * 1_000_000));
+    poll(cx, fds, count, limit)
+}
+
+/// `ppoll(2)`.
+pub(super) fn sys_ppoll(
+    cx: &mut Ctx<'_>,
+    fds: UserAddr,
+    count: u32,
+    timeout: UserAddr,
+    mask: UserAddr,
+    size: u64,
+) -> SysResult {
+    let limit = super::time::timeout(cx, timeout)?.map(|ns| cx.monotonic_ns().saturating_add(ns));
+    if !mask.is_null() {
+        if size != 8 {
+            return Err(EINVAL.into());
+        }
+        let new: u64 = cx.mm.read_value(mask)?;
+        cx.set_temporary_mask(new);
+    }
+    poll(cx, fds, count, limit)
+}

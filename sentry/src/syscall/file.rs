@@ -1,0 +1,253 @@
+//! Reading and writing open files.
+
+use std::sync::Arc;
+
+use abi::errno::{EBADF, EINVAL, EISDIR, EPIPE};
+use abi::signal::SigInfo;
+use abi::{Errno, UserAddr};
+use base::io::{Sink, Source};
+use base::wait::Events;
+use fs::file::{FileDescription, IoctlMemory, oflag};
+
+use super::{Stop, SysResult};
+use crate::mm::MemoryManager;
+use crate::signal::SIGPIPE;
+use crate::task::Ctx;
+
+impl Ctx<'_> {
+    /// The file behind `fd`.
+    ///
+    /// # Errors
+    /// `EBADF`.
+    pub fn file(&self, fd: i32) -> Result<Arc<FileDescription>, Errno> {
+        self.files.file(fd)
+    }
+
+    /// Turns `EPIPE` into SIGPIPE and `EPIPE`.
+    fn broken_pipe<T>(&mut self, result: Result<T, Stop>) -> Result<T, Stop> {
+        if matches!(result, Err(Stop::Fail(EPIPE))) {
+            let info = SigInfo::kernel(SIGPIPE as u32);
+            self.task.kernel.signal_task(&self.task.clone(), SIGPIPE, info);
+        }
+        result
+    }
+
+    fn read_into(&mut self, file: &Arc<FileDescription>, list: &[(UserAddr, u64)]) -> SysResult {
+        let mm = self.mm.clone();
+        let n = self.blocking(file, Events::READABLE, |_| {
+            let mut sink = mm.sink_list(list)?;
+            file.read(&mut sink)
+        })?;
+        Ok(n as u64)
+    }
+
+    /// Writes everything, unless the file is non-blocking or a signal or an error comes; then what was written.
+    fn write_from(&mut self, file: &Arc<FileDescription>, list: &[(UserAddr, u64)]) -> SysResult {
+        let mm = self.mm.clone();
+        let mut source = mm.source_list(list)?;
+        let mut done = 0u64;
+        loop {
+            let result = self.blocking(file, Events::WRITABLE, |_| file.write(&mut source));
+            match self.broken_pipe(result) {
+                Ok(n) => {
+                    done += n as u64;
+                    if n == 0 || source.remaining() == 0 || file.is_nonblocking() || file.ops.is_seekable() {
+                        return Ok(done);
+                    }
+                }
+                Err(_) if done > 0 => return Ok(done),
+                Err(stop) => return Err(stop),
+            }
+        }
+    }
+}
+
+fn check_readable(file: &FileDescription) -> Result<(), Errno> {
+    if file.is_readable() { Ok(()) } else { Err(EBADF) }
+}
+
+/// `read(2)`.
+pub(super) fn sys_read(cx: &mut Ctx<'_>, fd: i32, buf: UserAddr, len: u64) -> SysResult {
+    let file = cx.file(fd)?;
+    check_readable(&file)?;
+    cx.read_into(&file, &[(buf, len)])
+}
+
+/// `write(2)`.
+pub(super) fn sys_write(cx: &mut Ctx<'_>, fd: i32, buf: UserAddr, len: u64) -> SysResult {
+    let file = cx.file(fd)?;
+    cx.write_from(&file, &[(buf, len)])
+}
+
+/// `readv(2)`.
+pub(super) fn sys_readv(cx: &mut Ctx<'_>, fd: i32, iov: UserAddr, count: u64) -> SysResult {
+    let file = cx.file(fd)?;
+    check_readable(&file)?;
+    let list = cx.mm.read_iovec(iov, count)?;
+    cx.read_into(&file, &list)
+}
+
+/// `writev(2)`.
+pub(super) fn sys_writev(cx: &mut Ctx<'_>, fd: i32, iov: UserAddr, count: u64) -> SysResult {
+    let file = cx.file(fd)?;
+    let list = cx.mm.read_iovec(iov, count)?;
+    cx.write_from(&file, &list)
+}
+
+/// `pread64(2)`.
+pub(super) fn sys_pread64(cx: &mut Ctx<'_>, fd: i32, buf: UserAddr, len: u64, offset: i64) -> SysResult {
+    let offset = u64::try_from(offset).map_err(|_| EINVAL)?;
+    let file = cx.file(fd)?;
+    let mut sink = cx.mm.sink(buf, len)?;
+    Ok(file.read_at(offset, &mut sink)? as u64)
+}
+
+/// `pwrite64(2)`.
+pub(super) fn sys_pwrite64(cx: &mut Ctx<'_>, fd: i32, buf: UserAddr, len: u64, offset: i64) -> SysResult {
+    let offset = u64::try_from(offset).map_err(|_| EINVAL)?;
+    let file = cx.file(fd)?;
+    let mut source = cx.mm.source(buf, len)?;
+    Ok(file.write_at(offset, &mut source)? as u64)
+}
+
+/// `lseek(2)`.
+pub(super) fn sys_lseek(cx: &mut Ctx<'_>, fd: i32, offset: i64, whence: u32) -> SysResult {
+    Ok(cx.file(fd)?.seek(offset, whence)?)
+}
+
+struct GuestMemory<'a>(&'a MemoryManager);
+
+impl IoctlMemory for GuestMemory<'_> {
+    fn read(&mut self, addr: u64, buf: &mut [u8]) -> Result<(), Errno> {
+        self.0.read_exact(UserAddr(addr), buf)
+    }
+
+    fn write(&mut self, addr: u64, bytes: &[u8]) -> Result<(), Errno> {
+        self.0.write_all(UserAddr(addr), bytes)
+    }
+}
+
+/// `ioctl(2)`.
+pub(super) fn sys_ioctl(cx: &mut Ctx<'_>, fd: i32, request: u32, arg: u64) -> SysResult {
+    const FIOCLEX: u32 = 0x5451;
+    const FIONCLEX: u32 = 0x5450;
+    const FIONBIO: u32 = 0x5421;
+    let file = cx.file(fd)?;
+    if file.flags() & oflag::PATH != 0 {
+        return Err(EBADF.into());
+    }
+    match request {
+        FIOCLEX | FIONCLEX => {
+            cx.files.set_cloexec(fd, request == FIOCLEX)?;
+            Ok(0)
+        }
+        FIONBIO => {
+            let on: i32 = cx.mm.read_value(UserAddr(arg))?;
+            let flags = file.flags();
+            file.set_flags(if on != 0 { flags | oflag::NONBLOCK } else { flags & !oflag::NONBLOCK });
+            Ok(0)
+        }
+        _ => Ok(file.ops.ioctl(request, arg, &mut GuestMemory(&cx.mm))?),
+    }
+}
+
+/// `ftruncate(2)`.
+pub(super) fn sys_ftruncate(cx: &mut Ctx<'_>, fd: i32, len: i64) -> SysResult {
+    let len = u64::try_from(len).map_err(|_| EINVAL)?;
+    let file = cx.file(fd)?;
+    if !file.is_writable() {
+        return Err(EINVAL.into());
+    }
+    file.ops.truncate(len)?;
+    Ok(0)
+}
+
+/// `fsync(2)`.
+pub(super) fn sys_fsync(cx: &mut Ctx<'_>, fd: i32) -> SysResult {
+    cx.file(fd)?.ops.sync()?;
+    Ok(0)
+}
+
+/// `fdatasync(2)`.
+pub(super) fn sys_fdatasync(cx: &mut Ctx<'_>, fd: i32) -> SysResult {
+    sys_fsync(cx, fd)
+}
+
+/// `sendfile(2)`.
+pub(super) fn sys_sendfile(cx: &mut Ctx<'_>, out_fd: i32, in_fd: i32, offset: UserAddr, count: u64) -> SysResult {
+    let input = cx.file(in_fd)?;
+    let output = cx.file(out_fd)?;
+    if !input.is_readable() || !output.is_writable() {
+        return Err(EBADF.into());
+    }
+    if !input.ops.is_seekable() {
+        return Err(EINVAL.into());
+    }
+    if input.ops.metadata()?.mode & 0o170_000 == 0o040_000 {
+        return Err(EISDIR.into());
+    }
+    let given: Option<i64> = if offset.is_null() { None } else { Some(cx.mm.read_value(offset)?) };
+    let mut at = match given {
+        Some(o) => u64::try_from(o).map_err(|_| EINVAL)?,
+        None => input.seek(0, 1)?,
+    };
+    let mut done = 0u64;
+    let mut buf = vec![0u8; 64 << 10];
+    'copy: while done < count {
+        let want = usize::try_from(count - done).unwrap_or(usize::MAX).min(buf.len());
+        let n = {
+            let mut sink = &mut buf[..want];
+            input.ops.read_at(at, &mut sink)?
+        };
+        if n == 0 {
+            break;
+        }
+        let mut source = &buf[..n];
+        while source.remaining() > 0 {
+            let result = cx.blocking(&output, Events::WRITABLE, |_| output.write(&mut source));
+            match cx.broken_pipe(result) {
+                Ok(w) => {
+                    done += w as u64;
+                    at += w as u64;
+                }
+                Err(stop) if done == 0 => return Err(stop),
+                Err(_) => break 'copy,
+            }
+        }
+    }
+    if given.is_some() {
+        cx.mm.write_value(offset, &at)?;
+    } else {
+        input.seek(i64::try_from(at).map_err(|_| EINVAL)?, 0)?;
+    }
+    Ok(done)
+}
+
+/// `getdents64(2)`.
+pub(super) fn sys_getdents64(cx: &mut Ctx<'_>, fd: i32, buf: UserAddr, len: u32) -> SysResult {
+    let file = cx.file(fd)?;
+    check_readable(&file)?;
+    let limit = len as usize;
+    let mut out = Vec::with_capacity(limit.min(64 << 10));
+    let mut too_small = false;
+    file.read_dir(&mut |e| {
+        let size = (19 + e.name.len() + 1 + 7) & !7;
+        if out.len() + size > limit.min(1 << 20) {
+            too_small = true;
+            return false;
+        }
+        let start = out.len();
+        out.extend_from_slice(&e.ino.to_le_bytes());
+        out.extend_from_slice(&e.next.to_le_bytes());
+        out.extend_from_slice(&(size as u16).to_le_bytes());
+        out.push(e.kind);
+        out.extend_from_slice(e.name);
+        out.resize(start + size, 0);
+        true
+    })?;
+    if out.is_empty() && too_small {
+        return Err(EINVAL.into());
+    }
+    cx.mm.sink(buf, len.into())?.put(&out)?;
+    Ok(out.len() as u64)
+}

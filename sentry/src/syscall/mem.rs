@@ -1,0 +1,73 @@
+//! Memory: mmap and its family.
+
+use abi::Errno;
+use abi::errno::EBADF;
+
+use super::SysResult;
+use crate::mm::{MapCall, Privileges};
+use crate::task::Ctx;
+
+impl Ctx<'_> {
+    /// What the caller's capabilities allow in memory management.
+    pub fn privileges(&self) -> Privileges {
+        let mut p = Privileges::empty();
+        if self.cred.has(base::cred::cap::IPC_LOCK) {
+            p |= Privileges::IPC_LOCK;
+        }
+        if self.cred.has(17) {
+            p |= Privileges::RAW_IO;
+        }
+        p
+    }
+}
+
+/// `mmap(2)`.
+pub(super) fn sys_mmap(
+    cx: &mut Ctx<'_>,
+    addr: u64,
+    len: u64,
+    prot: u64,
+    flags: u64,
+    fd: i32,
+    offset: u64,
+) -> SysResult {
+    let call = MapCall { addr, len, prot, flags, fd, offset };
+    let root = cx.fs.lock().root.clone();
+    let files = cx.files.clone();
+    let mapped = cx.mm.map_call(call, cx.privileges(), |fd| -> Result<_, Errno> {
+        let file = files.file(fd)?;
+        if file.flags() & fs::file::oflag::PATH != 0 {
+            return Err(EBADF);
+        }
+        Ok(crate::task::exec::file_mapping(&file, &root, offset))
+    })?;
+    Ok(mapped)
+}
+
+/// `munmap(2)`.
+pub(super) fn sys_munmap(cx: &mut Ctx<'_>, addr: u64, len: u64) -> SysResult {
+    cx.mm.unmap(addr, len)?;
+    Ok(0)
+}
+
+/// `mprotect(2)`.
+pub(super) fn sys_mprotect(cx: &mut Ctx<'_>, addr: u64, len: u64, prot: u64) -> SysResult {
+    cx.mm.protect(addr, len, prot)?;
+    Ok(0)
+}
+
+/// `mremap(2)`.
+pub(super) fn sys_mremap(cx: &mut Ctx<'_>, addr: u64, old: u64, new: u64, flags: u64, new_addr: u64) -> SysResult {
+    Ok(cx.mm.remap(addr, old, new, flags, new_addr, cx.privileges())?)
+}
+
+/// `brk(2)`.
+pub(super) fn sys_brk(cx: &mut Ctx<'_>, addr: u64) -> SysResult {
+    Ok(cx.mm.brk(addr))
+}
+
+/// `madvise(2)`.
+pub(super) fn sys_madvise(cx: &mut Ctx<'_>, addr: u64, len: u64, advice: i32) -> SysResult {
+    cx.mm.advise(addr, len, advice)?;
+    Ok(0)
+}

@@ -1,0 +1,372 @@
+//! clone(2), fork(2), vfork(2) and the first task.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+
+use abi::errno::{EAGAIN, EINVAL, ENOMEM};
+use abi::signal::StackT;
+use abi::{Errno, UserAddr};
+use base::lock::{Condition, Lock, rank};
+use platform::Context;
+
+use super::{Ctx, GroupSignals, Parker, Task, TaskState, ThreadGroup};
+use crate::kernel::Process;
+use crate::mm::Limits;
+use crate::signal::SIGCHLD;
+
+/// `CLONE_*` (sched.h).
+#[expect(missing_docs, reason = "clone(2) explains each")]
+pub mod flag {
+    pub const VM: u64 = 0x100;
+    pub const FS: u64 = 0x200;
+    pub const FILES: u64 = 0x400;
+    pub const SIGHAND: u64 = 0x800;
+    pub const PIDFD: u64 = 0x1000;
+    pub const PTRACE: u64 = 0x2000;
+    pub const VFORK: u64 = 0x4000;
+    pub const PARENT: u64 = 0x8000;
+    pub const THREAD: u64 = 0x10000;
+    pub const NEWNS: u64 = 0x20000;
+    pub const SYSVSEM: u64 = 0x40000;
+    pub const SETTLS: u64 = 0x80000;
+    pub const PARENT_SETTID: u64 = 0x10_0000;
+    pub const CHILD_CLEARTID: u64 = 0x20_0000;
+    pub const DETACHED: u64 = 0x40_0000;
+    pub const UNTRACED: u64 = 0x80_0000;
+    pub const CHILD_SETTID: u64 = 0x100_0000;
+    pub const IO: u64 = 0x8000_0000;
+    /// What is done; the rest (namespaces, pidfd, ptrace) gets EINVAL.
+    pub const SUPPORTED: u64 = VM | FS | FILES | SIGHAND | VFORK | PARENT | THREAD | SYSVSEM | SETTLS | PARENT_SETTID
+        | CHILD_CLEARTID | DETACHED | UNTRACED | CHILD_SETTID | IO;
+}
+
+/// What clone and clone3 ask for.
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(missing_docs, reason = "clone(2) explains each")]
+pub struct CloneArgs {
+    pub flags: u64,
+    pub exit_signal: i32,
+    /// The child's stack pointer; 0 keeps the parent's.
+    pub stack: u64,
+    pub parent_tid: u64,
+    pub child_tid: u64,
+    pub tls: u64,
+}
+
+/// Tells a parent in vfork that the child let go of its address space.
+#[derive(Debug, Default)]
+pub struct VforkDone {
+    done: Lock<bool, { rank::LEAF }>,
+    changed: Condition,
+}
+
+impl VforkDone {
+    /// Wakes the parent.
+    pub fn finish(&self) {
+        *self.done.lock() = true;
+        self.changed.notify_all();
+    }
+
+    fn wait(&self) {
+        let mut done = self.done.lock();
+        while !*done {
+            self.changed.wait(&mut done);
+        }
+    }
+}
+
+fn new_group(pid: i32, signals: GroupSignals, limits: Arc<Limits>, rlimits: [(u64, u64); 16], exe: Vec<u8>) -> Arc<ThreadGroup> {
+    Arc::new(ThreadGroup {
+        pid,
+        signals: Lock::new(signals),
+        exit_status: AtomicI32::new(-1),
+        execing: AtomicI32::new(0),
+        live: AtomicI32::new(1),
+        child_events: base::wait::WaitQueue::new(),
+        limits,
+        rlimits: Lock::new(rlimits),
+        dead_cpu_ns: AtomicU64::new(0),
+        exe: Lock::new(exe),
+    })
+}
+
+pub(crate) fn copy_limits(from: &Limits) -> Arc<Limits> {
+    let copy = |v: &AtomicU64| AtomicU64::new(v.load(Ordering::Relaxed));
+    Arc::new(Limits {
+        address_space: copy(&from.address_space),
+        data: copy(&from.data),
+        stack: copy(&from.stack),
+        memlock: copy(&from.memlock),
+    })
+}
+
+const INF: u64 = u64::MAX;
+/// Linux's defaults (include/asm-generic/resource.h), with the descriptor limit that systemd gives.
+pub(crate) const DEFAULT_RLIMITS: [(u64, u64); 16] = [
+    (INF, INF),
+    (INF, INF),
+    (INF, INF),
+    (8 << 20, INF),
+    (0, INF),
+    (INF, INF),
+    (96364, 96364),
+    (1024, 1 << 20),
+    (8 << 20, 8 << 20),
+    (INF, INF),
+    (INF, INF),
+    (96364, 96364),
+    (819_200, 819_200),
+    (0, 0),
+    (0, 0),
+    (INF, INF),
+];
+
+/// Everything that makes the first task.
+pub struct FirstTask {
+    /// The kernel.
+    pub kernel: Arc<crate::Kernel>,
+    /// Descriptors.
+    pub files: Arc<super::FdTable>,
+    /// Root and working directory.
+    pub fs: super::FsContext,
+    /// Credentials.
+    pub cred: base::cred::Credentials,
+    /// The program's path.
+    pub path: Vec<u8>,
+    /// Arguments.
+    pub args: Vec<Vec<u8>>,
+    /// Environment.
+    pub env: Vec<Vec<u8>>,
+}
+
+/// Starts the first process in its own host thread.
+///
+/// # Errors
+/// execve's errors for the program.
+pub fn start_first(first: FirstTask) -> Result<(), Errno> {
+    let kernel = first.kernel;
+    let mut context = kernel.platform.new_context().map_err(|_| ENOMEM)?;
+    let pid = kernel.tree.lock().new_id();
+    let limits: Arc<Limits> = Arc::default();
+    let signals = GroupSignals { actions: [abi::signal::SigAction::default(); 64], pending: Vec::new() };
+    let group = new_group(pid, signals, limits.clone(), DEFAULT_RLIMITS, first.path.clone());
+    let cred = Arc::new(first.cred);
+    let total_memory = 1 << 40;
+    let mm = crate::mm::MemoryManager::new(
+        &kernel.platform,
+        limits,
+        crate::mm::Params { mmap_base: 0x7fff_f7ff_f000, total_memory },
+    )?;
+    let fs = Arc::new(Lock::new(first.fs));
+    let task = Arc::new(Task {
+        kernel: kernel.clone(),
+        tid: pid,
+        group: group.clone(),
+        state: Lock::new(TaskState {
+            mask: 0,
+            pending: Vec::new(),
+            name: Vec::new(),
+            cred: cred.clone(),
+            files: first.files.clone(),
+        }),
+        parker: Arc::new(Parker::default()),
+        kicker: context.kicker(),
+        killed: AtomicBool::new(false),
+        mm: Lock::new(mm.clone()),
+        fs: Lock::new(fs.clone()),
+    });
+    {
+        let mut tree = kernel.tree.lock();
+        tree.tasks.insert(pid, task.clone());
+        let process = Process {
+            group,
+            parent: 0,
+            children: Vec::new(),
+            pgid: pid,
+            sid: pid,
+            zombie: None,
+            exit_signal: SIGCHLD,
+            has_execed: false,
+        };
+        tree.processes.insert(pid, process);
+    }
+    let (path, args, env) = (first.path, first.args, first.env);
+    let files = first.files;
+    let (sender, receiver) = std::sync::mpsc::channel();
+    spawn(pid, move || {
+        let mut cx = new_ctx(task, mm, files, fs, cred, abi::regs::UserRegs::new_user64(), context.as_mut());
+        match cx.exec(&path, args, env) {
+            Ok(()) => {
+                let _ = sender.send(Ok(()));
+                cx.run();
+            }
+            Err(e) => {
+                let _ = sender.send(Err(e));
+            }
+        }
+    })?;
+    receiver.recv().map_err(|_| ENOMEM)?
+}
+
+fn new_ctx<'a>(
+    task: Arc<Task>,
+    mm: Arc<crate::mm::MemoryManager>,
+    files: Arc<super::FdTable>,
+    fs: Arc<Lock<super::FsContext, { rank::FS_CONTEXT }>>,
+    cred: Arc<base::cred::Credentials>,
+    regs: abi::regs::UserRegs,
+    context: &'a mut dyn Context,
+) -> Ctx<'a> {
+    Ctx {
+        task,
+        mm,
+        files,
+        fs,
+        cred,
+        regs,
+        context,
+        altstack: StackT::disabled(),
+        saved_mask: None,
+        clear_tid: 0,
+        robust_list: 0,
+        restart_deadline: None,
+        vfork_done: None,
+        ended: false,
+    }
+}
+
+fn spawn(tid: i32, f: impl FnOnce() + Send + 'static) -> Result<(), Errno> {
+    let builder = std::thread::Builder::new().name(format!("task {tid}")).stack_size(512 << 10);
+    builder.spawn(f).map(drop).map_err(|_| EAGAIN)
+}
+
+impl Ctx<'_> {
+    /// clone(2): makes a thread or process; returns its ID.
+    ///
+    /// # Errors
+    /// `EINVAL` for contradicting or unsupported flags; `EAGAIN`, `ENOMEM` without resources.
+    pub fn clone_task(&mut self, args: &CloneArgs) -> Result<i32, Errno> {
+        let f = args.flags;
+        if f & !flag::SUPPORTED != 0
+            || (f & flag::SIGHAND != 0 && f & flag::VM == 0)
+            || (f & flag::THREAD != 0 && f & flag::SIGHAND == 0)
+        {
+            return Err(EINVAL);
+        }
+        let kernel = self.task.kernel.clone();
+        let mut context = kernel.platform.new_context().map_err(|_| EAGAIN)?;
+        let fp = self.context.fp_state().map_err(|_| ENOMEM)?;
+        let is_thread = f & flag::THREAD != 0;
+        let limits = if is_thread { self.task.group.limits.clone() } else { copy_limits(&self.task.group.limits) };
+        let mm = if f & flag::VM != 0 { self.mm.clone() } else { self.mm.fork(limits.clone())? };
+        let files = if f & flag::FILES != 0 { self.files.clone() } else { self.files.duplicate() };
+        let fs = if f & flag::FS != 0 { self.fs.clone() } else { Arc::new(Lock::new(self.fs.lock().clone())) };
+        let mut regs = self.regs;
+        regs.rax = 0;
+        regs.orig_rax = u64::MAX;
+        if args.stack != 0 {
+            regs.rsp = args.stack;
+        }
+        if f & flag::SETTLS != 0 {
+            regs.fs_base = args.tls;
+        }
+        let (mask, name) = {
+            let state = self.task.state.lock();
+            (self.saved_mask.unwrap_or(state.mask), state.name.clone())
+        };
+        let actions = self.task.group.signals.lock().actions;
+        let rlimits = *self.task.group.rlimits.lock();
+        let exe = self.task.group.exe.lock().clone();
+        let tid = kernel.tree.lock().new_id();
+        let group = if is_thread {
+            self.task.group.live.fetch_add(1, Ordering::SeqCst);
+            self.task.group.clone()
+        } else {
+            new_group(tid, GroupSignals { actions, pending: Vec::new() }, limits, rlimits, exe)
+        };
+        let task = Arc::new(Task {
+            kernel: kernel.clone(),
+            tid,
+            group: group.clone(),
+            state: Lock::new(TaskState {
+                mask,
+                pending: Vec::new(),
+                name,
+                cred: self.cred.clone(),
+                files: files.clone(),
+            }),
+            parker: Arc::new(Parker::default()),
+            kicker: context.kicker(),
+            killed: AtomicBool::new(false),
+            mm: Lock::new(mm.clone()),
+            fs: Lock::new(fs.clone()),
+        });
+        let pid = self.task.group.pid;
+        {
+            let mut tree = kernel.tree.lock();
+            if !is_thread {
+                let (my_parent, pgid, sid) =
+                    tree.processes.get(&pid).map_or((0, pid, pid), |p| (p.parent, p.pgid, p.sid));
+                let parent = if f & flag::PARENT != 0 { my_parent } else { pid };
+                tree.processes.insert(
+                    tid,
+                    Process {
+                        group,
+                        parent,
+                        children: Vec::new(),
+                        pgid,
+                        sid,
+                        zombie: None,
+                        exit_signal: args.exit_signal,
+                        has_execed: false,
+                    },
+                );
+                if let Some(p) = tree.processes.get_mut(&parent) {
+                    p.children.push(tid);
+                }
+            }
+            tree.tasks.insert(tid, task.clone());
+        }
+        if f & flag::PARENT_SETTID != 0 {
+            let _ = self.mm.write_value(UserAddr(args.parent_tid), &tid);
+        }
+        let vfork = (f & flag::VFORK != 0).then(Arc::<VforkDone>::default);
+        let child_vfork = vfork.clone();
+        let altstack = if f & flag::VM != 0 && f & flag::VFORK == 0 { StackT::disabled() } else { self.altstack };
+        let args = *args;
+        let cred = self.cred.clone();
+        let child = task.clone();
+        let spawned = spawn(tid, move || {
+            let mut cx = new_ctx(task, mm, files, fs, cred, regs, context.as_mut());
+            cx.altstack = altstack;
+            cx.vfork_done = child_vfork;
+            if cx.context.set_fp_state(&fp).is_err() {
+                cx.start_group_exit(9);
+            }
+            if f & flag::CHILD_SETTID != 0 {
+                let _ = cx.mm.write_value(UserAddr(args.child_tid), &tid);
+            }
+            if f & flag::CHILD_CLEARTID != 0 {
+                cx.clear_tid = args.child_tid;
+            }
+            cx.run();
+        });
+        if let Err(e) = spawned {
+            let mut tree = kernel.tree.lock();
+            tree.tasks.remove(&tid);
+            if is_thread {
+                child.group.live.fetch_sub(1, Ordering::SeqCst);
+            } else if let Some(p) = tree.processes.remove(&tid)
+                && let Some(parent) = tree.processes.get_mut(&p.parent)
+            {
+                parent.children.retain(|&c| c != tid);
+            }
+            return Err(e);
+        }
+        drop(child);
+        if let Some(done) = vfork {
+            done.wait();
+        }
+        Ok(tid)
+    }
+}

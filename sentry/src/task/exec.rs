@@ -1,0 +1,350 @@
+//! execve(2): replaces a process's program (Linux fs/exec.c, fs/binfmt_elf.c).
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use abi::errno::{EACCES, EAGAIN, EIO, ELOOP, ENOEXEC, ENOMEM};
+use abi::mman::{MapFlags, Prot};
+use abi::regs::UserRegs;
+use abi::signal::StackT;
+use abi::{Errno, UserAddr};
+use base::memmap::{Access, MappedFile, MappingOrigin};
+use fs::file::{FileDescription, oflag};
+use fs::vfs::Walk;
+use loader::elf::{self, MapSource, Placement, ReadAt};
+use loader::layout::{HeapPlace, Layout, Randomness};
+use loader::stack::{AuxInput, StackInput, StackPlan};
+
+use super::Ctx;
+use crate::mm::{FileMapping, MapBacking, MapRequest, MapType, MemoryManager, Params, VmFlags, VmName};
+
+/// A mapped file's name, and the reference that keeps it open.
+#[derive(Debug)]
+pub struct FileOrigin {
+    /// The file.
+    pub file: Arc<FileDescription>,
+    /// Its path when it was mapped.
+    pub path: Vec<u8>,
+}
+
+impl MappingOrigin for FileOrigin {
+    fn path(&self) -> Vec<u8> {
+        self.path.clone()
+    }
+
+    fn id(&self) -> (u64, u64) {
+        self.file.ops.metadata().map_or((0, 0), |m| (m.dev, m.ino))
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+struct FileReader(Arc<FileDescription>);
+
+impl ReadAt for FileReader {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {
+        let mut done = 0;
+        while done < buf.len() {
+            let n = self.0.ops.read_at(offset + done as u64, &mut &mut buf[done..])?;
+            if n == 0 {
+                break;
+            }
+            done += n;
+        }
+        Ok(done)
+    }
+
+    fn len(&self) -> u64 {
+        self.0.ops.metadata().map_or(0, |m| m.size)
+    }
+}
+
+/// What an mmap of `file` needs.
+pub fn file_mapping(file: &Arc<FileDescription>, root: &fs::vfs::VfsPath, offset: u64) -> FileMapping {
+    let path = match &file.path {
+        Some(p) => p.full_path(root),
+        None => file.ops.anonymous_name().unwrap_or_default(),
+    };
+    let origin = Arc::new(FileOrigin { file: file.clone(), path });
+    FileMapping {
+        file: file.ops.mappable().map(|pages| MappedFile { pages, origin }),
+        offset,
+        readable: file.is_readable(),
+        writable: file.is_writable(),
+        append_only: false,
+        noexec: false,
+    }
+}
+
+fn prot_of(access: elf::Access) -> Prot {
+    Prot::from_bits_truncate(access.bits().into())
+}
+
+impl Ctx<'_> {
+    /// A path walk from the task's root and working directory.
+    pub fn walk(&self) -> Walk<'_> {
+        let fs = self.fs.lock();
+        Walk { ns: &self.task.kernel.mounts, root: fs.root.clone(), base: fs.cwd.clone(), cred: &self.cred }
+    }
+
+    fn open_program(&self, path: &[u8]) -> Result<Arc<FileDescription>, Errno> {
+        let file = self.walk().open(path, oflag::RDONLY, 0)?;
+        let meta = file.ops.metadata()?;
+        if meta.mode & 0o170_000 != 0o100_000 || meta.mode & 0o111 == 0 {
+            return Err(EACCES);
+        }
+        self.walk().access(path, 1)?;
+        Ok(file)
+    }
+
+    fn map_image(&self, mm: &MemoryManager, file: &Arc<FileDescription>, plan: &Placement) -> Result<(), Errno> {
+        let root = self.fs.lock().root.clone();
+        for op in &plan.ops {
+            let backing = match op.source {
+                MapSource::File { offset } => MapBacking::File(file_mapping(file, &root, offset)),
+                MapSource::Anonymous => MapBacking::Anonymous,
+            };
+            let mut request = MapRequest::anonymous(op.addr, op.len, prot_of(op.access), MapFlags::FIXED);
+            request.kind = Some(MapType::Private);
+            request.backing = backing;
+            mm.map(request)?;
+            if !op.clear.is_empty() {
+                let len = usize::try_from(op.clear.end - op.clear.start).map_err(|_| ENOMEM)?;
+                mm.zero_out(UserAddr(op.clear.start), len)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// execve(2). On success the registers are those of the new program.
+    ///
+    /// # Errors
+    /// As execve(2); after the point of no return the process is killed instead.
+    pub fn exec(&mut self, path: &[u8], args: Vec<Vec<u8>>, env: Vec<Vec<u8>>) -> Result<(), Errno> {
+        let stack_limit = self.task.group.limits.stack.load(Ordering::Relaxed);
+        let mut args = args;
+        if args.is_empty() {
+            args.push(Vec::new());
+        }
+        loader::stack::check_sizes(path, &args, &env, stack_limit)?;
+        let mut file = self.open_program(path)?;
+        let mut program = path.to_vec();
+        let mut depth = 0;
+        let image = loop {
+            let reader = FileReader(file.clone());
+            let head = loader::script::read_head(&reader)?;
+            if !loader::script::is_script(&head) {
+                break elf::parse(&reader)?;
+            }
+            let script = loader::script::parse(&head)?;
+            args = script.arguments(&program, &args);
+            program = script.interpreter.clone();
+            file = self.open_program(&program)?;
+            depth += 1;
+            if depth > loader::script::MAX_DEPTH {
+                return Err(ELOOP);
+            }
+        };
+        let interpreter = match &image.interp {
+            None => None,
+            Some(p) => {
+                let f = self.open_program(p)?;
+                let parsed = elf::parse_interpreter(&FileReader(f.clone()))?;
+                Some((f, parsed))
+            }
+        };
+        let mut random_bytes = [0u8; 56];
+        host::file::random(&mut random_bytes).map_err(|_| EIO)?;
+        let randomness = {
+            let mut r = [0u8; 40];
+            r.copy_from_slice(&random_bytes[..40]);
+            self.task.kernel.aslr.then(|| Randomness::from_bytes(r))
+        };
+        let layout = Layout::new(randomness.as_ref(), stack_limit);
+        let mm = MemoryManager::new(
+            &self.task.kernel.platform,
+            self.task.group.limits.clone(),
+            Params { mmap_base: layout.mmap_base, total_memory: 1 << 40 },
+        )?;
+        self.end_other_threads()?;
+
+        let bias = match image.kind {
+            elf::Kind::Exec => 0,
+            elf::Kind::Dyn if image.interp.is_some() => image.bias_for_base(layout.pie_base),
+            elf::Kind::Dyn => image.bias_at(self.free_place(&mm, &image)?),
+        };
+        let plan = image.place(bias)?;
+        self.map_image(&mm, &file, &plan)?;
+        let mut entry = plan.entry;
+        let mut interp_base = 0;
+        if let Some((f, interp)) = &interpreter {
+            let bias = interp.bias_at(self.free_place(&mm, interp)?);
+            let placed = interp.place(bias)?;
+            self.map_image(&mm, f, &placed)?;
+            entry = placed.entry;
+            interp_base = placed.bias;
+        }
+        let vdso = self.map_vdso(&mm)?;
+        let mut at_random = [0u8; 16];
+        at_random.copy_from_slice(&random_bytes[40..]);
+        let cpu = std::arch::x86_64::__cpuid(1);
+        let stack = StackPlan::new(&StackInput {
+            top: layout.stack_top,
+            stack_limit,
+            path,
+            args: &args,
+            env: &env,
+            random: at_random,
+            gap: layout.stack_gap,
+            aux: AuxInput {
+                vdso: Some(vdso),
+                min_signal_stack: self.task.kernel.platform.xsave_layout().size as u64 + 1024,
+                hwcap: cpu.edx.into(),
+                hwcap2: 2,
+                phdr: plan.phdr,
+                phdr_count: image.phdr_count.into(),
+                interp_base,
+                entry: plan.entry,
+                uid: self.cred.uid,
+                euid: self.cred.euid,
+                gid: self.cred.gid,
+                egid: self.cred.egid,
+                secure: false,
+                rseq: None,
+            },
+        })?;
+        let start = stack.mapping_start(layout.stack_top, stack_limit);
+        let prot = if image.exec_stack { Prot::READ | Prot::WRITE | Prot::EXEC } else { Prot::READ | Prot::WRITE };
+        let mut request =
+            MapRequest::anonymous(start, layout.stack_top - start, prot, MapFlags::FIXED | MapFlags::GROWSDOWN);
+        request.name = VmName::Stack;
+        mm.map(request)?;
+        mm.write_all(UserAddr(stack.sp), &stack.bytes)?;
+        let brk = layout.brk_start(plan.brk, HeapPlace::of(&image));
+        let root = self.fs.lock().root.clone();
+        let exe_path = file.path.as_ref().map(|p| p.full_path(&root)).unwrap_or_default();
+        mm.set_layout(|l| {
+            l.start_code = plan.code.start;
+            l.end_code = plan.code.end;
+            l.start_data = plan.data.start;
+            l.end_data = plan.data.end;
+            l.start_brk = brk;
+            l.brk = brk;
+            l.start_stack = stack.sp;
+            l.arg_start = stack.args.start;
+            l.arg_end = stack.args.end;
+            l.env_start = stack.env.start;
+            l.env_end = stack.env.end;
+            l.exe = Some(Arc::new(FileOrigin { file: file.clone(), path: exe_path.clone() }));
+            l.auxv = stack.auxv_bytes();
+        });
+        let window = stack.sp.saturating_sub(32 << 10).max(start) & !4095;
+        let _ = mm.prefault(window..layout.stack_top, Some(Access::WRITE));
+        self.install_program(mm, entry, stack.sp, path, exe_path)
+    }
+
+    fn install_program(
+        &mut self,
+        mm: Arc<MemoryManager>,
+        entry: u64,
+        sp: u64,
+        path: &[u8],
+        exe_path: Vec<u8>,
+    ) -> Result<(), Errno> {
+        self.release_mm();
+        self.mm = mm.clone();
+        let old = std::mem::replace(&mut *self.task.mm.lock(), mm);
+        drop(old);
+        self.files = self.files.duplicate();
+        self.files.close_on_exec();
+        self.robust_list = 0;
+        self.altstack = StackT::disabled();
+        self.regs = UserRegs { rip: entry, rsp: sp, ..UserRegs::new_user64() };
+        let layout = self.task.kernel.platform.xsave_layout();
+        let mut fp = vec![0u8; layout.size];
+        fp[0..2].copy_from_slice(&0x37fu16.to_le_bytes());
+        fp[24..28].copy_from_slice(&0x1f80u32.to_le_bytes());
+        self.context.set_fp_state(&platform::FpState(fp)).map_err(|_| ENOMEM)?;
+        for action in &mut self.task.group.signals.lock().actions {
+            if action.handler != 1 {
+                *action = abi::signal::SigAction::default();
+            }
+        }
+        *self.task.group.exe.lock() = exe_path;
+        let name = path.rsplit(|&b| b == b'/').next().unwrap_or(path);
+        let mut state = self.task.state.lock();
+        state.files = self.files.clone();
+        state.name = name[..name.len().min(15)].to_vec();
+        drop(state);
+        if let Some(p) = self.task.kernel.tree.lock().processes.get_mut(&self.task.group.pid) {
+            p.has_execed = true;
+        }
+        Ok(())
+    }
+
+    /// Finds room for a position-independent image by an ordinary search.
+    fn free_place(&self, mm: &MemoryManager, image: &elf::Image) -> Result<u64, Errno> {
+        let align = image.alignment().max(4096);
+        let span = image.span().checked_add(align).ok_or(ENOEXEC)?;
+        let addr = mm.map(MapRequest::anonymous(0, span, Prot::empty(), MapFlags::empty()))?;
+        mm.unmap(addr, span)?;
+        // The top of the hole, aligned: the space between stays free.
+        Ok((addr + span - image.span()) & !(align - 1))
+    }
+
+    fn map_vdso(&self, mm: &MemoryManager) -> Result<u64, Errno> {
+        let kernel = &self.task.kernel;
+        let base = mm.map(MapRequest::anonymous(0, 8192, Prot::empty(), MapFlags::empty()))?;
+        let pieces = [
+            (base, &kernel.vvar, Prot::READ, &b"[vvar]"[..]),
+            (base + 4096, &kernel.vdso, Prot::READ | Prot::EXEC, &b"[vdso]"[..]),
+        ];
+        for (addr, pages, prot, name) in pieces {
+            let mut request = MapRequest::anonymous(addr, 4096, prot, MapFlags::FIXED);
+            request.kind = Some(MapType::Shared);
+            request.backing = MapBacking::File(FileMapping {
+                file: Ok(pages.mapped()),
+                offset: 0,
+                readable: true,
+                writable: false,
+                append_only: false,
+                noexec: false,
+            });
+            request.extra = VmFlags::empty();
+            request.name = VmName::Special(std::str::from_utf8(name).unwrap_or("[vdso]"));
+            mm.map(request)?;
+        }
+        Ok(base + 4096)
+    }
+
+    /// Ends the other threads of the process, for exec.
+    fn end_other_threads(&mut self) -> Result<(), Errno> {
+        let group = self.task.group.clone();
+        if group.live.load(Ordering::SeqCst) == 1 {
+            return Ok(());
+        }
+        if self.task.tid != group.pid {
+            // A thread other than the leader would have to take over the leader's ID: not done yet.
+            return Err(EAGAIN);
+        }
+        let others: Vec<_> = {
+            let tree = self.task.kernel.tree.lock();
+            tree.tasks
+                .values()
+                .filter(|t| Arc::ptr_eq(&t.group, &group) && t.tid != self.task.tid)
+                .cloned()
+                .collect()
+        };
+        for t in others {
+            t.killed.store(true, Ordering::SeqCst);
+            t.interrupt();
+        }
+        while group.live.load(Ordering::SeqCst) > 1 {
+            std::thread::sleep(std::time::Duration::from_micros(200));
+        }
+        Ok(())
+    }
+}

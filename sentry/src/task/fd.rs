@@ -1,0 +1,134 @@
+//! File descriptor tables.
+
+use std::sync::Arc;
+
+use abi::Errno;
+use abi::errno::{EBADF, EMFILE};
+use base::lock::{Lock, rank};
+use fs::file::FileDescription;
+
+/// A descriptor.
+#[derive(Clone, Debug)]
+pub struct Fd {
+    /// The file description.
+    pub file: Arc<FileDescription>,
+    /// `FD_CLOEXEC`.
+    pub cloexec: bool,
+}
+
+/// The descriptors of one or more tasks.
+#[derive(Debug, Default)]
+pub struct FdTable {
+    slots: Lock<Vec<Option<Fd>>, { rank::FD_TABLE }>,
+}
+
+impl FdTable {
+    /// An independent copy, for fork.
+    pub fn duplicate(&self) -> Arc<Self> {
+        Arc::new(Self { slots: Lock::new(self.slots.lock().clone()) })
+    }
+
+    /// The file behind `fd`.
+    ///
+    /// # Errors
+    /// `EBADF`.
+    pub fn file(&self, fd: i32) -> Result<Arc<FileDescription>, Errno> {
+        self.entry(fd).map(|e| e.file)
+    }
+
+    /// The descriptor `fd`.
+    ///
+    /// # Errors
+    /// `EBADF`.
+    pub fn entry(&self, fd: i32) -> Result<Fd, Errno> {
+        let i = usize::try_from(fd).map_err(|_| EBADF)?;
+        self.slots.lock().get(i).cloned().flatten().ok_or(EBADF)
+    }
+
+    /// Puts `file` at the lowest free descriptor from `min` on, below `limit`.
+    ///
+    /// # Errors
+    /// `EMFILE`.
+    pub fn install(&self, file: Arc<FileDescription>, cloexec: bool, min: usize, limit: u64) -> Result<i32, Errno> {
+        let mut slots = self.slots.lock();
+        let start = min.min(slots.len());
+        let i = slots[start..].iter().position(Option::is_none).map_or(slots.len().max(min), |p| p + start);
+        if i as u64 >= limit {
+            return Err(EMFILE);
+        }
+        if i >= slots.len() {
+            slots.resize(i + 1, None);
+        }
+        slots[i] = Some(Fd { file, cloexec });
+        i32::try_from(i).map_err(|_| EMFILE)
+    }
+
+    /// Puts `file` at exactly `fd`; returns what was there, to be dropped by the caller.
+    ///
+    /// # Errors
+    /// `EBADF`: `fd` is negative or at the limit.
+    pub fn replace(&self, fd: i32, file: Arc<FileDescription>, cloexec: bool, limit: u64) -> Result<Option<Fd>, Errno> {
+        let i = usize::try_from(fd).map_err(|_| EBADF)?;
+        if i as u64 >= limit {
+            return Err(EBADF);
+        }
+        let mut slots = self.slots.lock();
+        if i >= slots.len() {
+            slots.resize(i + 1, None);
+        }
+        Ok(slots[i].replace(Fd { file, cloexec }))
+    }
+
+    /// Closes `fd`; returns what was there.
+    ///
+    /// # Errors
+    /// `EBADF`.
+    pub fn remove(&self, fd: i32) -> Result<Fd, Errno> {
+        let i = usize::try_from(fd).map_err(|_| EBADF)?;
+        self.slots.lock().get_mut(i).and_then(Option::take).ok_or(EBADF)
+    }
+
+    /// Sets or clears `FD_CLOEXEC`.
+    ///
+    /// # Errors
+    /// `EBADF`.
+    pub fn set_cloexec(&self, fd: i32, cloexec: bool) -> Result<(), Errno> {
+        let i = usize::try_from(fd).map_err(|_| EBADF)?;
+        let mut slots = self.slots.lock();
+        let slot = slots.get_mut(i).and_then(Option::as_mut).ok_or(EBADF)?;
+        slot.cloexec = cloexec;
+        Ok(())
+    }
+
+    /// Closes what execve closes.
+    pub fn close_on_exec(&self) {
+        let closed: Vec<_> = {
+            let mut slots = self.slots.lock();
+            slots.iter_mut().filter(|s| s.as_ref().is_some_and(|f| f.cloexec)).map(Option::take).collect()
+        };
+        drop(closed);
+    }
+
+    /// Closes, or with `mark` only marks, descriptors `first..=last`.
+    pub fn close_range(&self, first: usize, last: usize, mark: bool) {
+        let mut closed = Vec::new();
+        let mut slots = self.slots.lock();
+        for slot in slots.iter_mut().skip(first).take(last.saturating_sub(first).saturating_add(1)) {
+            if mark {
+                if let Some(f) = slot {
+                    f.cloexec = true;
+                }
+            } else {
+                closed.push(slot.take());
+            }
+        }
+        drop(slots);
+        drop(closed);
+    }
+
+    /// The open descriptors, in order.
+    pub fn numbers(&self) -> Vec<i32> {
+        let slots = self.slots.lock();
+        slots.iter().enumerate().filter(|(_, s)| s.is_some()).filter_map(|(i, _)| i32::try_from(i).ok()).collect()
+    }
+}

@@ -1,0 +1,139 @@
+//! Tasks (threads) and thread groups (processes).
+//!
+//! Reading order: this file; `run.rs` (the loop of a guest thread); `block.rs` (sleeping); `exec.rs`; `clone.rs`; `exit.rs`
+//! (ending and waiting); `fd.rs` (descriptor tables).
+//!
+//! Locks: the tree (`Kernel::tree`) outermost, then signal state of a group, then a task's own state.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+
+use abi::signal::{SigAction, SigInfo};
+use base::cred::Credentials;
+use base::lock::{Lock, rank};
+use fs::vfs::VfsPath;
+use platform::Kick;
+
+use crate::kernel::Kernel;
+use crate::mm::{Limits, MemoryManager};
+
+pub mod block;
+pub mod clone;
+pub mod exec;
+pub mod exit;
+pub mod fd;
+pub mod run;
+
+pub use block::Parker;
+pub use fd::FdTable;
+pub use run::Ctx;
+
+/// A signal that was sent and not yet delivered.
+#[derive(Clone, Debug)]
+pub struct Pending {
+    /// The number.
+    pub signo: i32,
+    /// What the handler is told.
+    pub info: SigInfo,
+}
+
+/// Signal state of a process.
+#[derive(Debug)]
+pub struct GroupSignals {
+    /// Actions by number - 1.
+    pub actions: [SigAction; 64],
+    /// Sent to the process as a whole.
+    pub pending: Vec<Pending>,
+}
+
+/// A process.
+#[derive(Debug)]
+pub struct ThreadGroup {
+    /// The process ID.
+    pub pid: i32,
+    /// Handlers and pending signals.
+    pub signals: Lock<GroupSignals, { rank::SIGNALS }>,
+    /// Set once the whole group is to end: the wait status, or -1.
+    pub exit_status: AtomicI32,
+    /// The thread that survives an exec while others end; 0 else.
+    pub execing: AtomicI32,
+    /// Threads alive.
+    pub live: AtomicI32,
+    /// Woken when a child changes state or a thread ends.
+    pub child_events: base::wait::WaitQueue,
+    /// Memory limits.
+    pub limits: Arc<Limits>,
+    /// All 16 resource limits, soft and hard.
+    pub rlimits: Lock<[(u64, u64); 16], { rank::LEAF }>,
+    /// CPU time of ended threads, ns.
+    pub dead_cpu_ns: AtomicU64,
+    /// The program's name for /proc, as given to execve.
+    pub exe: Lock<Vec<u8>, { rank::LEAF }>,
+}
+
+/// Working directory, root and umask; shared with `CLONE_FS`.
+#[derive(Clone, Debug)]
+pub struct FsContext {
+    /// `/`.
+    pub root: VfsPath,
+    /// `.`.
+    pub cwd: VfsPath,
+    /// umask(2).
+    pub umask: u32,
+}
+
+/// What other threads may look at.
+#[derive(Debug)]
+pub struct TaskState {
+    /// Blocked signals.
+    pub mask: u64,
+    /// Sent to this thread.
+    pub pending: Vec<Pending>,
+    /// comm, 15 bytes.
+    pub name: Vec<u8>,
+    /// Its credentials.
+    pub cred: Arc<Credentials>,
+    /// Its descriptors.
+    pub files: Arc<FdTable>,
+}
+
+/// A thread.
+pub struct Task {
+    /// The kernel.
+    pub kernel: Arc<Kernel>,
+    /// The thread ID.
+    pub tid: i32,
+    /// The process.
+    pub group: Arc<ThreadGroup>,
+    /// State.
+    pub state: Lock<TaskState, { rank::TASK }>,
+    /// Where it sleeps.
+    pub parker: Arc<Parker>,
+    /// Gets it out of user mode.
+    pub kicker: Arc<dyn Kick>,
+    /// Must end now (exec by another thread).
+    pub killed: AtomicBool,
+    /// The address space, for /proc and ptrace.
+    pub mm: Lock<Arc<MemoryManager>, { rank::LEAF }>,
+    /// Root and working directory.
+    pub fs: Lock<Arc<Lock<FsContext, { rank::FS_CONTEXT }>>, { rank::LEAF }>,
+}
+
+impl std::fmt::Debug for Task {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Task").field("tid", &self.tid).finish_non_exhaustive()
+    }
+}
+
+impl Task {
+    /// Makes the thread look at its signals soon.
+    pub fn interrupt(&self) {
+        self.parker.interrupt();
+        self.kicker.kick();
+    }
+
+    /// Whether the thread must end.
+    pub fn must_exit(&self) -> bool {
+        self.killed.load(Ordering::SeqCst) || self.group.exit_status.load(Ordering::SeqCst) >= 0
+    }
+}

@@ -1,0 +1,151 @@
+//! The loop of a guest thread.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use abi::regs::UserRegs;
+use abi::signal::SigInfo;
+use base::cred::Credentials;
+use base::lock::{Lock, rank};
+use platform::{Context, Trap};
+
+use super::{FdTable, FsContext, Task};
+use crate::mm::{Fault, MemoryManager};
+use crate::signal::{ILL_ILLOPN, SIGBUS, SIGFPE, SIGILL, SIGKILL, SIGSEGV, SIGTRAP};
+use crate::syscall::{Restart, Stop};
+
+/// What a thread owns while it runs; handlers get it as `cx`.
+pub struct Ctx<'a> {
+    /// The thread.
+    pub task: Arc<Task>,
+    /// Its address space.
+    pub mm: Arc<MemoryManager>,
+    /// Its descriptors.
+    pub files: Arc<FdTable>,
+    /// Root and working directory.
+    pub fs: Arc<Lock<FsContext, { rank::FS_CONTEXT }>>,
+    /// Credentials.
+    pub cred: Arc<Credentials>,
+    /// User registers.
+    pub regs: UserRegs,
+    /// The processor state.
+    pub context: &'a mut dyn Context,
+    /// The alternate signal stack.
+    pub altstack: abi::signal::StackT,
+    /// A mask to be restored once the signal that ended `sigsuspend` or `ppoll` is delivered.
+    pub saved_mask: Option<u64>,
+    /// `set_tid_address`.
+    pub clear_tid: u64,
+    /// `set_robust_list`.
+    pub robust_list: u64,
+    /// The deadline that a restarted sleep goes on with.
+    pub restart_deadline: Option<u64>,
+    /// The parent that waits in vfork.
+    pub vfork_done: Option<Arc<super::clone::VforkDone>>,
+    /// Set when the thread has ended.
+    pub ended: bool,
+}
+
+impl Ctx<'_> {
+    /// Runs user code until the thread ends.
+    pub fn run(&mut self) {
+        loop {
+            if self.task.must_exit() {
+                self.exit_thread();
+                return;
+            }
+            if self.has_signal() {
+                self.deliver_signals(None);
+                if self.ended || self.task.must_exit() {
+                    continue;
+                }
+            }
+            let space = self.mm.space().clone();
+            match self.context.switch(&space, &mut self.regs) {
+                Ok(Trap::Syscall) => self.system_call(),
+                Ok(Trap::Syscall32) => {
+                    // The i386 table is absent: every number is unknown.
+                    self.regs.rax = (-i64::from(abi::errno::ENOSYS.raw())) as u64;
+                }
+                Ok(Trap::Fault { addr, access }) => self.page_fault(addr, access),
+                Ok(Trap::Exception { vector, code }) => self.exception(vector, code),
+                Ok(Trap::Interrupted) => {}
+                Err(e) => {
+                    log::error!("task {}: {e}", self.task.tid);
+                    self.kill_group(SIGKILL);
+                }
+            }
+        }
+    }
+
+    fn page_fault(&mut self, addr: u64, access: base::memmap::Access) {
+        self.task.kernel.faults.fetch_add(1, Ordering::Relaxed);
+        let info = match self.mm.handle_fault(addr, access) {
+            Ok(()) => return,
+            Err(Fault::NotMapped) => SigInfo::fault(SIGSEGV, 1, addr),
+            Err(Fault::Denied) => SigInfo::fault(SIGSEGV, 2, addr),
+            Err(Fault::Bus) => SigInfo::fault(SIGBUS, 2, addr),
+            Err(Fault::OutOfMemory) => return self.kill_group(SIGKILL),
+            Err(Fault::Platform(e)) => {
+                log::error!("task {}: {e}", self.task.tid);
+                return self.kill_group(SIGKILL);
+            }
+        };
+        self.force_signal(info);
+    }
+
+    /// Linux arch/x86/kernel/traps.c: which exception becomes which signal.
+    fn exception(&mut self, vector: u8, _code: u32) {
+        let rip = self.regs.rip;
+        let info = match vector {
+            0 => SigInfo::fault(SIGFPE, 1, rip),
+            1 => SigInfo::fault(SIGTRAP, 2, rip),
+            3 => SigInfo::kernel(SIGTRAP),
+            4 => SigInfo::kernel(SIGSEGV),
+            6 => SigInfo::fault(SIGILL, ILL_ILLOPN, rip),
+            16 | 19 => SigInfo::fault(SIGFPE, 3, rip),
+            17 => SigInfo::fault(SIGBUS, 1, 0),
+            _ => SigInfo::kernel(SIGSEGV),
+        };
+        self.force_signal(info);
+    }
+
+    fn system_call(&mut self) {
+        let nr = self.regs.rax;
+        self.regs.orig_rax = nr;
+        self.regs.rax = (-i64::from(abi::errno::ENOSYS.raw())) as u64;
+        self.task.kernel.count_syscall();
+        let args = [self.regs.rdi, self.regs.rsi, self.regs.rdx, self.regs.r10, self.regs.r8, self.regs.r9];
+        let result = crate::syscall::dispatch(self, nr, args);
+        let restart = match result {
+            Ok(v) => {
+                self.regs.rax = v;
+                None
+            }
+            Err(Stop::Fail(e)) => {
+                self.regs.rax = (-i64::from(e.raw())) as u64;
+                None
+            }
+            Err(Stop::Restart(kind)) => Some(kind),
+            Err(Stop::NoReturn) => None,
+        };
+        if !matches!(restart, Some(Restart::Block)) {
+            self.restart_deadline = None;
+        }
+        if self.mm.take_out_of_memory() {
+            self.kill_group(SIGKILL);
+        }
+        if self.ended {
+            return;
+        }
+        if restart.is_some() || self.has_signal() || self.saved_mask.is_some() {
+            self.deliver_signals(restart);
+        }
+        self.regs.orig_rax = u64::MAX;
+    }
+
+    /// CLOCK_MONOTONIC in ns.
+    pub fn monotonic_ns(&self) -> u64 {
+        u64::try_from(self.task.kernel.time.now(crate::time::Clock::Monotonic).as_ns()).unwrap_or(0)
+    }
+}
