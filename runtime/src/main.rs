@@ -1,2 +1,92 @@
-//! The `ringfence` binary.
-fn main() {}
+//! The `ringfence` binary: `run`, `check` and `syscalls`.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod check;
+mod run;
+
+/// Runs Linux programs on a kernel of their own.
+#[derive(Debug, Parser)]
+#[command(name = "ringfence", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a program in a fresh sandbox.
+    Run(run::Options),
+    /// Say what this host offers: the kind of KVM, its costs and limits.
+    Check {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List every system call: full, partial or absent.
+    Syscalls {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// The exit status when ringfence itself fails.
+const FAILED: u8 = 125;
+
+/// Prints one line for people on stderr.
+fn complain(text: &str) {
+    eprintln!("ringfence: {text}");
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) if !e.use_stderr() => {
+            print!("{e}");
+            return ExitCode::SUCCESS;
+        }
+        Err(e) => {
+            let text = e.to_string();
+            let first: Vec<&str> = text.lines().take_while(|l| !l.is_empty()).map(str::trim).collect();
+            let line = first.join(" ");
+            complain(&format!("{}; see ringfence --help", line.trim_start_matches("error: ")));
+            return ExitCode::from(FAILED);
+        }
+    };
+    match cli.command {
+        Command::Run(options) => ExitCode::from(run::run(options)),
+        Command::Check { json } => ExitCode::from(u8::try_from(check::run(json)).unwrap_or(FAILED)),
+        Command::Syscalls { json } => {
+            syscalls(json);
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn syscalls(json: bool) {
+    use sentry::syscall::Support;
+    use sentry::syscall::table::ROWS;
+    let describe = |s: Support| match s {
+        Support::Full => ("full", ""),
+        Support::Partial(note) => ("partial", note),
+        Support::Absent => ("absent", ""),
+    };
+    if json {
+        let rows: Vec<_> = ROWS
+            .iter()
+            .map(|r| {
+                let (support, note) = describe(r.support);
+                serde_json::json!({"number": r.number, "name": r.name, "support": support, "note": note})
+            })
+            .collect();
+        println!("{}", serde_json::Value::Array(rows));
+        return;
+    }
+    for r in ROWS {
+        let (support, note) = describe(r.support);
+        println!("{:>4}  {:<24} {support:<8} {note}", r.number, r.name);
+    }
+}

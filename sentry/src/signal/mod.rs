@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use abi::Errno;
 use abi::errno::ESRCH;
-use abi::signal::{SigAction, SigInfo};
+use abi::signal::{SigAction, SigInfo, SigSet};
 
 use crate::kernel::Kernel;
 use crate::syscall::Restart;
@@ -21,7 +21,6 @@ pub(crate) const SIGKILL: i32 = 9;
 pub(crate) const SIGSEGV: i32 = 11;
 pub(crate) const SIGPIPE: i32 = 13;
 pub(crate) const SIGCHLD: i32 = 17;
-pub(crate) const SIGCONT: i32 = 18;
 pub(crate) const SIGSTOP: i32 = 19;
 pub(crate) const ILL_ILLOPN: i32 = 2;
 /// SIGKILL and SIGSTOP, which cannot be blocked.
@@ -135,7 +134,7 @@ impl Ctx<'_> {
 
     /// Sends the thread a signal that it cannot escape: when it is blocked or ignored, the default action is taken.
     pub fn force_signal(&mut self, info: SigInfo) {
-        let signo = info.signo();
+        let signo = info.signo;
         {
             let mut group = self.task.group.signals.lock();
             let mut state = self.task.state.lock();
@@ -218,15 +217,23 @@ impl Ctx<'_> {
 
     fn push_handler(&mut self, action: &SigAction, p: &Pending) -> bool {
         let Ok(fp) = self.context.fp_state() else { return false };
-        let features = self.task.kernel.platform.xsave_layout().features;
+        let layout = self.task.kernel.platform.xsave_layout();
         let current = self.task.state.lock().mask;
         let old_mask = self.saved_mask.take().unwrap_or(current);
-        let pushed =
-            frame::push(&self.mm, &mut self.regs, &fp, features, action, &p.info, old_mask, &mut self.altstack);
-        if pushed.is_err() {
+        let delivery = frame::Delivery {
+            action,
+            info: &p.info,
+            old_mask: SigSet(old_mask),
+            fp: &fp,
+            xfeatures: layout.features,
+            trap: self.trap,
+        };
+        if frame::push(&self.mm, &mut self.regs, &mut self.altstack, &delivery).is_err()
+            || self.context.set_fp_state(&frame::initial_fp(layout)).is_err()
+        {
             return false;
         }
-        let mut mask = current | action.mask;
+        let mut mask = current | action.mask.0;
         if action.flags & SA_NODEFER == 0 {
             mask |= bit(p.signo);
         }

@@ -67,7 +67,7 @@ pub(super) fn sys_brk(cx: &mut Ctx<'_>, addr: u64) -> SysResult {
 }
 
 /// `madvise(2)`.
-pub(super) fn sys_madvise(cx: &mut Ctx<'_>, addr: u64, len: u64, advice: i32) -> SysResult {
+pub(super) fn sys_madvise(cx: &mut Ctx<'_>, addr: u64, len: u64, advice: u64) -> SysResult {
     cx.mm.advise(addr, len, advice)?;
     Ok(0)
 }

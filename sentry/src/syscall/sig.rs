@@ -69,11 +69,9 @@ pub(super) fn sys_rt_sigreturn(cx: &mut Ctx<'_>) -> SysResult {
         cx.kill_group(11);
         return Err(Stop::NoReturn);
     };
-    cx.task.state.lock().mask = restored.mask & !UNBLOCKABLE;
+    cx.task.state.lock().mask = restored.mask.0 & !UNBLOCKABLE;
     let _ = frame::set_altstack(&mut cx.altstack, &restored.altstack, cx.regs.rsp);
-    if let Some(fp) = restored.fp
-        && cx.context.set_fp_state(&fp).is_err()
-    {
+    if cx.context.set_fp_state(&restored.fp).is_err() {
         cx.kill_group(11);
     }
     Err(Stop::NoReturn)

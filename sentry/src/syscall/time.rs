@@ -22,8 +22,8 @@ pub(super) fn timeout(cx: &Ctx<'_>, addr: UserAddr) -> Result<Option<u64>, Errno
 
 fn clock_ns(cx: &Ctx<'_>, clock: i32) -> Result<u64, Errno> {
     match clock {
-        2 => Ok(host::clock::process_cpu_ns()),
-        3 => Ok(host::clock::thread_cpu_ns()),
+        2 => Ok(host::clock::process_cpu_ns().unsigned_abs()),
+        3 => Ok(host::clock::thread_cpu_ns().unsigned_abs()),
         _ => {
             let clock = Clock::from_id(clock).ok_or(EINVAL)?;
             Ok(u64::try_from(cx.task.kernel.time.now(clock).as_ns()).unwrap_or(0))

@@ -225,12 +225,13 @@ fn new_ctx<'a>(
         cred,
         regs,
         context,
-        altstack: StackT::disabled(),
+        altstack: StackT::NONE,
         saved_mask: None,
         clear_tid: 0,
         robust_list: 0,
         restart_deadline: None,
         vfork_done: None,
+        trap: crate::signal::frame::TrapInfo::default(),
         ended: false,
     }
 }
@@ -332,7 +333,7 @@ impl Ctx<'_> {
         }
         let vfork = (f & flag::VFORK != 0).then(Arc::<VforkDone>::default);
         let child_vfork = vfork.clone();
-        let altstack = if f & flag::VM != 0 && f & flag::VFORK == 0 { StackT::disabled() } else { self.altstack };
+        let altstack = if f & flag::VM != 0 && f & flag::VFORK == 0 { StackT::NONE } else { self.altstack };
         let args = *args;
         let cred = self.cred.clone();
         let child = task.clone();

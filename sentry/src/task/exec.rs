@@ -12,7 +12,7 @@ use abi::{Errno, UserAddr};
 use base::memmap::{Access, MappedFile, MappingOrigin};
 use fs::file::{FileDescription, oflag};
 use fs::vfs::Walk;
-use loader::elf::{self, MapSource, Placement, ReadAt};
+use loader::elf::{self, Placement, ReadAt, Source};
 use loader::layout::{HeapPlace, Layout, Randomness};
 use loader::stack::{AuxInput, StackInput, StackPlan};
 
@@ -104,16 +104,16 @@ impl Ctx<'_> {
         let root = self.fs.lock().root.clone();
         for op in &plan.ops {
             let backing = match op.source {
-                MapSource::File { offset } => MapBacking::File(file_mapping(file, &root, offset)),
-                MapSource::Anonymous => MapBacking::Anonymous,
+                Source::File { offset } => MapBacking::File(file_mapping(file, &root, offset)),
+                Source::Anonymous => MapBacking::Anonymous,
             };
             let mut request = MapRequest::anonymous(op.addr, op.len, prot_of(op.access), MapFlags::FIXED);
             request.kind = Some(MapType::Private);
             request.backing = backing;
             mm.map(request)?;
-            if !op.clear.is_empty() {
-                let len = usize::try_from(op.clear.end - op.clear.start).map_err(|_| ENOMEM)?;
-                mm.zero_out(UserAddr(op.clear.start), len)?;
+            if let Some(clear) = &op.clear {
+                let len = usize::try_from(clear.end - clear.start).map_err(|_| ENOMEM)?;
+                mm.zero_out(UserAddr(clear.start), len)?;
             }
         }
         Ok(())
@@ -172,7 +172,7 @@ impl Ctx<'_> {
         self.end_other_threads()?;
 
         let bias = match image.kind {
-            elf::Kind::Exec => 0,
+            elf::Kind::Exec | elf::Kind::Other => 0,
             elf::Kind::Dyn if image.interp.is_some() => image.bias_for_base(layout.pie_base),
             elf::Kind::Dyn => image.bias_at(self.free_place(&mm, &image)?),
         };
@@ -218,9 +218,8 @@ impl Ctx<'_> {
         })?;
         let start = stack.mapping_start(layout.stack_top, stack_limit);
         let prot = if image.exec_stack { Prot::READ | Prot::WRITE | Prot::EXEC } else { Prot::READ | Prot::WRITE };
-        let mut request =
+        let request =
             MapRequest::anonymous(start, layout.stack_top - start, prot, MapFlags::FIXED | MapFlags::GROWSDOWN);
-        request.name = VmName::Stack;
         mm.map(request)?;
         mm.write_all(UserAddr(stack.sp), &stack.bytes)?;
         let brk = layout.brk_start(plan.brk, HeapPlace::of(&image));
@@ -261,13 +260,10 @@ impl Ctx<'_> {
         self.files = self.files.duplicate();
         self.files.close_on_exec();
         self.robust_list = 0;
-        self.altstack = StackT::disabled();
+        self.altstack = StackT::NONE;
         self.regs = UserRegs { rip: entry, rsp: sp, ..UserRegs::new_user64() };
-        let layout = self.task.kernel.platform.xsave_layout();
-        let mut fp = vec![0u8; layout.size];
-        fp[0..2].copy_from_slice(&0x37fu16.to_le_bytes());
-        fp[24..28].copy_from_slice(&0x1f80u32.to_le_bytes());
-        self.context.set_fp_state(&platform::FpState(fp)).map_err(|_| ENOMEM)?;
+        let fp = crate::signal::frame::initial_fp(self.task.kernel.platform.xsave_layout());
+        self.context.set_fp_state(&fp).map_err(|_| ENOMEM)?;
         for action in &mut self.task.group.signals.lock().actions {
             if action.handler != 1 {
                 *action = abi::signal::SigAction::default();
@@ -299,8 +295,8 @@ impl Ctx<'_> {
         let kernel = &self.task.kernel;
         let base = mm.map(MapRequest::anonymous(0, 8192, Prot::empty(), MapFlags::empty()))?;
         let pieces = [
-            (base, &kernel.vvar, Prot::READ, &b"[vvar]"[..]),
-            (base + 4096, &kernel.vdso, Prot::READ | Prot::EXEC, &b"[vdso]"[..]),
+            (base, &kernel.vvar, Prot::READ, "[vvar]"),
+            (base + 4096, &kernel.vdso, Prot::READ | Prot::EXEC, "[vdso]"),
         ];
         for (addr, pages, prot, name) in pieces {
             let mut request = MapRequest::anonymous(addr, 4096, prot, MapFlags::FIXED);
@@ -314,7 +310,7 @@ impl Ctx<'_> {
                 noexec: false,
             });
             request.extra = VmFlags::empty();
-            request.name = VmName::Special(std::str::from_utf8(name).unwrap_or("[vdso]"));
+            request.name = VmName::Special(name);
             mm.map(request)?;
         }
         Ok(base + 4096)

@@ -29,7 +29,7 @@ impl Ctx<'_> {
             tree.tasks.remove(&self.task.tid);
             group.live.fetch_sub(1, Ordering::SeqCst) == 1
         };
-        group.dead_cpu_ns.fetch_add(host::clock::thread_cpu_ns(), Ordering::Relaxed);
+        group.dead_cpu_ns.fetch_add(host::clock::thread_cpu_ns().unsigned_abs(), Ordering::Relaxed);
         group.child_events.notify(Events::IN);
         if last {
             self.exit_process();
@@ -90,7 +90,7 @@ impl Ctx<'_> {
             } else {
                 (if status & 0x80 != 0 { 3 } else { 2 }, status & 0x7f)
             };
-            let info = SigInfo::child(pid, self.cred.uid, value, code);
+            let info = SigInfo::child(code, pid, self.cred.uid, value, 0, 0);
             let _ = kernel.signal_process(parent, exit_signal, info);
         }
         parent_group.child_events.notify(Events::IN);

@@ -11,6 +11,7 @@ use platform::{Context, Trap};
 
 use super::{FdTable, FsContext, Task};
 use crate::mm::{Fault, MemoryManager};
+use crate::signal::frame::TrapInfo;
 use crate::signal::{ILL_ILLOPN, SIGBUS, SIGFPE, SIGILL, SIGKILL, SIGSEGV, SIGTRAP};
 use crate::syscall::{Restart, Stop};
 
@@ -42,6 +43,8 @@ pub struct Ctx<'a> {
     pub restart_deadline: Option<u64>,
     /// The parent that waits in vfork.
     pub vfork_done: Option<Arc<super::clone::VforkDone>>,
+    /// The last exception, for signal frames.
+    pub trap: TrapInfo,
     /// Set when the thread has ended.
     pub ended: bool,
 }
@@ -80,11 +83,17 @@ impl Ctx<'_> {
 
     fn page_fault(&mut self, addr: u64, access: base::memmap::Access) {
         self.task.kernel.faults.fetch_add(1, Ordering::Relaxed);
+        let bits = match access {
+            a if a.contains(base::memmap::Access::WRITE) => 2,
+            a if a.contains(base::memmap::Access::EXEC) => 16,
+            _ => 0,
+        };
+        self.trap = TrapInfo { trapno: 14, err: 4 | bits, cr2: addr };
         let info = match self.mm.handle_fault(addr, access) {
             Ok(()) => return,
-            Err(Fault::NotMapped) => SigInfo::fault(SIGSEGV, 1, addr),
-            Err(Fault::Denied) => SigInfo::fault(SIGSEGV, 2, addr),
-            Err(Fault::Bus) => SigInfo::fault(SIGBUS, 2, addr),
+            Err(Fault::NotMapped) => SigInfo::fault(SIGSEGV as u32, 1, addr),
+            Err(Fault::Denied) => SigInfo::fault(SIGSEGV as u32, 2, addr),
+            Err(Fault::Bus) => SigInfo::fault(SIGBUS as u32, 2, addr),
             Err(Fault::OutOfMemory) => return self.kill_group(SIGKILL),
             Err(Fault::Platform(e)) => {
                 log::error!("task {}: {e}", self.task.tid);
@@ -95,17 +104,18 @@ impl Ctx<'_> {
     }
 
     /// Linux arch/x86/kernel/traps.c: which exception becomes which signal.
-    fn exception(&mut self, vector: u8, _code: u32) {
+    fn exception(&mut self, vector: u8, code: u32) {
         let rip = self.regs.rip;
+        self.trap = TrapInfo { trapno: vector.into(), err: code.into(), cr2: self.trap.cr2 };
         let info = match vector {
-            0 => SigInfo::fault(SIGFPE, 1, rip),
-            1 => SigInfo::fault(SIGTRAP, 2, rip),
-            3 => SigInfo::kernel(SIGTRAP),
-            4 => SigInfo::kernel(SIGSEGV),
-            6 => SigInfo::fault(SIGILL, ILL_ILLOPN, rip),
-            16 | 19 => SigInfo::fault(SIGFPE, 3, rip),
-            17 => SigInfo::fault(SIGBUS, 1, 0),
-            _ => SigInfo::kernel(SIGSEGV),
+            0 => SigInfo::fault(SIGFPE as u32, 1, rip),
+            1 => SigInfo::fault(SIGTRAP as u32, 2, rip),
+            3 => SigInfo::kernel(SIGTRAP as u32),
+            4 => SigInfo::kernel(SIGSEGV as u32),
+            6 => SigInfo::fault(SIGILL as u32, ILL_ILLOPN, rip),
+            16 | 19 => SigInfo::fault(SIGFPE as u32, 3, rip),
+            17 => SigInfo::fault(SIGBUS as u32, 1, 0),
+            _ => SigInfo::kernel(SIGSEGV as u32),
         };
         self.force_signal(info);
     }

@@ -1,0 +1,216 @@
+//! `ringfence run`: a program in a fresh sandbox.
+
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use abi::Errno;
+use abi::errno::{EACCES, ENOENT, ENOEXEC, ENOTDIR};
+use base::cred::Credentials;
+use base::memmap::Memory;
+use fs::vfs::{MountNamespace, Walk};
+use platform::Platform;
+use sentry::task::clone::{FirstTask, start_first};
+use sentry::task::{FdTable, FsContext};
+use sentry::{Kernel, Setup};
+
+use crate::{FAILED, complain};
+
+/// Options of `ringfence run`.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// The platform: auto or kvm.
+    #[arg(long, default_value = "auto", value_parser = ["auto", "kvm"])]
+    platform: String,
+    /// The host directory that becomes the root, read-only beneath an in-memory overlay.
+    #[arg(long, default_value = "/")]
+    root: PathBuf,
+    /// The working directory in the sandbox (default: the host's, if it exists there).
+    #[arg(long)]
+    cwd: Option<PathBuf>,
+    /// Set an environment variable; given once or more, the program gets these variables only.
+    #[arg(long = "env", value_name = "K=V")]
+    env: Vec<String>,
+    /// User and group that the program runs as.
+    #[arg(long, value_name = "UID[:GID]", default_value = "0:0")]
+    user: String,
+    /// The host name.
+    #[arg(long, default_value = "ringfence")]
+    hostname: String,
+    /// No address space randomisation.
+    #[arg(long)]
+    no_aslr: bool,
+    /// Print every system call to stderr.
+    #[arg(long)]
+    strace: bool,
+    /// Print counters to stderr at the end.
+    #[arg(long)]
+    counters: bool,
+    /// The KVM device.
+    #[arg(long, default_value = "/dev/kvm")]
+    kvm_device: PathBuf,
+    /// The program and its arguments.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "PROGRAM")]
+    program: Vec<std::ffi::OsString>,
+}
+
+/// A failure that ends `run` before the program starts: exit status and text.
+struct Failure(u8, String);
+
+impl Failure {
+    fn own(text: impl Into<String>) -> Self {
+        Self(FAILED, text.into())
+    }
+}
+
+/// Runs the program; returns the exit status.
+pub fn run(options: Options) -> u8 {
+    match try_run(&options) {
+        Ok(status) => status,
+        Err(Failure(status, text)) => {
+            complain(&text);
+            status
+        }
+    }
+}
+
+fn try_run(options: &Options) -> Result<u8, Failure> {
+    let calibration = sentry::time::Calibration::begin();
+    let cred = parse_user(&options.user)?;
+    let platform = platform_kvm::KvmPlatform::new(&platform_kvm::Options {
+        device: options.kvm_device.clone(),
+        ..platform_kvm::Options::default()
+    })
+    .map_err(|e| Failure::own(e.to_string()))?;
+    let memory: Arc<dyn Memory> = platform.memory().clone();
+    let mounts = make_mounts(options, &memory)?;
+    let kernel = Kernel::new(Setup {
+        platform: platform.clone(),
+        calibration,
+        mounts: mounts.clone(),
+        aslr: !options.no_aslr,
+        hostname: options.hostname.clone(),
+        strace: options.strace,
+    })
+    .map_err(|e| Failure::own(format!("kernel: {e}")))?;
+
+    let files = Arc::new(FdTable::default());
+    for file in fs::anon::host_stream::standard() {
+        files.install(file, false, 0, 1024).map_err(|e| Failure::own(format!("standard streams: {e}")))?;
+    }
+    let root = mounts.root();
+    let walk = Walk { ns: &mounts, root: root.clone(), base: root.clone(), cred: &cred };
+    let cwd = match &options.cwd {
+        Some(dir) => walk
+            .resolve(dir.as_os_str().as_bytes(), true)
+            .map_err(|e| Failure::own(format!("--cwd: {}: {e}", dir.display())))?,
+        None => std::env::current_dir()
+            .ok()
+            .and_then(|d| walk.resolve(d.as_os_str().as_bytes(), true).ok())
+            .unwrap_or_else(|| root.clone()),
+    };
+    let env: Vec<Vec<u8>> = if options.env.is_empty() {
+        std::env::vars_os()
+            .map(|(k, v)| [k.as_bytes(), b"=", v.as_bytes()].concat())
+            .collect()
+    } else {
+        options.env.iter().map(|e| e.clone().into_bytes()).collect()
+    };
+    let args: Vec<Vec<u8>> = options.program.iter().map(|a| a.clone().into_vec()).collect();
+    let path = find_program(&mounts, &root, &cwd, &cred, &args[0], &env)?;
+    let shown = String::from_utf8_lossy(&args[0]).into_owned();
+    start_first(FirstTask {
+        kernel: kernel.clone(),
+        files,
+        fs: FsContext { root, cwd, umask: 0o022 },
+        cred,
+        path,
+        args,
+        env,
+    })
+    .map_err(|e| program_failure(&shown, e))?;
+    let status = kernel.wait_for_end();
+    if options.counters {
+        print_counters(&kernel, platform.as_ref());
+    }
+    let code = if status & 0x7f == 0 { status >> 8 & 0xff } else { 128 + (status & 0x7f) };
+    Ok(u8::try_from(code).unwrap_or(FAILED))
+}
+
+fn print_counters(kernel: &Kernel, platform: &dyn Platform) {
+    use std::sync::atomic::Ordering;
+    eprintln!("{:<24} {}", "syscalls", kernel.syscalls.load(Ordering::Relaxed));
+    eprintln!("{:<24} {}", "page_faults", kernel.faults.load(Ordering::Relaxed));
+    for (name, value) in platform.counters() {
+        eprintln!("{name:<24} {value}");
+    }
+}
+
+fn program_failure(name: &str, e: Errno) -> Failure {
+    match e {
+        ENOENT | ENOTDIR => Failure(127, format!("{name}: not found")),
+        ENOEXEC => Failure(126, format!("{name}: not an ELF program or a script")),
+        EACCES => Failure(126, format!("{name}: not executable")),
+        e => Failure(126, format!("{name}: cannot be run: {e}")),
+    }
+}
+
+fn parse_user(text: &str) -> Result<Credentials, Failure> {
+    let (uid, gid) = text.split_once(':').unwrap_or((text, text));
+    match (uid.parse(), gid.parse()) {
+        (Ok(uid), Ok(gid)) => Ok(Credentials::user(uid, gid)),
+        _ => Err(Failure::own(format!("--user: expected UID or UID:GID, got {text}"))),
+    }
+}
+
+fn make_mounts(options: &Options, memory: &Arc<dyn Memory>) -> Result<Arc<MountNamespace>, Failure> {
+    let dir = options.root.as_path();
+    let fail = |what: &str, e: Errno| Failure::own(format!("{what}: {e}"));
+    let devices = fs::devfs::open_device(memory.clone(), None);
+    let lower = fs::hostfs::new(memory.clone(), dir, fs::hostfs::Mode::ReadOnly)
+        .map_err(|e| fail(&format!("--root: {}", dir.display()), e))?;
+    let upper = fs::tmpfs::with_devices(memory.clone(), 0o755, Some(devices.clone()));
+    let root = fs::overlay::new(lower, upper).map_err(|e| fail("overlay", e))?;
+    let mounts = MountNamespace::with_root(root, "overlay", "overlay", false);
+    let cred = Credentials::root();
+    let top = mounts.root();
+    let walk = Walk { ns: &mounts, root: top.clone(), base: top, cred: &cred };
+    if walk.resolve(b"/dev", true).is_err() {
+        walk.mkdir(b"/dev", 0o755).map_err(|e| fail("/dev", e))?;
+    }
+    let at = walk.resolve(b"/dev", true).map_err(|e| fail("/dev", e))?;
+    let dev = fs::devfs::new(memory.clone(), devices).map_err(|e| fail("/dev", e))?;
+    mounts.mount(&at, dev, "devtmpfs", "dev", false).map_err(|e| fail("/dev", e))?;
+    Ok(mounts)
+}
+
+/// Finds a program as execvp(3) does.
+fn find_program(
+    mounts: &Arc<MountNamespace>,
+    root: &fs::vfs::VfsPath,
+    cwd: &fs::vfs::VfsPath,
+    cred: &Credentials,
+    name: &[u8],
+    env: &[Vec<u8>],
+) -> Result<Vec<u8>, Failure> {
+    if name.contains(&b'/') {
+        return Ok(name.to_vec());
+    }
+    let walk = Walk { ns: mounts, root: root.clone(), base: cwd.clone(), cred };
+    let path = env.iter().find_map(|e| e.strip_prefix(b"PATH=")).unwrap_or(b"/usr/local/bin:/usr/bin:/bin");
+    let mut denied = false;
+    for dir in path.split(|&b| b == b':') {
+        let candidate = if dir.is_empty() { name.to_vec() } else { [dir, b"/", name].concat() };
+        match walk.stat(&candidate, true) {
+            Ok(m) if m.mode & 0o170_000 == 0o100_000 && m.mode & 0o111 != 0 => return Ok(candidate),
+            Ok(_) => denied = true,
+            Err(_) => {}
+        }
+    }
+    let shown = String::from_utf8_lossy(name);
+    Err(if denied {
+        Failure(126, format!("{shown}: not executable"))
+    } else {
+        Failure(127, format!("{shown}: not found in PATH"))
+    })
+}

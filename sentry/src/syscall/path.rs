@@ -1,0 +1,475 @@
+//! Names: opening, stat, directories, links.
+
+use std::sync::Arc;
+
+use abi::errno::{EBADF, EINVAL, ENOENT, ENOTDIR, ERANGE};
+use abi::{Errno, UserAddr};
+use base::time::Time;
+use fs::file::{FileDescription, Metadata, oflag};
+use fs::vfs::{SetTime, Walk};
+
+use super::SysResult;
+use crate::task::Ctx;
+
+const AT_FDCWD: i32 = -100;
+const AT_SYMLINK_NOFOLLOW: u32 = 0x100;
+const AT_REMOVEDIR: u32 = 0x200;
+const AT_EACCESS: u32 = 0x200;
+const AT_SYMLINK_FOLLOW: u32 = 0x400;
+const AT_NO_AUTOMOUNT: u32 = 0x800;
+const AT_EMPTY_PATH: u32 = 0x1000;
+
+impl Ctx<'_> {
+    /// A walk whose relative paths begin at directory descriptor `dirfd`.
+    fn walk_at(&self, dirfd: i32, path: &[u8]) -> Result<Walk<'_>, Errno> {
+        let mut walk = self.walk();
+        if dirfd != AT_FDCWD && path.first() != Some(&b'/') {
+            let file = self.file(dirfd)?;
+            walk.base = file.path.clone().ok_or(ENOTDIR)?;
+        }
+        Ok(walk)
+    }
+
+    fn umasked(&self, mode: u32) -> u32 {
+        mode & 0o7777 & !self.fs.lock().umask
+    }
+}
+
+fn open(cx: &mut Ctx<'_>, dirfd: i32, path: UserAddr, flags: u32, mode: u32) -> SysResult {
+    let path = cx.path(path)?;
+    let mode = if flags & (oflag::CREAT | 0o20_000_000) != 0 { cx.umasked(mode) } else { 0 };
+    let file = cx.walk_at(dirfd, &path)?.open(&path, flags, mode)?;
+    Ok(cx.install(file, flags & oflag::CLOEXEC != 0)? as u64)
+}
+
+/// `open(2)`.
+pub(super) fn sys_open(cx: &mut Ctx<'_>, path: UserAddr, flags: u32, mode: u32) -> SysResult {
+    open(cx, AT_FDCWD, path, flags, mode)
+}
+
+/// `openat(2)`.
+pub(super) fn sys_openat(cx: &mut Ctx<'_>, dirfd: i32, path: UserAddr, flags: u32, mode: u32) -> SysResult {
+    open(cx, dirfd, path, flags, mode)
+}
+
+/// `creat(2)`.
+pub(super) fn sys_creat(cx: &mut Ctx<'_>, path: UserAddr, mode: u32) -> SysResult {
+    open(cx, AT_FDCWD, path, oflag::CREAT | oflag::WRONLY | oflag::TRUNC, mode)
+}
+
+/// `struct stat` of x86-64.
+fn stat_bytes(m: &Metadata) -> [u8; 144] {
+    let words: [u64; 18] = [
+        m.dev,
+        m.ino,
+        m.nlink,
+        u64::from(m.mode) | u64::from(m.uid) << 32,
+        u64::from(m.gid),
+        m.rdev,
+        m.size,
+        m.blksize,
+        m.blocks,
+        m.atime.sec as u64,
+        m.atime.nsec.into(),
+        m.mtime.sec as u64,
+        m.mtime.nsec.into(),
+        m.ctime.sec as u64,
+        m.ctime.nsec.into(),
+        0,
+        0,
+        0,
+    ];
+    let mut out = [0; 144];
+    for (chunk, w) in out.chunks_exact_mut(8).zip(words) {
+        chunk.copy_from_slice(&w.to_le_bytes());
+    }
+    out
+}
+
+fn metadata_at(cx: &Ctx<'_>, dirfd: i32, path: UserAddr, flags: u32) -> Result<Metadata, Errno> {
+    let bytes = if path.is_null() && flags & AT_EMPTY_PATH != 0 { Vec::new() } else { cx.path(path)? };
+    if bytes.is_empty() && flags & AT_EMPTY_PATH != 0 {
+        if dirfd == AT_FDCWD {
+            return cx.fs.lock().cwd.inode().metadata();
+        }
+        return cx.file(dirfd)?.ops.metadata();
+    }
+    cx.walk_at(dirfd, &bytes)?.stat(&bytes, flags & AT_SYMLINK_NOFOLLOW == 0)
+}
+
+/// `stat(2)`.
+pub(super) fn sys_stat(cx: &mut Ctx<'_>, path: UserAddr, buf: UserAddr) -> SysResult {
+    sys_newfstatat(cx, AT_FDCWD, path, buf, 0)
+}
+
+/// `lstat(2)`.
+pub(super) fn sys_lstat(cx: &mut Ctx<'_>, path: UserAddr, buf: UserAddr) -> SysResult {
+    sys_newfstatat(cx, AT_FDCWD, path, buf, AT_SYMLINK_NOFOLLOW)
+}
+
+/// `fstat(2)`.
+pub(super) fn sys_fstat(cx: &mut Ctx<'_>, fd: i32, buf: UserAddr) -> SysResult {
+    let meta = cx.file(fd)?.ops.metadata()?;
+    cx.mm.write_value(buf, &stat_bytes(&meta))?;
+    Ok(0)
+}
+
+/// `newfstatat(2)`.
+pub(super) fn sys_newfstatat(cx: &mut Ctx<'_>, dirfd: i32, path: UserAddr, buf: UserAddr, flags: u32) -> SysResult {
+    if flags & !(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH) != 0 {
+        return Err(EINVAL.into());
+    }
+    let meta = metadata_at(cx, dirfd, path, flags)?;
+    cx.mm.write_value(buf, &stat_bytes(&meta))?;
+    Ok(0)
+}
+
+/// `statx(2)`.
+pub(super) fn sys_statx(
+    cx: &mut Ctx<'_>,
+    dirfd: i32,
+    path: UserAddr,
+    flags: u32,
+    mask: u32,
+    buf: UserAddr,
+) -> SysResult {
+    const SYNC_TYPE: u32 = 0x6000;
+    if mask & 0x8000_0000 != 0 || flags & SYNC_TYPE == SYNC_TYPE {
+        return Err(EINVAL.into());
+    }
+    if flags & !(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH | SYNC_TYPE) != 0 {
+        return Err(EINVAL.into());
+    }
+    let m = metadata_at(cx, dirfd, path, flags)?;
+    let mut out = [0u8; 256];
+    let mut put = |at: usize, bytes: &[u8]| out[at..at + bytes.len()].copy_from_slice(bytes);
+    let has_birth = m.btime != Time::default();
+    put(0, &(0x7ffu32 | if has_birth { 0x800 } else { 0 }).to_le_bytes());
+    put(4, &(m.blksize as u32).to_le_bytes());
+    put(16, &(m.nlink as u32).to_le_bytes());
+    put(20, &m.uid.to_le_bytes());
+    put(24, &m.gid.to_le_bytes());
+    put(28, &(m.mode as u16).to_le_bytes());
+    put(32, &m.ino.to_le_bytes());
+    put(40, &m.size.to_le_bytes());
+    put(48, &m.blocks.to_le_bytes());
+    for (at, t) in [(64, m.atime), (80, m.btime), (96, m.ctime), (112, m.mtime)] {
+        put(at, &t.sec.to_le_bytes());
+        put(at + 8, &t.nsec.to_le_bytes());
+    }
+    let major = |d: u64| ((d >> 8 & 0xfff) | (d >> 32 & !0xfff)) as u32;
+    let minor = |d: u64| ((d & 0xff) | (d >> 12 & !0xff)) as u32;
+    put(128, &major(m.rdev).to_le_bytes());
+    put(132, &minor(m.rdev).to_le_bytes());
+    put(136, &major(m.dev).to_le_bytes());
+    put(140, &minor(m.dev).to_le_bytes());
+    cx.mm.write_value(buf, &out)?;
+    Ok(0)
+}
+
+/// `access(2)`.
+pub(super) fn sys_access(cx: &mut Ctx<'_>, path: UserAddr, mode: u32) -> SysResult {
+    sys_faccessat2(cx, AT_FDCWD, path, mode, 0)
+}
+
+/// `faccessat(2)`.
+pub(super) fn sys_faccessat(cx: &mut Ctx<'_>, dirfd: i32, path: UserAddr, mode: u32) -> SysResult {
+    sys_faccessat2(cx, dirfd, path, mode, 0)
+}
+
+/// `faccessat2(2)`.
+pub(super) fn sys_faccessat2(cx: &mut Ctx<'_>, dirfd: i32, path: UserAddr, mode: u32, flags: u32) -> SysResult {
+    if mode & !7 != 0 || flags & !(AT_EACCESS | AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH) != 0 {
+        return Err(EINVAL.into());
+    }
+    let path = cx.path(path)?;
+    let walk = cx.walk_at(dirfd, &path)?;
+    let place = if path.is_empty() && flags & AT_EMPTY_PATH != 0 {
+        walk.base.clone()
+    } else {
+        walk.resolve(&path, flags & AT_SYMLINK_NOFOLLOW == 0)?
+    };
+    walk.access_at(&place, mode)?;
+    Ok(0)
+}
+
+/// `readlinkat(2)`.
+pub(super) fn sys_readlinkat(cx: &mut Ctx<'_>, dirfd: i32, path: UserAddr, buf: UserAddr, len: i32) -> SysResult {
+    if len <= 0 {
+        return Err(EINVAL.into());
+    }
+    let path = cx.path(path)?;
+    let target = if path.is_empty() && dirfd != AT_FDCWD {
+        cx.file(dirfd)?.path.as_ref().ok_or(ENOENT)?.inode().read_link()?
+    } else {
+        cx.walk_at(dirfd, &path)?.read_link(&path)?
+    };
+    let n = target.len().min(len as usize);
+    cx.mm.write_all(buf, &target[..n])?;
+    Ok(n as u64)
+}
+
+/// `readlink(2)`.
+pub(super) fn sys_readlink(cx: &mut Ctx<'_>, path: UserAddr, buf: UserAddr, len: i32) -> SysResult {
+    sys_readlinkat(cx, AT_FDCWD, path, buf, len)
+}
+
+/// `getcwd(2)`.
+pub(super) fn sys_getcwd(cx: &mut Ctx<'_>, buf: UserAddr, len: u64) -> SysResult {
+    let mut path = {
+        let fs = cx.fs.lock();
+        fs.cwd.cwd_path(&fs.root)?
+    };
+    path.push(0);
+    if path.len() as u64 > len {
+        return Err(ERANGE.into());
+    }
+    cx.mm.write_all(buf, &path)?;
+    Ok(path.len() as u64)
+}
+
+fn enter(cx: &mut Ctx<'_>, place: fs::vfs::VfsPath) -> SysResult {
+    if place.inode().metadata()?.mode & 0o170_000 != 0o040_000 {
+        return Err(ENOTDIR.into());
+    }
+    cx.walk().access_at(&place, 1)?;
+    let old = std::mem::replace(&mut cx.fs.lock().cwd, place);
+    drop(old);
+    Ok(0)
+}
+
+/// `chdir(2)`.
+pub(super) fn sys_chdir(cx: &mut Ctx<'_>, path: UserAddr) -> SysResult {
+    let path = cx.path(path)?;
+    let place = cx.walk().resolve(&path, true)?;
+    enter(cx, place)
+}
+
+/// `fchdir(2)`.
+pub(super) fn sys_fchdir(cx: &mut Ctx<'_>, fd: i32) -> SysResult {
+    let file = cx.file(fd)?;
+    let place = file.path.clone().ok_or(ENOTDIR)?;
+    enter(cx, place)
+}
+
+/// `mkdirat(2)`.
+pub(super) fn sys_mkdirat(cx: &mut Ctx<'_>, dirfd: i32, path: UserAddr, mode: u32) -> SysResult {
+    let path = cx.path(path)?;
+    cx.walk_at(dirfd, &path)?.mkdir(&path, cx.umasked(mode))?;
+    Ok(0)
+}
+
+/// `mkdir(2)`.
+pub(super) fn sys_mkdir(cx: &mut Ctx<'_>, path: UserAddr, mode: u32) -> SysResult {
+    sys_mkdirat(cx, AT_FDCWD, path, mode)
+}
+
+/// `unlinkat(2)`.
+pub(super) fn sys_unlinkat(cx: &mut Ctx<'_>, dirfd: i32, path: UserAddr, flags: u32) -> SysResult {
+    if flags & !AT_REMOVEDIR != 0 {
+        return Err(EINVAL.into());
+    }
+    let path = cx.path(path)?;
+    let walk = cx.walk_at(dirfd, &path)?;
+    if flags & AT_REMOVEDIR != 0 { walk.rmdir(&path)? } else { walk.unlink(&path)? }
+    Ok(0)
+}
+
+/// `unlink(2)`.
+pub(super) fn sys_unlink(cx: &mut Ctx<'_>, path: UserAddr) -> SysResult {
+    sys_unlinkat(cx, AT_FDCWD, path, 0)
+}
+
+/// `rmdir(2)`.
+pub(super) fn sys_rmdir(cx: &mut Ctx<'_>, path: UserAddr) -> SysResult {
+    sys_unlinkat(cx, AT_FDCWD, path, AT_REMOVEDIR)
+}
+
+/// `renameat2(2)`.
+pub(super) fn sys_renameat2(
+    cx: &mut Ctx<'_>,
+    old_dir: i32,
+    old: UserAddr,
+    new_dir: i32,
+    new: UserAddr,
+    flags: u32,
+) -> SysResult {
+    let old = cx.path(old)?;
+    let new = cx.path(new)?;
+    let to = cx.walk_at(new_dir, &new)?;
+    cx.walk_at(old_dir, &old)?.rename(&old, &to, &new, flags)?;
+    Ok(0)
+}
+
+/// `renameat(2)`.
+pub(super) fn sys_renameat(
+    cx: &mut Ctx<'_>,
+    old_dir: i32,
+    old: UserAddr,
+    new_dir: i32,
+    new: UserAddr,
+) -> SysResult {
+    sys_renameat2(cx, old_dir, old, new_dir, new, 0)
+}
+
+/// `rename(2)`.
+pub(super) fn sys_rename(cx: &mut Ctx<'_>, old: UserAddr, new: UserAddr) -> SysResult {
+    sys_renameat2(cx, AT_FDCWD, old, AT_FDCWD, new, 0)
+}
+
+/// `symlinkat(2)`.
+pub(super) fn sys_symlinkat(cx: &mut Ctx<'_>, target: UserAddr, dirfd: i32, path: UserAddr) -> SysResult {
+    let target = cx.path(target)?;
+    let path = cx.path(path)?;
+    cx.walk_at(dirfd, &path)?.symlink(&target, &path)?;
+    Ok(0)
+}
+
+/// `symlink(2)`.
+pub(super) fn sys_symlink(cx: &mut Ctx<'_>, target: UserAddr, path: UserAddr) -> SysResult {
+    sys_symlinkat(cx, target, AT_FDCWD, path)
+}
+
+/// `linkat(2)`.
+pub(super) fn sys_linkat(
+    cx: &mut Ctx<'_>,
+    old_dir: i32,
+    old: UserAddr,
+    new_dir: i32,
+    new: UserAddr,
+    flags: u32,
+) -> SysResult {
+    if flags & !(AT_SYMLINK_FOLLOW | AT_EMPTY_PATH) != 0 {
+        return Err(EINVAL.into());
+    }
+    let old = cx.path(old)?;
+    let new = cx.path(new)?;
+    let place = if old.is_empty() && flags & AT_EMPTY_PATH != 0 {
+        cx.file(old_dir)?.path.clone().ok_or(ENOENT)?
+    } else {
+        cx.walk_at(old_dir, &old)?.resolve(&old, flags & AT_SYMLINK_FOLLOW != 0)?
+    };
+    cx.walk_at(new_dir, &new)?.link(&place, &new)?;
+    Ok(0)
+}
+
+/// `link(2)`.
+pub(super) fn sys_link(cx: &mut Ctx<'_>, old: UserAddr, new: UserAddr) -> SysResult {
+    sys_linkat(cx, AT_FDCWD, old, AT_FDCWD, new, 0)
+}
+
+/// `fchmodat(2)`.
+pub(super) fn sys_fchmodat(cx: &mut Ctx<'_>, dirfd: i32, path: UserAddr, mode: u32) -> SysResult {
+    let path = cx.path(path)?;
+    cx.walk_at(dirfd, &path)?.chmod(&path, mode & 0o7777)?;
+    Ok(0)
+}
+
+/// `chmod(2)`.
+pub(super) fn sys_chmod(cx: &mut Ctx<'_>, path: UserAddr, mode: u32) -> SysResult {
+    sys_fchmodat(cx, AT_FDCWD, path, mode)
+}
+
+fn place_of(file: &Arc<FileDescription>) -> Result<fs::vfs::VfsPath, Errno> {
+    if file.flags() & oflag::PATH != 0 {
+        return Err(EBADF);
+    }
+    file.path.clone().ok_or(EINVAL)
+}
+
+/// `fchmod(2)`.
+pub(super) fn sys_fchmod(cx: &mut Ctx<'_>, fd: i32, mode: u32) -> SysResult {
+    let place = place_of(&cx.file(fd)?)?;
+    cx.walk().chmod_at(&place, mode & 0o7777)?;
+    Ok(0)
+}
+
+const fn owner(id: u32) -> Option<u32> {
+    if id == u32::MAX { None } else { Some(id) }
+}
+
+/// `fchownat(2)`.
+pub(super) fn sys_fchownat(
+    cx: &mut Ctx<'_>,
+    dirfd: i32,
+    path: UserAddr,
+    uid: u32,
+    gid: u32,
+    flags: u32,
+) -> SysResult {
+    if flags & !(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH) != 0 {
+        return Err(EINVAL.into());
+    }
+    let path = cx.path(path)?;
+    let walk = cx.walk_at(dirfd, &path)?;
+    let place = if path.is_empty() && flags & AT_EMPTY_PATH != 0 {
+        walk.base.clone()
+    } else {
+        walk.resolve(&path, flags & AT_SYMLINK_NOFOLLOW == 0)?
+    };
+    walk.chown_at(&place, owner(uid), owner(gid))?;
+    Ok(0)
+}
+
+/// `chown(2)`.
+pub(super) fn sys_chown(cx: &mut Ctx<'_>, path: UserAddr, uid: u32, gid: u32) -> SysResult {
+    sys_fchownat(cx, AT_FDCWD, path, uid, gid, 0)
+}
+
+/// `lchown(2)`.
+pub(super) fn sys_lchown(cx: &mut Ctx<'_>, path: UserAddr, uid: u32, gid: u32) -> SysResult {
+    sys_fchownat(cx, AT_FDCWD, path, uid, gid, AT_SYMLINK_NOFOLLOW)
+}
+
+/// `fchown(2)`.
+pub(super) fn sys_fchown(cx: &mut Ctx<'_>, fd: i32, uid: u32, gid: u32) -> SysResult {
+    let place = place_of(&cx.file(fd)?)?;
+    cx.walk().chown_at(&place, owner(uid), owner(gid))?;
+    Ok(0)
+}
+
+/// `utimensat(2)`.
+pub(super) fn sys_utimensat(cx: &mut Ctx<'_>, dirfd: i32, path: UserAddr, times: UserAddr, flags: u32) -> SysResult {
+    const UTIME_NOW: i64 = (1 << 30) - 1;
+    const UTIME_OMIT: i64 = (1 << 30) - 2;
+    let now = cx.task.kernel.time.now(crate::time::Clock::Realtime);
+    let (atime, mtime) = if times.is_null() {
+        (SetTime::Now(now), SetTime::Now(now))
+    } else {
+        let raw: [i64; 4] = cx.mm.read_value(times)?;
+        let parse = |sec: i64, nsec: i64| match nsec {
+            UTIME_NOW => Ok(SetTime::Now(now)),
+            UTIME_OMIT => Ok(SetTime::Omit),
+            0..1_000_000_000 => Ok(SetTime::To(Time { sec, nsec: nsec as u32 })),
+            _ => Err(EINVAL),
+        };
+        (parse(raw[0], raw[1])?, parse(raw[2], raw[3])?)
+    };
+    if flags & !(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH) != 0 {
+        return Err(EINVAL.into());
+    }
+    if path.is_null() {
+        let place = place_of(&cx.file(dirfd)?)?;
+        cx.walk().utimes_at(&place, atime, mtime)?;
+        return Ok(0);
+    }
+    let path = cx.path(path)?;
+    let walk = cx.walk_at(dirfd, &path)?;
+    let place = walk.resolve(&path, flags & AT_SYMLINK_NOFOLLOW == 0)?;
+    walk.utimes_at(&place, atime, mtime)?;
+    Ok(0)
+}
+
+/// `truncate(2)`.
+pub(super) fn sys_truncate(cx: &mut Ctx<'_>, path: UserAddr, len: i64) -> SysResult {
+    let len = u64::try_from(len).map_err(|_| EINVAL)?;
+    let path = cx.path(path)?;
+    cx.walk().truncate(&path, len)?;
+    Ok(0)
+}
+
+/// `umask(2)`.
+pub(super) fn sys_umask(cx: &mut Ctx<'_>, mask: u32) -> SysResult {
+    let mut fs = cx.fs.lock();
+    Ok(std::mem::replace(&mut fs.umask, mask & 0o777).into())
+}
