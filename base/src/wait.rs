@@ -45,8 +45,8 @@ bitflags! {
 
 /// Somebody who waits: a task's parking place, an epoll item.
 pub trait Wake: Send + Sync {
-    /// `events` may have become ready. Called under the queue's lock (rank `WAIT`): only leaf locks may be taken,
-    /// except by epoll, whose own queue is inner by construction.
+    /// `events` may have become ready. Called without the queue's lock, but with whatever locks the notifier holds; may
+    /// come once more after the registration has been removed.
     fn wake(&self, events: Events);
 }
 
@@ -112,7 +112,8 @@ impl WaitQueue {
         }
     }
 
-    /// Wakes every waiter whose mask meets `events`, and of the exclusive ones the first.
+    /// Wakes every waiter whose mask meets `events`, and of the exclusive ones the first; an error or a hang-up, which
+    /// no single waiter consumes, wakes them all.
     pub fn notify(&self, events: Events) {
         // Pairs with the store in `insert`: the waiter registers, then checks its condition; we changed the condition
         // first, so one of the two sees the other.
@@ -120,16 +121,22 @@ impl WaitQueue {
         if self.len.load(Ordering::SeqCst) == 0 {
             return;
         }
+        let mut exclusive_left = if events.intersects(Events::ERR | Events::HUP) { usize::MAX } else { 1 };
+        // The wakers may take locks of their own, so they are called when ours is free.
         let entries = self.entries.lock();
-        let mut exclusive_done = false;
-        for e in entries.iter().filter(|e| e.mask.intersects(events)) {
-            if e.exclusive {
-                if exclusive_done {
-                    continue;
-                }
-                exclusive_done = true;
-            }
-            e.waker.wake(events);
+        let wakers: Vec<Arc<dyn Wake>> = entries
+            .iter()
+            .filter(|e| e.mask.intersects(events))
+            .filter(|e| {
+                let take = !e.exclusive || exclusive_left > 0;
+                exclusive_left -= usize::from(e.exclusive && take);
+                take
+            })
+            .map(|e| e.waker.clone())
+            .collect();
+        drop(entries);
+        for waker in wakers {
+            waker.wake(events);
         }
     }
 
