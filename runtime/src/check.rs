@@ -24,12 +24,12 @@ struct Limit {
 }
 
 /// Measures what the host offers and prints it; returns the exit status: 0, or 125 when no platform works.
-pub fn run(json: bool) -> i32 {
+pub(crate) fn run(json: bool) -> i32 {
     run_with(&Options::default(), json)
 }
 
 /// As [`run`], with other options than the default ones.
-pub fn run_with(options: &Options, json: bool) -> i32 {
+pub(crate) fn run_with(options: &Options, json: bool) -> i32 {
     let limits = limits();
     let result = platform_kvm::check::check(options).map_err(|e| e.to_string());
     if json {

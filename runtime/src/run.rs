@@ -18,7 +18,7 @@ use crate::{FAILED, complain};
 
 /// Options of `ringfence run`.
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub(crate) struct Options {
     /// The platform: auto or kvm.
     #[arg(long, default_value = "auto", value_parser = ["auto", "kvm"])]
     platform: String,
@@ -64,7 +64,7 @@ impl Failure {
 }
 
 /// Runs the program; returns the exit status.
-pub fn run(options: Options) -> u8 {
+pub(crate) fn run(options: Options) -> u8 {
     match try_run(&options) {
         Ok(status) => status,
         Err(Failure(status, text)) => {
