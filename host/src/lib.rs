@@ -4,4 +4,5 @@ pub mod clock;
 pub mod file;
 pub mod mapping;
 pub mod memory;
+pub mod stdio;
 pub mod thread;

@@ -122,6 +122,8 @@ impl Kernel {
         let memory: Arc<dyn Memory> = setup.platform.memory().clone();
         let time =
             Timekeeper::new(memory.clone(), setup.calibration, setup.platform.tsc_offset())?;
+        // The timekeeper keeps its own reference for as long as it publishes.
+        memory.inc_ref(time.vvar_page());
         let vvar = FixedPages::new(&memory, time.vvar_page());
         let image = memory.allocate(4096, 4096, base::memmap::MemKind::Shared)?;
         memory.write(image.offset, loader::vdso::IMAGE);

@@ -1,5 +1,6 @@
 //! Files without a path: pipes, eventfd, timerfd, epoll, and the standard streams of the host.
 
+pub mod host_stream;
 pub mod pipe;
 
 use std::sync::atomic::{AtomicU64, Ordering};
