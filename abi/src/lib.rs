@@ -2,9 +2,9 @@
 //!
 //! One module per subject, named after the Linux header or man page it mirrors.
 
+pub mod addr;
 pub mod auxv;
 pub mod elf;
-pub mod addr;
 pub mod errno;
 pub mod mman;
 pub mod regs;

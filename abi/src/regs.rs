@@ -10,8 +10,17 @@ pub const USER32_CS: u64 = 0x23;
 pub const USER_DS: u64 = 0x2b;
 
 /// RFLAGS bits that user code may set: CF PF AF ZF SF TF DF OF NT RF AC ID (Linux's `FIX_EFLAGS` and a little more).
-pub const USER_SETTABLE_FLAGS: u64 =
-    1 | (1 << 2) | (1 << 4) | (1 << 6) | (1 << 7) | (1 << 8) | (1 << 10) | (1 << 11) | (1 << 16) | (1 << 18) | (1 << 21);
+pub const USER_SETTABLE_FLAGS: u64 = 1
+    | (1 << 2)
+    | (1 << 4)
+    | (1 << 6)
+    | (1 << 7)
+    | (1 << 8)
+    | (1 << 10)
+    | (1 << 11)
+    | (1 << 16)
+    | (1 << 18)
+    | (1 << 21);
 /// RFLAGS that are always set in user mode: bit 1 and IF.
 pub const USER_FIXED_FLAGS: u64 = 0x202;
 /// RFLAGS trap flag.

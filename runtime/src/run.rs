@@ -110,9 +110,7 @@ fn try_run(options: &Options) -> Result<u8, Failure> {
             .unwrap_or_else(|| root.clone()),
     };
     let env: Vec<Vec<u8>> = if options.env.is_empty() {
-        std::env::vars_os()
-            .map(|(k, v)| [k.as_bytes(), b"=", v.as_bytes()].concat())
-            .collect()
+        std::env::vars_os().map(|(k, v)| [k.as_bytes(), b"=", v.as_bytes()].concat()).collect()
     } else {
         options.env.iter().map(|e| e.clone().into_bytes()).collect()
     };

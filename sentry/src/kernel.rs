@@ -120,8 +120,7 @@ impl Kernel {
     /// `ENOMEM`: no memory for the vDSO.
     pub fn new(setup: Setup) -> Result<Arc<Self>, Errno> {
         let memory: Arc<dyn Memory> = setup.platform.memory().clone();
-        let time =
-            Timekeeper::new(memory.clone(), setup.calibration, setup.platform.tsc_offset())?;
+        let time = Timekeeper::new(memory.clone(), setup.calibration, setup.platform.tsc_offset())?;
         // The timekeeper keeps its own reference for as long as it publishes.
         memory.inc_ref(time.vvar_page());
         let vvar = FixedPages::new(&memory, time.vvar_page());

@@ -88,7 +88,8 @@ impl Kernel {
             return Ok(());
         }
         let group = process.group.clone();
-        let threads: Vec<_> = tree.tasks.values().filter(|t| Arc::ptr_eq(&t.group, &group)).cloned().collect();
+        let threads: Vec<_> =
+            tree.tasks.values().filter(|t| Arc::ptr_eq(&t.group, &group)).cloned().collect();
         drop(tree);
         let blocked_by_all = threads.iter().all(|t| t.state.lock().mask & bit(signo) != 0);
         if !blocked_by_all && signo != SIGKILL && group.ignores(signo) {

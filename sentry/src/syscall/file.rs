@@ -174,7 +174,13 @@ pub(super) fn sys_fdatasync(cx: &mut Ctx<'_>, fd: i32) -> SysResult {
 }
 
 /// `sendfile(2)`.
-pub(super) fn sys_sendfile(cx: &mut Ctx<'_>, out_fd: i32, in_fd: i32, offset: UserAddr, count: u64) -> SysResult {
+pub(super) fn sys_sendfile(
+    cx: &mut Ctx<'_>,
+    out_fd: i32,
+    in_fd: i32,
+    offset: UserAddr,
+    count: u64,
+) -> SysResult {
     let input = cx.file(in_fd)?;
     let output = cx.file(out_fd)?;
     if !input.is_readable() || !output.is_writable() {

@@ -57,7 +57,14 @@ pub(super) fn sys_mprotect(cx: &mut Ctx<'_>, addr: u64, len: u64, prot: u64) -> 
 }
 
 /// `mremap(2)`.
-pub(super) fn sys_mremap(cx: &mut Ctx<'_>, addr: u64, old: u64, new: u64, flags: u64, new_addr: u64) -> SysResult {
+pub(super) fn sys_mremap(
+    cx: &mut Ctx<'_>,
+    addr: u64,
+    old: u64,
+    new: u64,
+    flags: u64,
+    new_addr: u64,
+) -> SysResult {
     Ok(cx.mm.remap(addr, old, new, flags, new_addr, cx.privileges())?)
 }
 

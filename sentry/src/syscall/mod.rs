@@ -161,9 +161,10 @@ impl Ctx<'_> {
             if p == 0 {
                 return Ok(list);
             }
-            let s = self.mm.read_cstr(UserAddr(p), 128 << 10).map_err(|e| {
-                if e == EFAULT { EFAULT } else { abi::errno::E2BIG }
-            })?;
+            let s = self
+                .mm
+                .read_cstr(UserAddr(p), 128 << 10)
+                .map_err(|e| if e == EFAULT { EFAULT } else { abi::errno::E2BIG })?;
             total += s.len() + 9;
             if total > 8 << 20 {
                 return Err(abi::errno::E2BIG);

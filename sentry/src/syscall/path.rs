@@ -115,7 +115,13 @@ pub(super) fn sys_fstat(cx: &mut Ctx<'_>, fd: i32, buf: UserAddr) -> SysResult {
 }
 
 /// `newfstatat(2)`.
-pub(super) fn sys_newfstatat(cx: &mut Ctx<'_>, dirfd: i32, path: UserAddr, buf: UserAddr, flags: u32) -> SysResult {
+pub(super) fn sys_newfstatat(
+    cx: &mut Ctx<'_>,
+    dirfd: i32,
+    path: UserAddr,
+    buf: UserAddr,
+    flags: u32,
+) -> SysResult {
     if flags & !(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH) != 0 {
         return Err(EINVAL.into());
     }
@@ -178,7 +184,13 @@ pub(super) fn sys_faccessat(cx: &mut Ctx<'_>, dirfd: i32, path: UserAddr, mode: 
 }
 
 /// `faccessat2(2)`.
-pub(super) fn sys_faccessat2(cx: &mut Ctx<'_>, dirfd: i32, path: UserAddr, mode: u32, flags: u32) -> SysResult {
+pub(super) fn sys_faccessat2(
+    cx: &mut Ctx<'_>,
+    dirfd: i32,
+    path: UserAddr,
+    mode: u32,
+    flags: u32,
+) -> SysResult {
     if mode & !7 != 0 || flags & !(AT_EACCESS | AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH) != 0 {
         return Err(EINVAL.into());
     }
@@ -194,7 +206,13 @@ pub(super) fn sys_faccessat2(cx: &mut Ctx<'_>, dirfd: i32, path: UserAddr, mode:
 }
 
 /// `readlinkat(2)`.
-pub(super) fn sys_readlinkat(cx: &mut Ctx<'_>, dirfd: i32, path: UserAddr, buf: UserAddr, len: i32) -> SysResult {
+pub(super) fn sys_readlinkat(
+    cx: &mut Ctx<'_>,
+    dirfd: i32,
+    path: UserAddr,
+    buf: UserAddr,
+    len: i32,
+) -> SysResult {
     if len <= 0 {
         return Err(EINVAL.into());
     }
@@ -271,7 +289,11 @@ pub(super) fn sys_unlinkat(cx: &mut Ctx<'_>, dirfd: i32, path: UserAddr, flags: 
     }
     let path = cx.path(path)?;
     let walk = cx.walk_at(dirfd, &path)?;
-    if flags & AT_REMOVEDIR != 0 { walk.rmdir(&path)? } else { walk.unlink(&path)? }
+    if flags & AT_REMOVEDIR != 0 {
+        walk.rmdir(&path)?
+    } else {
+        walk.unlink(&path)?
+    }
     Ok(0)
 }
 
@@ -429,7 +451,13 @@ pub(super) fn sys_fchown(cx: &mut Ctx<'_>, fd: i32, uid: u32, gid: u32) -> SysRe
 }
 
 /// `utimensat(2)`.
-pub(super) fn sys_utimensat(cx: &mut Ctx<'_>, dirfd: i32, path: UserAddr, times: UserAddr, flags: u32) -> SysResult {
+pub(super) fn sys_utimensat(
+    cx: &mut Ctx<'_>,
+    dirfd: i32,
+    path: UserAddr,
+    times: UserAddr,
+    flags: u32,
+) -> SysResult {
     const UTIME_NOW: i64 = (1 << 30) - 1;
     const UTIME_OMIT: i64 = (1 << 30) - 2;
     let now = cx.task.kernel.time.now(crate::time::Clock::Realtime);

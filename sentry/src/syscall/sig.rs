@@ -17,7 +17,13 @@ impl Ctx<'_> {
 }
 
 /// `rt_sigaction(2)`.
-pub(super) fn sys_rt_sigaction(cx: &mut Ctx<'_>, signo: i32, new: UserAddr, old: UserAddr, size: u64) -> SysResult {
+pub(super) fn sys_rt_sigaction(
+    cx: &mut Ctx<'_>,
+    signo: i32,
+    new: UserAddr,
+    old: UserAddr,
+    size: u64,
+) -> SysResult {
     if size != 8 || !(1..=64).contains(&signo) {
         return Err(EINVAL.into());
     }
@@ -41,7 +47,13 @@ pub(super) fn sys_rt_sigaction(cx: &mut Ctx<'_>, signo: i32, new: UserAddr, old:
 }
 
 /// `rt_sigprocmask(2)`.
-pub(super) fn sys_rt_sigprocmask(cx: &mut Ctx<'_>, how: u32, new: UserAddr, old: UserAddr, size: u64) -> SysResult {
+pub(super) fn sys_rt_sigprocmask(
+    cx: &mut Ctx<'_>,
+    how: u32,
+    new: UserAddr,
+    old: UserAddr,
+    size: u64,
+) -> SysResult {
     if size != 8 {
         return Err(EINVAL.into());
     }
@@ -110,8 +122,7 @@ pub(super) fn sys_pause(cx: &mut Ctx<'_>) -> SysResult {
 fn may_signal(cx: &Ctx<'_>, target: &crate::task::Task) -> bool {
     let them = target.state.lock().cred.clone();
     let me = &cx.cred;
-    me.has(base::cred::cap::KILL)
-        || [me.uid, me.euid].iter().any(|&id| id == them.uid || id == them.suid)
+    me.has(base::cred::cap::KILL) || [me.uid, me.euid].iter().any(|&id| id == them.uid || id == them.suid)
 }
 
 fn check(cx: &Ctx<'_>, pid: i32) -> Result<(), Errno> {

@@ -9,9 +9,9 @@ use base::wait::Events;
 
 use super::{Restart, Stop, SysResult};
 use crate::mm::FutexScope;
-use crate::task::clone::{CloneArgs, flag};
 use crate::task::Ctx;
 use crate::task::block::Registration;
+use crate::task::clone::{CloneArgs, flag};
 
 /// `fork(2)`.
 pub(super) fn sys_fork(cx: &mut Ctx<'_>) -> SysResult {
@@ -33,8 +33,14 @@ pub(super) fn sys_clone(
     child_tid: u64,
     tls: u64,
 ) -> SysResult {
-    let args =
-        CloneArgs { flags: flags & !0xff, exit_signal: (flags & 0xff) as i32, stack, parent_tid, child_tid, tls };
+    let args = CloneArgs {
+        flags: flags & !0xff,
+        exit_signal: (flags & 0xff) as i32,
+        stack,
+        parent_tid,
+        child_tid,
+        tls,
+    };
     Ok(cx.clone_task(&args)? as u64)
 }
 
@@ -91,7 +97,13 @@ pub(super) fn sys_exit_group(cx: &mut Ctx<'_>, code: i32) -> SysResult {
 }
 
 /// `wait4(2)`.
-pub(super) fn sys_wait4(cx: &mut Ctx<'_>, pid: i32, status: UserAddr, options: u32, usage: UserAddr) -> SysResult {
+pub(super) fn sys_wait4(
+    cx: &mut Ctx<'_>,
+    pid: i32,
+    status: UserAddr,
+    options: u32,
+    usage: UserAddr,
+) -> SysResult {
     const WNOHANG: u32 = 1;
     const KNOWN: u32 = WNOHANG | 2 | 8 | 0x2000_0000 | 0x4000_0000 | 0x8000_0000;
     if options & !KNOWN != 0 {
@@ -340,7 +352,13 @@ fn set_limit(cx: &Ctx<'_>, resource: usize, new: (u64, u64)) -> Result<(), Errno
 }
 
 /// `prlimit64(2)`.
-pub(super) fn sys_prlimit64(cx: &mut Ctx<'_>, pid: i32, resource: u32, new: UserAddr, old: UserAddr) -> SysResult {
+pub(super) fn sys_prlimit64(
+    cx: &mut Ctx<'_>,
+    pid: i32,
+    resource: u32,
+    new: UserAddr,
+    old: UserAddr,
+) -> SysResult {
     let resource = resource as usize;
     if resource >= 16 {
         return Err(EINVAL.into());

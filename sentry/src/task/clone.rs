@@ -36,8 +36,21 @@ pub mod flag {
     pub const CHILD_SETTID: u64 = 0x100_0000;
     pub const IO: u64 = 0x8000_0000;
     /// What is done; the rest (namespaces, pidfd, ptrace) gets EINVAL.
-    pub const SUPPORTED: u64 = VM | FS | FILES | SIGHAND | VFORK | PARENT | THREAD | SYSVSEM | SETTLS | PARENT_SETTID
-        | CHILD_CLEARTID | DETACHED | UNTRACED | CHILD_SETTID | IO;
+    pub const SUPPORTED: u64 = VM
+        | FS
+        | FILES
+        | SIGHAND
+        | VFORK
+        | PARENT
+        | THREAD
+        | SYSVSEM
+        | SETTLS
+        | PARENT_SETTID
+        | CHILD_CLEARTID
+        | DETACHED
+        | UNTRACED
+        | CHILD_SETTID
+        | IO;
 }
 
 /// What clone and clone3 ask for.
@@ -75,7 +88,13 @@ impl VforkDone {
     }
 }
 
-fn new_group(pid: i32, signals: GroupSignals, limits: Arc<Limits>, rlimits: [(u64, u64); 16], exe: Vec<u8>) -> Arc<ThreadGroup> {
+fn new_group(
+    pid: i32,
+    signals: GroupSignals,
+    limits: Arc<Limits>,
+    rlimits: [(u64, u64); 16],
+    exe: Vec<u8>,
+) -> Arc<ThreadGroup> {
     Arc::new(ThreadGroup {
         pid,
         signals: Lock::new(signals),
@@ -258,10 +277,12 @@ impl Ctx<'_> {
         let mut context = kernel.platform.new_context().map_err(|_| EAGAIN)?;
         let fp = self.context.fp_state().map_err(|_| ENOMEM)?;
         let is_thread = f & flag::THREAD != 0;
-        let limits = if is_thread { self.task.group.limits.clone() } else { copy_limits(&self.task.group.limits) };
+        let limits =
+            if is_thread { self.task.group.limits.clone() } else { copy_limits(&self.task.group.limits) };
         let mm = if f & flag::VM != 0 { self.mm.clone() } else { self.mm.fork(limits.clone())? };
         let files = if f & flag::FILES != 0 { self.files.clone() } else { self.files.duplicate() };
-        let fs = if f & flag::FS != 0 { self.fs.clone() } else { Arc::new(Lock::new(self.fs.lock().clone())) };
+        let fs =
+            if f & flag::FS != 0 { self.fs.clone() } else { Arc::new(Lock::new(self.fs.lock().clone())) };
         let mut regs = self.regs;
         regs.rax = 0;
         regs.orig_rax = u64::MAX;

@@ -100,7 +100,12 @@ impl Ctx<'_> {
         Ok(file)
     }
 
-    fn map_image(&self, mm: &MemoryManager, file: &Arc<FileDescription>, plan: &Placement) -> Result<(), Errno> {
+    fn map_image(
+        &self,
+        mm: &MemoryManager,
+        file: &Arc<FileDescription>,
+        plan: &Placement,
+    ) -> Result<(), Errno> {
         let root = self.fs.lock().root.clone();
         for op in &plan.ops {
             let backing = match op.source {
@@ -217,9 +222,14 @@ impl Ctx<'_> {
             },
         })?;
         let start = stack.mapping_start(layout.stack_top, stack_limit);
-        let prot = if image.exec_stack { Prot::READ | Prot::WRITE | Prot::EXEC } else { Prot::READ | Prot::WRITE };
-        let request =
-            MapRequest::anonymous(start, layout.stack_top - start, prot, MapFlags::FIXED | MapFlags::GROWSDOWN);
+        let prot =
+            if image.exec_stack { Prot::READ | Prot::WRITE | Prot::EXEC } else { Prot::READ | Prot::WRITE };
+        let request = MapRequest::anonymous(
+            start,
+            layout.stack_top - start,
+            prot,
+            MapFlags::FIXED | MapFlags::GROWSDOWN,
+        );
         mm.map(request)?;
         mm.write_all(UserAddr(stack.sp), &stack.bytes)?;
         let brk = layout.brk_start(plan.brk, HeapPlace::of(&image));

@@ -49,7 +49,13 @@ impl FdTable {
     ///
     /// # Errors
     /// `EMFILE`.
-    pub fn install(&self, file: Arc<FileDescription>, cloexec: bool, min: usize, limit: u64) -> Result<i32, Errno> {
+    pub fn install(
+        &self,
+        file: Arc<FileDescription>,
+        cloexec: bool,
+        min: usize,
+        limit: u64,
+    ) -> Result<i32, Errno> {
         let mut slots = self.slots.lock();
         let start = min.min(slots.len());
         let i = slots[start..].iter().position(Option::is_none).map_or(slots.len().max(min), |p| p + start);
@@ -67,7 +73,13 @@ impl FdTable {
     ///
     /// # Errors
     /// `EBADF`: `fd` is negative or at the limit.
-    pub fn replace(&self, fd: i32, file: Arc<FileDescription>, cloexec: bool, limit: u64) -> Result<Option<Fd>, Errno> {
+    pub fn replace(
+        &self,
+        fd: i32,
+        file: Arc<FileDescription>,
+        cloexec: bool,
+        limit: u64,
+    ) -> Result<Option<Fd>, Errno> {
         let i = usize::try_from(fd).map_err(|_| EBADF)?;
         if i as u64 >= limit {
             return Err(EBADF);
@@ -129,6 +141,11 @@ impl FdTable {
     /// The open descriptors, in order.
     pub fn numbers(&self) -> Vec<i32> {
         let slots = self.slots.lock();
-        slots.iter().enumerate().filter(|(_, s)| s.is_some()).filter_map(|(i, _)| i32::try_from(i).ok()).collect()
+        slots
+            .iter()
+            .enumerate()
+            .filter(|(_, s)| s.is_some())
+            .filter_map(|(i, _)| i32::try_from(i).ok())
+            .collect()
     }
 }
