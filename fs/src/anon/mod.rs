@@ -1,5 +1,6 @@
 //! Files without a path: pipes, eventfd, timerfd, epoll, and the standard streams of the host.
 
+pub mod eventfd;
 pub mod host_stream;
 pub mod pipe;
 
@@ -10,6 +11,7 @@ use host::clock::HostClock;
 
 /// The device numbers of the internal file systems that these files live on; they only need to differ from others.
 const PIPE_DEV: u64 = 0xc;
+const ANON_DEV: u64 = 0xd;
 
 /// A new inode number for a file of this module.
 fn new_ino() -> u64 {
@@ -20,4 +22,9 @@ fn new_ino() -> u64 {
 /// The time of day.
 fn now() -> Time {
     Time::from_ns(host::clock::now_ns(HostClock::Realtime))
+}
+
+/// What `fstat` tells of the files that share Linux's one anonymous inode.
+fn anon_metadata() -> crate::file::Metadata {
+    crate::file::Metadata { dev: ANON_DEV, ino: 1, mode: 0o600, nlink: 1, blksize: 4096, ..Default::default() }
 }
