@@ -1,5 +1,6 @@
 //! Files without a path: pipes, eventfd, timerfd, epoll, and the standard streams of the host.
 
+pub mod epoll;
 pub mod eventfd;
 pub mod host_stream;
 pub mod pipe;
