@@ -126,7 +126,11 @@ impl Shared {
     }
 
     fn remove(&self, key: Key) -> Option<Arc<Item>> {
-        let item = self.items.lock().all.remove(&key)?;
+        let mut items = self.items.lock();
+        let item = items.all.remove(&key)?;
+        // A wake-up under way may queue it once more; without events nothing is found then.
+        item.interest.lock().events = 0;
+        drop(items);
         let mut ready = self.ready.lock();
         if item.queued.swap(false, Ordering::Relaxed) {
             ready.retain(|i| !Arc::ptr_eq(i, &item));
@@ -249,7 +253,8 @@ impl Epoll {
         if events & EXCLUSIVE != 0 {
             return Err(EINVAL);
         }
-        let item = self.0.items.lock().all.get(&Self::key(fd, file)).cloned().ok_or(ENOENT)?;
+        let items = self.0.items.lock();
+        let item = items.all.get(&Self::key(fd, file)).cloned().ok_or(ENOENT)?;
         let interest = Item::stored(events, data);
         let mut current = item.interest.lock();
         if current.events & EXCLUSIVE != 0 {
@@ -257,6 +262,7 @@ impl Epoll {
         }
         *current = interest;
         drop(current);
+        drop(items);
         if !item.found(file, interest).is_empty() {
             self.0.enqueue(item);
         }

@@ -27,5 +27,12 @@ fn now() -> Time {
 
 /// What `fstat` tells of the files that share Linux's one anonymous inode.
 fn anon_metadata() -> crate::file::Metadata {
-    crate::file::Metadata { dev: ANON_DEV, ino: 1, mode: 0o600, nlink: 1, blksize: 4096, ..Default::default() }
+    crate::file::Metadata {
+        dev: ANON_DEV,
+        ino: 1,
+        mode: 0o600,
+        nlink: 1,
+        blksize: 4096,
+        ..Default::default()
+    }
 }
