@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use abi::Errno;
-use abi::errno::{EACCES, ENOENT, ENOEXEC, ENOTDIR};
+use abi::errno::{EACCES, EMFILE, ENFILE, ENOENT, ENOEXEC, ENOMEM, ENOTDIR};
 use base::cred::Credentials;
 use base::memmap::Memory;
 use fs::vfs::{MountNamespace, Walk};
@@ -50,7 +50,7 @@ pub(crate) struct Options {
     #[arg(long, default_value = "/dev/kvm")]
     kvm_device: PathBuf,
     /// The program and its arguments.
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "PROGRAM")]
+    #[arg(required = true, trailing_var_arg = true, value_name = "PROGRAM")]
     program: Vec<std::ffi::OsString>,
 }
 
@@ -148,6 +148,7 @@ fn program_failure(name: &str, e: Errno) -> Failure {
     match e {
         ENOENT | ENOTDIR => Failure(127, format!("{name}: not found")),
         ENOEXEC => Failure(126, format!("{name}: not an ELF program or a script")),
+        EMFILE | ENFILE | ENOMEM => Failure::own(format!("{name}: the host is out of resources: {e}")),
         EACCES => Failure(126, format!("{name}: not executable")),
         e => Failure(126, format!("{name}: cannot be run: {e}")),
     }
@@ -179,6 +180,16 @@ fn make_mounts(options: &Options, memory: &Arc<dyn Memory>) -> Result<Arc<MountN
     let at = walk.resolve(b"/dev", true).map_err(|e| fail("/dev", e))?;
     let dev = fs::devfs::new(memory.clone(), devices).map_err(|e| fail("/dev", e))?;
     mounts.mount(&at, dev, "devtmpfs", "dev", false).map_err(|e| fail("/dev", e))?;
+    // The host's /proc and /sys tell of the host and reach into it (/proc/self is ringfence itself): cover them.
+    for name in [&b"/proc"[..], b"/sys"] {
+        let shown = String::from_utf8_lossy(name).into_owned();
+        if walk.resolve(name, true).is_err() {
+            walk.mkdir(name, 0o755).map_err(|e| fail(&shown, e))?;
+        }
+        let at = walk.resolve(name, true).map_err(|e| fail(&shown, e))?;
+        let empty = fs::tmpfs::new(memory.clone(), 0o555);
+        mounts.mount(&at, empty, "tmpfs", "none", true).map_err(|e| fail(&shown, e))?;
+    }
     Ok(mounts)
 }
 
