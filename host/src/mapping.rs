@@ -218,7 +218,7 @@ impl Mapping {
 
     #[inline]
     fn word32(&self, offset: u64) -> &AtomicU32 {
-        assert!(offset % 4 == 0, "mapping: {offset:#x} is not aligned");
+        assert!(offset.is_multiple_of(4), "mapping: {offset:#x} is not aligned");
         let at = self.at(offset, 4).cast::<AtomicU32>();
         // SAFETY: inside the mapping and aligned; an atomic may be shared with anybody, guests included.
         unsafe { &*at }
@@ -226,7 +226,7 @@ impl Mapping {
 
     #[inline]
     fn word64(&self, offset: u64) -> &AtomicU64 {
-        assert!(offset % 8 == 0, "mapping: {offset:#x} is not aligned");
+        assert!(offset.is_multiple_of(8), "mapping: {offset:#x} is not aligned");
         let at = self.at(offset, 8).cast::<AtomicU64>();
         // SAFETY: as in `word32`.
         unsafe { &*at }
@@ -282,7 +282,7 @@ unsafe fn copy_bytes(from: *const u8, to: *mut u8, len: usize) {
     }
     let mut done = 0;
     // An aligned word is read in one piece, so that a guest's own atomic stores are seen whole.
-    if from.addr() % 8 == 0 && to.addr() % 8 == 0 {
+    if from.addr().is_multiple_of(8) && to.addr().is_multiple_of(8) {
         while len - done >= 8 {
             let (f, t) = (from.wrapping_add(done).cast::<u64>(), to.wrapping_add(done).cast::<u64>());
             // SAFETY: inside the range that the caller promises, and aligned.

@@ -196,7 +196,7 @@ impl MemoryFile {
 impl Memory for MemoryFile {
     fn allocate(&self, len: u64, align: u64, _kind: MemKind) -> Result<MemRange, Errno> {
         assert!(
-            len > 0 && len % PAGE_SIZE == 0 && align.is_power_of_two() && align >= PAGE_SIZE,
+            len > 0 && len.is_multiple_of(PAGE_SIZE) && align.is_power_of_two() && align >= PAGE_SIZE,
             "memory file: bad allocation of {len:#x} at {align:#x}"
         );
         if len > self.limit() {

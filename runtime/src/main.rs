@@ -18,7 +18,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a program in a fresh sandbox.
-    Run(run::Options),
+    Run(Box<run::Options>),
     /// Say what this host offers: the kind of KVM, its costs and limits.
     Check {
         /// Print JSON.
@@ -57,7 +57,7 @@ fn main() -> ExitCode {
         }
     };
     match cli.command {
-        Command::Run(options) => ExitCode::from(run::run(options)),
+        Command::Run(options) => ExitCode::from(run::run(&options)),
         Command::Check { json } => ExitCode::from(u8::try_from(check::run(json)).unwrap_or(FAILED)),
         Command::Syscalls { json } => {
             syscalls(json);

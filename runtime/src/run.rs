@@ -40,6 +40,9 @@ pub(crate) struct Options {
     /// No address space randomisation.
     #[arg(long)]
     no_aslr: bool,
+    /// Memory that the sandbox may have, such as 512M or 4G: a process that wants more is killed.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    memory: Option<u64>,
     /// Print every system call to stderr.
     #[arg(long)]
     strace: bool,
@@ -64,8 +67,8 @@ impl Failure {
 }
 
 /// Runs the program; returns the exit status.
-pub(crate) fn run(options: Options) -> u8 {
-    match try_run(&options) {
+pub(crate) fn run(options: &Options) -> u8 {
+    match try_run(options) {
         Ok(status) => status,
         Err(Failure(status, text)) => {
             complain(&text);
@@ -77,11 +80,11 @@ pub(crate) fn run(options: Options) -> u8 {
 fn try_run(options: &Options) -> Result<u8, Failure> {
     let calibration = sentry::time::Calibration::begin();
     let cred = parse_user(&options.user)?;
-    let platform = platform_kvm::KvmPlatform::new(&platform_kvm::Options {
-        device: options.kvm_device.clone(),
-        ..platform_kvm::Options::default()
-    })
-    .map_err(|e| Failure::own(e.to_string()))?;
+    let mut machine = platform_kvm::Options { device: options.kvm_device.clone(), ..Default::default() };
+    if let Some(size) = options.memory {
+        machine.memory_limit = machine.memory_limit.min(size);
+    }
+    let platform = platform_kvm::KvmPlatform::new(&machine).map_err(|e| Failure::own(e.to_string()))?;
     let memory: Arc<dyn Memory> = platform.memory().clone();
     let mounts = make_mounts(options, &memory)?;
     let kernel = Kernel::new(Setup {
@@ -152,6 +155,22 @@ fn program_failure(name: &str, e: Errno) -> Failure {
         EACCES => Failure(126, format!("{name}: not executable")),
         e => Failure(126, format!("{name}: cannot be run: {e}")),
     }
+}
+
+/// Bytes from a number with an optional K, M, G or T (powers of 1024).
+fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" | "B" => 0,
+        "K" | "KB" | "KIB" => 10,
+        "M" | "MB" | "MIB" => 20,
+        "G" | "GB" | "GIB" => 30,
+        "T" | "TB" | "TIB" => 40,
+        _ => return Err("expected a size such as 512M or 4G".to_owned()),
+    };
+    let number: u64 = digits.parse().map_err(|_| "expected a size such as 512M or 4G".to_owned())?;
+    let bytes = number.checked_mul(1 << shift).ok_or("the size is too large")?;
+    if bytes < 16 << 20 { Err("at least 16M".to_owned()) } else { Ok(bytes & !4095) }
 }
 
 fn parse_user(text: &str) -> Result<Credentials, Failure> {

@@ -259,7 +259,7 @@ impl Data {
             let mut cache = self.cache.lock();
             cache.pages.remove(keep, u64::MAX, &*self.memory);
             cache.dirty.split_off(&keep);
-            if size % PAGE_SIZE != 0
+            if !size.is_multiple_of(PAGE_SIZE)
                 && let Some(run) = cache.pages.find(keep - PAGE_SIZE)
             {
                 let skip = size % PAGE_SIZE;

@@ -169,7 +169,7 @@ impl Data {
         {
             let mut pages = self.pages.lock();
             pages.remove(keep, u64::MAX, &*self.memory);
-            if size % PAGE_SIZE != 0
+            if !size.is_multiple_of(PAGE_SIZE)
                 && let Some(run) = pages.find(keep - PAGE_SIZE)
             {
                 let skip = size % PAGE_SIZE;

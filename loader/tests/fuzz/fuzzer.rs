@@ -309,7 +309,7 @@ fn check_image(image: &Image, r: &mut Random, report: &mut Report) {
             report.placed += 1;
             check_placement(image, &placed);
             let brk = layout.brk_start(placed.brk, HeapPlace::of(image));
-            assert!(brk % PAGE_SIZE == 0 && brk <= TASK_SIZE);
+            assert!(brk.is_multiple_of(PAGE_SIZE) && brk <= TASK_SIZE);
         }
     }
 }
@@ -332,7 +332,7 @@ fn check_placement(image: &Image, placed: &Placement) {
             );
         }
     }
-    assert!(placed.brk % PAGE_SIZE == 0);
+    assert!(placed.brk.is_multiple_of(PAGE_SIZE));
     if image.interp.is_none() {
         assert!(placed.entry < TASK_SIZE);
     }

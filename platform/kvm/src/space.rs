@@ -158,7 +158,7 @@ impl KvmSpace {
         self.gate.fetch_or(CLOSED, Ordering::SeqCst);
         while self.gate.load(Ordering::SeqCst) & !CLOSED != 0 {
             // Again from time to time: a context that first had to finish an exit cleared the flag of the last recall.
-            if waited % 64 == 0 {
+            if waited.is_multiple_of(64) {
                 self.machine.runners.recall_space(self.id);
             }
             waited = waited.wrapping_add(1);
@@ -231,8 +231,8 @@ impl Drop for KvmSpace {
 /// Panics on a range that no guest can have asked for: the sentry checks what guests ask.
 fn check(addr: u64, len: u64) {
     assert!(
-        addr % PAGE_SIZE == 0
-            && len % PAGE_SIZE == 0
+        addr.is_multiple_of(PAGE_SIZE)
+            && len.is_multiple_of(PAGE_SIZE)
             && addr.checked_add(len).is_some_and(|end| end <= USER_END),
         "kvm: {addr:#x}+{len:#x} is outside the guest's range"
     );

@@ -229,7 +229,7 @@ fn no_byte_is_wrong_under_load() {
                     // In turns in the space that a sibling shares, and in fresh ones.
                     worker.guest.space.unmap(worker.zone, PAGES * PAGE);
                     worker.set(0..PAGES, State::Absent);
-                    worker.guest.space = if n % 400 == 0 {
+                    worker.guest.space = if n.is_multiple_of(400) {
                         shared.clone()
                     } else {
                         let fresh = platform.new_address_space().unwrap();

@@ -34,7 +34,7 @@ impl Counts {
     }
 
     fn pages(range: MemRange) -> std::ops::Range<u64> {
-        debug_assert!(range.offset % PAGE_SIZE == 0 && range.len % PAGE_SIZE == 0);
+        debug_assert!(range.offset.is_multiple_of(PAGE_SIZE) && range.len.is_multiple_of(PAGE_SIZE));
         range.offset / PAGE_SIZE..range.end() / PAGE_SIZE
     }
 

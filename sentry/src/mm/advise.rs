@@ -39,7 +39,7 @@ impl MemoryManager {
     /// - `EOPNOTSUPP`: `REMOVE` for a file that cannot have holes.
     /// - `ENOMEM`: something in the range is not mapped, or no memory.
     pub fn advise(&self, addr: u64, len: u64, advice: u64) -> Result<(), Errno> {
-        if !is_known(advice) || addr % PAGE_SIZE != 0 {
+        if !is_known(advice) || !addr.is_multiple_of(PAGE_SIZE) {
             return Err(EINVAL);
         }
         let len = page_up(len).ok_or(EINVAL)?;
@@ -182,7 +182,7 @@ impl MemoryManager {
     /// - `EBADF`: an area is not anonymous.
     /// - `ENOMEM`: something in the range is not mapped, or too many mappings.
     pub fn set_anon_name(&self, addr: u64, len: u64, name: Option<&[u8]>) -> Result<(), Errno> {
-        if addr % PAGE_SIZE != 0 {
+        if !addr.is_multiple_of(PAGE_SIZE) {
             return Err(EINVAL);
         }
         let end = page_up(len).and_then(|len| addr.checked_add(len)).ok_or(EINVAL)?;
@@ -217,7 +217,7 @@ impl MemoryManager {
     /// - `ENOMEM`: something in the range is not mapped; the rest was written.
     pub fn sync(&self, addr: u64, len: u64, flags: u64) -> Result<(), Errno> {
         let flags = SyncFlags::from_bits(flags).ok_or(EINVAL)?;
-        if addr % PAGE_SIZE != 0 || flags.contains(SyncFlags::ASYNC | SyncFlags::SYNC) {
+        if !addr.is_multiple_of(PAGE_SIZE) || flags.contains(SyncFlags::ASYNC | SyncFlags::SYNC) {
             return Err(EINVAL);
         }
         // A length that overflows when rounded is 0 for Linux.
@@ -235,12 +235,13 @@ impl MemoryManager {
                     busy = true;
                     break;
                 }
-                if let Backing::File { file, .. } = &vma.backing {
-                    if flags.contains(SyncFlags::SYNC) && vma.flags.contains(VmFlags::SHARED) {
-                        let from = vma.file_offset(vma.start.max(addr));
-                        let to = vma.file_offset(vma.end.min(end));
-                        files.push((file.clone(), from..to));
-                    }
+                if let Backing::File { file, .. } = &vma.backing
+                    && flags.contains(SyncFlags::SYNC)
+                    && vma.flags.contains(VmFlags::SHARED)
+                {
+                    let from = vma.file_offset(vma.start.max(addr));
+                    let to = vma.file_offset(vma.end.min(end));
+                    files.push((file.clone(), from..to));
                 }
             }
             hole |= at < end;

@@ -214,7 +214,8 @@ impl MemoryManager {
         let mut at = range.start;
         while at < range.end {
             let len = (range.end - at).min(PIECE);
-            let align = if at % WINDOW_MAX == 0 && len >= WINDOW_MAX { WINDOW_MAX } else { PAGE_SIZE };
+            let align =
+                if at.is_multiple_of(WINDOW_MAX) && len >= WINDOW_MAX { WINDOW_MAX } else { PAGE_SIZE };
             let pages =
                 self.memory.allocate(len, align, MemKind::Anonymous).map_err(|_| Fault::OutOfMemory)?;
             let p = Pma {

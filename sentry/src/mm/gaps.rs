@@ -69,12 +69,12 @@ impl Gaps {
     /// Marks a used range as free.
     pub(super) fn release(&mut self, range: Range<u64>) {
         let (mut start, mut end) = (range.start, range.end);
-        if let Some((&s, &e)) = self.by_start.range(..=start).next_back() {
-            if e >= start {
-                self.take(s, e);
-                start = s;
-                end = end.max(e);
-            }
+        if let Some((&s, &e)) = self.by_start.range(..=start).next_back()
+            && e >= start
+        {
+            self.take(s, e);
+            start = s;
+            end = end.max(e);
         }
         while let Some((&s, &e)) = self.by_start.range(start..=end).next() {
             self.take(s, e);

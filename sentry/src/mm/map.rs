@@ -371,7 +371,7 @@ impl MemoryManager {
             if addr > self.range.end - len {
                 return Err(ENOMEM);
             }
-            if addr % PAGE_SIZE != 0 {
+            if !addr.is_multiple_of(PAGE_SIZE) {
                 return Err(EINVAL);
             }
             if addr < MMAP_MIN_ADDR && !req.privileges.contains(Privileges::RAW_IO) {
@@ -380,7 +380,8 @@ impl MemoryManager {
             // What the platform cannot map is not there for anybody.
             return if addr < self.range.start { Err(EPERM) } else { Ok(addr) };
         }
-        let large = matches!(req.backing, MapBacking::Anonymous) && addr == 0 && len % LARGE_PAGE == 0;
+        let large =
+            matches!(req.backing, MapBacking::Anonymous) && addr == 0 && len.is_multiple_of(LARGE_PAGE);
         self.find_place(
             st,
             addr,
@@ -424,10 +425,10 @@ impl MemoryManager {
             return st.vmas.gaps().lowest(len, &(0x4000_0000..limit), usable).ok_or(ENOMEM);
         }
         let base = self.params.mmap_base.clamp(lowest, self.range.end);
-        if align > PAGE_SIZE {
-            if let Some(addr) = st.vmas.gaps().highest(len, align, &(lowest..base), usable) {
-                return Ok(addr);
-            }
+        if align > PAGE_SIZE
+            && let Some(addr) = st.vmas.gaps().highest(len, align, &(lowest..base), usable)
+        {
+            return Ok(addr);
         }
         st.vmas
             .gaps()
@@ -483,7 +484,7 @@ impl MemoryManager {
     /// - `EINVAL`: `addr` is not a multiple of the page size, the range is not a user's, or `len` is 0.
     /// - `ENOMEM`: too many mappings.
     pub fn unmap(&self, addr: u64, len: u64) -> Result<(), Errno> {
-        if addr % PAGE_SIZE != 0 || addr > self.range.end || len > self.range.end - addr {
+        if !addr.is_multiple_of(PAGE_SIZE) || addr > self.range.end || len > self.range.end - addr {
             return Err(EINVAL);
         }
         let len = page_up(len).filter(|&len| len > 0).ok_or(EINVAL)?;

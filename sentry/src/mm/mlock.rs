@@ -151,7 +151,7 @@ impl MemoryManager {
     /// - `ENOMEM`: a part of the range is not mapped; what lies before was answered.
     /// - `EFAULT`: `vec` cannot be written.
     pub fn in_core(&self, addr: u64, len: u64, vec: UserAddr) -> Result<(), Errno> {
-        if addr % PAGE_SIZE != 0 {
+        if !addr.is_multiple_of(PAGE_SIZE) {
             return Err(EINVAL);
         }
         self.check_range(UserAddr(addr), len).map_err(|_| ENOMEM)?;

@@ -32,7 +32,7 @@ impl MemoryManager {
     pub fn protect(&self, addr: u64, len: u64, prot: u64) -> Result<(), Errno> {
         let grows = Prot::from_bits_retain(prot) & (Prot::GROWSDOWN | Prot::GROWSUP);
         let prot = prot & !grows.bits();
-        if grows == Prot::GROWSDOWN | Prot::GROWSUP || addr % PAGE_SIZE != 0 {
+        if grows == Prot::GROWSDOWN | Prot::GROWSUP || !addr.is_multiple_of(PAGE_SIZE) {
             return Err(EINVAL);
         }
         if len == 0 {

@@ -63,7 +63,7 @@ impl MemoryManager {
             privileges,
         };
         let end = self.range.end;
-        if addr % PAGE_SIZE != 0 || call.new_len == 0 || call.new_len > end {
+        if !addr.is_multiple_of(PAGE_SIZE) || call.new_len == 0 || call.new_len > end {
             return Err(EINVAL);
         }
         let mut trash = Vec::new();
@@ -72,7 +72,7 @@ impl MemoryManager {
         if call.names_target() {
             let dontunmap = call.flags.contains(RemapFlags::DONTUNMAP);
             if new_addr > end - call.new_len
-                || new_addr % PAGE_SIZE != 0
+                || !new_addr.is_multiple_of(PAGE_SIZE)
                 || !call.flags.contains(RemapFlags::MAYMOVE)
                 || dontunmap && call.old_len != call.new_len
                 || addr.saturating_add(call.old_len) > new_addr && new_addr + call.new_len > addr

@@ -442,7 +442,7 @@ pub(super) fn sys_sched_getaffinity(cx: &mut Ctx<'_>, pid: i32, len: u32, mask: 
     if pid != 0 && cx.task.kernel.task(pid).is_none() {
         return Err(ESRCH.into());
     }
-    if len < 8 || len % 8 != 0 {
+    if len < 8 || !len.is_multiple_of(8) {
         return Err(EINVAL.into());
     }
     let cpus = std::thread::available_parallelism().map_or(1, usize::from).min(64);

@@ -75,7 +75,7 @@ impl FakeMemory {
 
 impl Memory for FakeMemory {
     fn allocate(&self, len: u64, align: u64, _kind: MemKind) -> Result<MemRange, Errno> {
-        assert!(len > 0 && len % PAGE_SIZE == 0);
+        assert!(len > 0 && len.is_multiple_of(PAGE_SIZE));
         let mut pages = self.pages.lock();
         if pages.map.len() + (len / PAGE_SIZE) as usize > pages.limit {
             return Err(ENOMEM);
@@ -239,10 +239,10 @@ pub(super) fn space(mm: &MemoryManager) -> &FakeSpace {
 fn guest(mm: &MemoryManager, addr: u64, access: Access) -> Result<u64, Fault> {
     let page = addr & !(PAGE_SIZE - 1);
     for _ in 0..3 {
-        if let Some(&(off, allowed)) = space(mm).entries.lock().get(&page) {
-            if allowed.contains(access) {
-                return Ok(off + (addr - page));
-            }
+        if let Some(&(off, allowed)) = space(mm).entries.lock().get(&page)
+            && allowed.contains(access)
+        {
+            return Ok(off + (addr - page));
         }
         mm.handle_fault(addr, access)?;
     }

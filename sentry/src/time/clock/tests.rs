@@ -106,7 +106,7 @@ impl ClockSource for Arc<Sim> {
         let mut s = self.0.lock().unwrap();
         s.reads += 1;
         // Each reading takes a while, some longer than others.
-        let ticks = if s.reads % 17 == 0 { 9000.0 } else { 50.0 };
+        let ticks = if s.reads.is_multiple_of(17) { 9000.0 } else { 50.0 };
         s.ticks(ticks);
         s.tsc as u64
     }
