@@ -1,5 +1,6 @@
 //! The `ringfence` binary: `run`, `check` and `syscalls`.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -41,7 +42,18 @@ fn complain(text: &str) {
     eprintln!("ringfence: {text}");
 }
 
+/// A panic is our bug: it ends the sandbox at once, whichever thread it is in, and never leaves half of it running.
+fn end_on_panic() {
+    std::panic::set_hook(Box::new(|info| {
+        let place = info.location().map_or_else(String::new, |l| format!("{}:{}: ", l.file(), l.line()));
+        let text = info.payload_as_str().unwrap_or("panic");
+        let _ = writeln!(std::io::stderr(), "ringfence: internal error: {place}{text}; please report it");
+        std::process::exit(FAILED.into());
+    }));
+}
+
 fn main() -> ExitCode {
+    end_on_panic();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) if !e.use_stderr() => {

@@ -43,9 +43,12 @@ pub(crate) struct Options {
     /// Memory that the sandbox may have, such as 512M or 4G: a process that wants more is killed.
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     memory: Option<u64>,
-    /// Print every system call to stderr.
-    #[arg(long)]
-    strace: bool,
+    /// Print system calls to stderr as strace does; with NAMES (separated by commas) only those.
+    #[arg(long, value_name = "NAMES", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    strace: Option<String>,
+    /// Print time, calls and errors for each system call at the end.
+    #[arg(short = 'c', long)]
+    strace_summary: bool,
     /// Print counters to stderr at the end.
     #[arg(long)]
     counters: bool,
@@ -93,7 +96,7 @@ fn try_run(options: &Options) -> Result<u8, Failure> {
         mounts: mounts.clone(),
         aslr: !options.no_aslr,
         hostname: options.hostname.clone(),
-        strace: options.strace,
+        tracer: make_tracer(options)?,
     })
     .map_err(|e| Failure::own(format!("kernel: {e}")))?;
 
@@ -131,11 +134,24 @@ fn try_run(options: &Options) -> Result<u8, Failure> {
     })
     .map_err(|e| program_failure(&shown, e))?;
     let status = kernel.wait_for_end();
+    if let Some(tracer) = kernel.tracer.as_ref().filter(|t| t.summary) {
+        eprint!("{}", tracer.summary_text());
+    }
     if options.counters {
         print_counters(&kernel, platform.as_ref());
     }
     let code = if status & 0x7f == 0 { status >> 8 & 0xff } else { 128 + (status & 0x7f) };
     Ok(u8::try_from(code).unwrap_or(FAILED))
+}
+
+fn make_tracer(options: &Options) -> Result<Option<sentry::strace::Tracer>, Failure> {
+    if options.strace.is_none() && !options.strace_summary {
+        return Ok(None);
+    }
+    let names = options.strace.as_deref().unwrap_or("");
+    sentry::strace::Tracer::new(options.strace.is_some(), names, options.strace_summary).map(Some).map_err(
+        |name| Failure::own(format!("--strace: no system call is named {name}; see ringfence syscalls")),
+    )
 }
 
 fn print_counters(kernel: &Kernel, platform: &dyn Platform) {

@@ -12,6 +12,7 @@ use platform::Platform;
 
 use crate::futex::FutexTable;
 use crate::mm::FixedPages;
+use crate::strace::Tracer;
 use crate::task::{Task, ThreadGroup};
 use crate::time::Timekeeper;
 
@@ -81,8 +82,8 @@ pub struct Kernel {
     pub aslr: bool,
     /// `uname -n`.
     pub hostname: String,
-    /// Print system calls to stderr.
-    pub strace: bool,
+    /// Tells of system calls.
+    pub tracer: Option<Tracer>,
     /// Syscalls and faults handled.
     pub syscalls: AtomicU64,
     /// Page faults handled.
@@ -109,8 +110,8 @@ pub struct Setup {
     pub aslr: bool,
     /// `uname -n`.
     pub hostname: String,
-    /// Print system calls to stderr.
-    pub strace: bool,
+    /// Tells of system calls.
+    pub tracer: Option<Tracer>,
 }
 
 impl Kernel {
@@ -138,7 +139,7 @@ impl Kernel {
             vvar,
             aslr: setup.aslr,
             hostname: setup.hostname,
-            strace: setup.strace,
+            tracer: setup.tracer,
             syscalls: AtomicU64::new(0),
             faults: AtomicU64::new(0),
             ended: Lock::new(None),

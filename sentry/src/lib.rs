@@ -7,6 +7,7 @@ pub mod futex;
 pub mod kernel;
 pub mod mm;
 pub mod signal;
+pub mod strace;
 pub mod syscall;
 pub mod task;
 pub mod time;

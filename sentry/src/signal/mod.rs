@@ -171,6 +171,9 @@ impl Ctx<'_> {
                 }
                 action
             };
+            if let Some(tracer) = &self.task.kernel.tracer {
+                tracer.signal(self.task.tid, &p.info);
+            }
             match action.handler {
                 SIG_IGN => {}
                 SIG_DFL if is_ignored_by_default(p.signo) => {}

@@ -118,22 +118,14 @@ pub fn name(number: u64) -> Option<&'static str> {
 /// # Errors
 /// The handler's.
 pub fn dispatch(cx: &mut Ctx<'_>, number: u64, args: [u64; 6]) -> SysResult {
-    if !cx.task.kernel.strace {
+    if cx.task.kernel.tracer.is_none() {
         return table::call(cx, number, args);
     }
-    let count = table::ROWS.iter().find(|r| r.number == number).map_or(6, |r| r.arguments.len());
-    let list: Vec<String> = args.iter().take(count).map(|a| format!("{a:#x}")).collect();
-    let tid = cx.task.tid;
-    let result = table::call(cx, number, args);
-    let shown = match result {
-        Ok(v) => format!("{v:#x}"),
-        Err(Stop::Fail(e)) => format!("-1 {} ({e})", e.name()),
-        Err(Stop::Restart(r)) => format!("? ERESTART ({r:?})"),
-        Err(Stop::NoReturn) => "?".to_owned(),
-    };
-    let unknown = format!("syscall_{number}");
-    eprintln!("[pid {tid:>5}] {}({}) = {shown}", name(number).unwrap_or(&unknown), list.join(", "));
-    result
+    let kernel = cx.task.kernel.clone();
+    match &kernel.tracer {
+        Some(tracer) => tracer.call(cx, number, args),
+        None => table::call(cx, number, args),
+    }
 }
 
 impl Ctx<'_> {

@@ -18,6 +18,9 @@ impl Ctx<'_> {
             return;
         }
         self.ended = true;
+        if let Some(tracer) = &self.task.kernel.tracer {
+            tracer.exited(self.task.tid, self.task.group.exit_status.load(Ordering::SeqCst).max(0));
+        }
         self.release_mm();
         let kernel = self.task.kernel.clone();
         let group = self.task.group.clone();
