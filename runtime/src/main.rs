@@ -46,7 +46,9 @@ fn complain(text: &str) {
 fn end_on_panic() {
     std::panic::set_hook(Box::new(|info| {
         let place = info.location().map_or_else(String::new, |l| format!("{}:{}: ", l.file(), l.line()));
-        let text = info.payload_as_str().unwrap_or("panic");
+        let payload = info.payload();
+        let owned = payload.downcast_ref::<String>().map(String::as_str);
+        let text = payload.downcast_ref::<&str>().copied().or(owned).unwrap_or("panic");
         let _ = writeln!(std::io::stderr(), "ringfence: internal error: {place}{text}; please report it");
         std::process::exit(FAILED.into());
     }));
