@@ -279,12 +279,14 @@ impl Epoll {
         Ok(())
     }
 
-    /// Up to `max` events that hold now, with the data of their items; waits for none.
-    pub fn collect(&self, max: usize) -> Vec<(u32, u64)> {
-        let mut events = Vec::new();
+    /// Hands up to `max` events that hold now, with the data of their items, to `take`; waits for none. Returns how many
+    /// were taken; the one that `take` refuses (returns false) stays, and ends the call.
+    pub fn collect(&self, max: usize, take: &mut dyn FnMut(u32, u64) -> bool) -> usize {
+        let mut taken = 0;
         let mut again = Vec::new();
+        let mut refused = None;
         let mut left = self.0.ready.lock().len();
-        while events.len() < max && left > 0 {
+        while taken < max && left > 0 {
             left -= 1;
             let mut ready = self.0.ready.lock();
             let Some(item) = ready.pop_front() else { break };
@@ -306,12 +308,25 @@ impl Epoll {
                     continue;
                 }
                 current.events &= FLAGS;
-            } else if interest.events & ET == 0 {
+            }
+            if !take(found.bits(), interest.data) {
+                if interest.events & ONESHOT != 0 {
+                    *item.interest.lock() = interest;
+                }
+                refused = Some(item);
+                break;
+            }
+            taken += 1;
+            if interest.events & (ONESHOT | ET) == 0 {
                 again.push(item);
             }
-            events.push((found.bits(), interest.data));
         }
         let mut ready = self.0.ready.lock();
+        if let Some(item) = refused
+            && !item.queued.swap(true, Ordering::Relaxed)
+        {
+            ready.push_front(item);
+        }
         for item in again {
             if !item.queued.swap(true, Ordering::Relaxed) {
                 ready.push_back(item);
@@ -323,7 +338,7 @@ impl Epoll {
             // Whoever looked while these items were off the list must look again.
             self.0.queue.notify(Events::READABLE);
         }
-        events
+        taken
     }
 }
 
@@ -372,6 +387,15 @@ mod tests {
         file.ops.as_any().downcast_ref().unwrap()
     }
 
+    fn collected(file: &Arc<FileDescription>) -> Vec<(u32, u64)> {
+        let mut events = Vec::new();
+        ep(file).collect(8, &mut |e, data| {
+            events.push((e, data));
+            true
+        });
+        events
+    }
+
     #[test]
     fn level_edge_and_one_shot() {
         let file = new();
@@ -379,17 +403,17 @@ mod tests {
         let input = Events::IN.bits();
         assert_eq!(ep(&file).add(3, &event, input, 7), Ok(()));
         assert_eq!(ep(&file).add(3, &event, input, 7), Err(EEXIST));
-        assert_eq!(ep(&file).collect(8), [(1, 7)]);
-        assert_eq!(ep(&file).collect(8), [(1, 7)]);
+        assert_eq!(collected(&file), [(1, 7)]);
+        assert_eq!(collected(&file), [(1, 7)]);
         assert_eq!(ep(&file).modify(3, &event, input | ET, 8), Ok(()));
-        assert_eq!(ep(&file).collect(8), [(1, 8)]);
-        assert_eq!(ep(&file).collect(8), []);
+        assert_eq!(collected(&file), [(1, 8)]);
+        assert_eq!(collected(&file), []);
         event.write(&mut &1u64.to_le_bytes()[..]).unwrap();
-        assert_eq!(ep(&file).collect(8), [(1, 8)]);
+        assert_eq!(collected(&file), [(1, 8)]);
         assert_eq!(ep(&file).modify(3, &event, input | ONESHOT, 9), Ok(()));
-        assert_eq!(ep(&file).collect(8), [(1, 9)]);
+        assert_eq!(collected(&file), [(1, 9)]);
         event.write(&mut &1u64.to_le_bytes()[..]).unwrap();
-        assert_eq!(ep(&file).collect(8), []);
+        assert_eq!(collected(&file), []);
         assert_eq!(ep(&file).delete(3, &event), Ok(()));
         assert_eq!(ep(&file).delete(3, &event), Err(ENOENT));
     }
@@ -402,11 +426,11 @@ mod tests {
         assert_eq!(ep(&b).add(4, &a, 1, 0), Err(ELOOP));
         let (r, w) = pipe::new(0);
         assert_eq!(ep(&b).add(5, &r, 1, 6), Ok(()));
-        assert_eq!(ep(&a).collect(8), []);
+        assert_eq!(collected(&a), []);
         w.write(&mut &b"x"[..]).unwrap();
-        assert_eq!(ep(&a).collect(8), [(1, 5)]);
+        assert_eq!(collected(&a), [(1, 5)]);
         drop(r);
-        assert_eq!(ep(&b).collect(8), []);
-        assert_eq!(ep(&a).collect(8), []);
+        assert_eq!(collected(&b), []);
+        assert_eq!(collected(&a), []);
     }
 }

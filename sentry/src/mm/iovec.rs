@@ -22,7 +22,7 @@ struct IoVec {
 }
 
 /// A list of guest buffers and a position in it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Cursor<'a> {
     mm: &'a MemoryManager,
     addr: UserAddr,
@@ -47,7 +47,18 @@ impl<'a> Cursor<'a> {
         Self::of(mm, raw.iter().map(|v| (UserAddr(v.base), v.len)))
     }
 
-    fn of(mm: &'a MemoryManager, list: impl Iterator<Item = (UserAddr, u64)> + Clone) -> Result<Self, Errno> {
+    fn of(
+        mm: &'a MemoryManager,
+        mut list: impl ExactSizeIterator<Item = (UserAddr, u64)> + Clone,
+    ) -> Result<Self, Errno> {
+        if list.len() == 1
+            && let Some((addr, len)) = list.next()
+        {
+            if len > i64::MAX as u64 {
+                return Err(EINVAL);
+            }
+            return Self::one(mm, addr, len);
+        }
         if list.clone().any(|(_, len)| len > i64::MAX as u64) {
             return Err(EINVAL);
         }
@@ -102,7 +113,7 @@ impl<'a> Cursor<'a> {
 pub struct UserSink<'a>(Cursor<'a>);
 
 /// Guest buffers to write from.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct UserSource<'a>(Cursor<'a>);
 
 impl MemoryManager {

@@ -1,19 +1,26 @@
-//! Descriptors, pipes and poll.
+//! Descriptors and pipes.
 
 use std::sync::Arc;
 
 use abi::errno::{EBADF, EINVAL};
 use abi::{Errno, UserAddr};
-use base::wait::Events;
 use fs::file::{FileDescription, oflag};
 
-use super::{Restart, SysResult};
+use super::SysResult;
 use crate::task::Ctx;
-use crate::task::block::Registration;
 
 impl Ctx<'_> {
-    fn fd_limit(&self) -> u64 {
+    /// `RLIMIT_NOFILE`.
+    pub(super) fn fd_limit(&self) -> u64 {
         self.task.group.rlimits.lock()[7].0
+    }
+
+    /// The file behind `fd`, unless it is a mere place (`O_PATH`).
+    ///
+    /// # Errors
+    /// `EBADF`.
+    pub fn open_file(&self, fd: i32) -> Result<Arc<FileDescription>, Errno> {
+        self.file(fd).and_then(|f| if f.flags() & oflag::PATH == 0 { Ok(f) } else { Err(EBADF) })
     }
 
     /// Puts `file` at the lowest free descriptor.
@@ -133,75 +140,4 @@ pub(super) fn sys_pipe2(cx: &mut Ctx<'_>, fds: UserAddr, flags: u32) -> SysResul
 /// `pipe(2)`.
 pub(super) fn sys_pipe(cx: &mut Ctx<'_>, fds: UserAddr) -> SysResult {
     sys_pipe2(cx, fds, 0)
-}
-
-/// Waits for descriptors: (descriptor, wanted events) in, what is ready out.
-fn poll(cx: &mut Ctx<'_>, fds: UserAddr, count: u32, deadline: Option<u64>) -> SysResult {
-    if u64::from(count) > cx.fd_limit() {
-        return Err(EINVAL.into());
-    }
-    // struct pollfd { int fd; short events; short revents; }
-    let mut list: Vec<[u8; 8]> = Vec::with_capacity(count as usize);
-    for i in 0..u64::from(count) {
-        list.push(cx.mm.read_value(fds.saturating_add(i * 8))?);
-    }
-    let parse = |e: &[u8; 8]| {
-        let fd = i32::from_le_bytes([e[0], e[1], e[2], e[3]]);
-        (fd, Events::from_bits_truncate(u16::from_le_bytes([e[4], e[5]]).into()))
-    };
-    let files: Vec<Option<Arc<FileDescription>>> = list.iter().map(|e| cx.file(parse(e).0).ok()).collect();
-    let parker = cx.task.parker.clone();
-    let registrations: Vec<_> = files
-        .iter()
-        .zip(&list)
-        .filter_map(|(f, e)| {
-            let queue = f.as_ref()?.ops.wait_queue()?;
-            Some(Registration::new(queue, parker.clone(), parse(e).1))
-        })
-        .collect();
-    let ready = cx.sleep_until(deadline, Restart::NoHand, |_| {
-        let mut n = 0u64;
-        for (file, entry) in files.iter().zip(list.iter_mut()) {
-            let (fd, wanted) = parse(entry);
-            let found = match file {
-                _ if fd < 0 => Events::empty(),
-                None => Events::NVAL,
-                Some(f) => f.ops.ready() & (wanted | Events::ERR | Events::HUP),
-            };
-            entry[6..8].copy_from_slice(&(found.bits() as u16).to_le_bytes());
-            n += u64::from(!found.is_empty());
-        }
-        Ok((n > 0).then_some(n))
-    })?;
-    drop(registrations);
-    for (i, e) in list.iter().enumerate() {
-        cx.mm.write_value(fds.saturating_add(i as u64 * 8 + 6), &[e[6], e[7]])?;
-    }
-    Ok(ready.unwrap_or(0))
-}
-
-/// `poll(2)`.
-pub(super) fn sys_poll(cx: &mut Ctx<'_>, fds: UserAddr, count: u32, timeout_ms: i32) -> SysResult {
-    let limit = u64::try_from(timeout_ms).ok().map(|ms| cx.monotonic_ns().saturating_add(ms * 1_000_000));
-    poll(cx, fds, count, limit)
-}
-
-/// `ppoll(2)`.
-pub(super) fn sys_ppoll(
-    cx: &mut Ctx<'_>,
-    fds: UserAddr,
-    count: u32,
-    timeout: UserAddr,
-    mask: UserAddr,
-    size: u64,
-) -> SysResult {
-    let limit = super::time::timeout(cx, timeout)?.map(|ns| cx.monotonic_ns().saturating_add(ns));
-    if !mask.is_null() {
-        if size != 8 {
-            return Err(EINVAL.into());
-        }
-        let new: u64 = cx.mm.read_value(mask)?;
-        cx.set_temporary_mask(new);
-    }
-    poll(cx, fds, count, limit)
 }

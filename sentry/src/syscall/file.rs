@@ -47,7 +47,13 @@ impl Ctx<'_> {
         let mut source = mm.source_list(list)?;
         let mut done = 0u64;
         loop {
-            let result = self.blocking(file, Events::WRITABLE, |_| file.write(&mut source));
+            // A failed attempt may have taken bytes: the next one begins where this one did.
+            let result = self.blocking(file, Events::WRITABLE, |_| {
+                let mut attempt = source.clone();
+                let n = file.write(&mut attempt)?;
+                source = attempt;
+                Ok(n)
+            });
             match self.broken_pipe(result) {
                 Ok(n) => {
                     done += n as u64;

@@ -1,7 +1,7 @@
 //! Memory: mmap and its family.
 
-use abi::Errno;
 use abi::errno::EBADF;
+use abi::{Errno, UserAddr};
 
 use super::SysResult;
 use crate::mm::{MapCall, Privileges};
@@ -76,5 +76,46 @@ pub(super) fn sys_brk(cx: &mut Ctx<'_>, addr: u64) -> SysResult {
 /// `madvise(2)`.
 pub(super) fn sys_madvise(cx: &mut Ctx<'_>, addr: u64, len: u64, advice: u64) -> SysResult {
     cx.mm.advise(addr, len, advice)?;
+    Ok(0)
+}
+
+/// `msync(2)`.
+pub(super) fn sys_msync(cx: &mut Ctx<'_>, addr: u64, len: u64, flags: u32) -> SysResult {
+    cx.mm.sync(addr, len, flags.into())?;
+    Ok(0)
+}
+
+/// `mincore(2)`.
+pub(super) fn sys_mincore(cx: &mut Ctx<'_>, addr: u64, len: u64, vec: UserAddr) -> SysResult {
+    cx.mm.in_core(addr, len, vec)?;
+    Ok(0)
+}
+
+/// `mlock(2)`.
+pub(super) fn sys_mlock(cx: &mut Ctx<'_>, addr: u64, len: u64) -> SysResult {
+    sys_mlock2(cx, addr, len, 0)
+}
+
+/// `mlock2(2)`.
+pub(super) fn sys_mlock2(cx: &mut Ctx<'_>, addr: u64, len: u64, flags: u32) -> SysResult {
+    cx.mm.lock(addr, len, flags.into(), cx.privileges())?;
+    Ok(0)
+}
+
+/// `munlock(2)`.
+pub(super) fn sys_munlock(cx: &mut Ctx<'_>, addr: u64, len: u64) -> SysResult {
+    cx.mm.unlock(addr, len)?;
+    Ok(0)
+}
+
+/// `mlockall(2)`.
+pub(super) fn sys_mlockall(cx: &mut Ctx<'_>, flags: u32) -> SysResult {
+    cx.mm.lock_all(flags.into(), cx.privileges())?;
+    Ok(0)
+}
+
+/// `munlockall(2)`.
+pub(super) fn sys_munlockall(cx: &mut Ctx<'_>) -> SysResult {
+    cx.mm.unlock_all();
     Ok(0)
 }

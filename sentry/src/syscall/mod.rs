@@ -1,7 +1,7 @@
 //! System calls: the table, and the handlers by theme.
 //!
 //! Reading order: `table.rs`; then the handlers: `file.rs` (reading and writing), `path.rs` (names), `fd.rs` (descriptors,
-//! pipes, poll), `mem.rs`, `task.rs` (processes, limits, futexes), `sig.rs`, `time.rs`.
+//! pipes), `poll.rs` (waiting for descriptors), `mem.rs`, `task.rs` (processes, limits, futexes), `sig.rs`, `time.rs`.
 
 use abi::errno::EFAULT;
 use abi::{Errno, UserAddr};
@@ -12,6 +12,7 @@ pub mod fd;
 pub mod file;
 pub mod mem;
 pub mod path;
+pub mod poll;
 pub mod sig;
 pub mod table;
 pub mod task;

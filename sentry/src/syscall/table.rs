@@ -3,7 +3,7 @@
 
 use abi::UserAddr;
 
-use super::{Argument, Row, Support, SysResult, fd, file, mem, path, sig, task, time};
+use super::{Argument, Row, Support, SysResult, fd, file, mem, path, poll, sig, task, time};
 use crate::task::Ctx;
 use Support::{Absent, Full, Partial};
 
@@ -39,7 +39,7 @@ syscalls! {
     4 stat = path::sys_stat(path: UserAddr, buf: UserAddr), Full;
     5 fstat = path::sys_fstat(fd: i32, buf: UserAddr), Full;
     6 lstat = path::sys_lstat(path: UserAddr, buf: UserAddr), Full;
-    7 poll = fd::sys_poll(fds: UserAddr, count: u32, timeout_ms: i32), Full;
+    7 poll = poll::sys_poll(fds: UserAddr, count: u32, timeout_ms: i32), Full;
     8 lseek = file::sys_lseek(fd: i32, offset: i64, whence: u32), Partial("holes are not told apart");
     9 mmap = mem::sys_mmap(addr: u64, len: u64, prot: u64, flags: u64, fd: i32, offset: u64), Partial("no huge pages");
     10 mprotect = mem::sys_mprotect(addr: u64, len: u64, prot: u64), Partial("no protection keys");
@@ -55,11 +55,11 @@ syscalls! {
     20 writev = file::sys_writev(fd: i32, iov: UserAddr, count: u64), Full;
     21 access = path::sys_access(path: UserAddr, mode: u32), Partial("uses the effective ids");
     22 pipe = fd::sys_pipe(fds: UserAddr), Full;
-    23 select, Absent;
+    23 select = poll::sys_select(count: i32, read: UserAddr, write: UserAddr, except: UserAddr, timeout: UserAddr), Full;
     24 sched_yield = task::sys_sched_yield(), Full;
     25 mremap = mem::sys_mremap(addr: u64, old_len: u64, new_len: u64, flags: u64, new_addr: u64), Full;
-    26 msync, Absent;
-    27 mincore, Absent;
+    26 msync = mem::sys_msync(addr: u64, len: u64, flags: u32), Full;
+    27 mincore = mem::sys_mincore(addr: u64, len: u64, vec: UserAddr), Full;
     28 madvise = mem::sys_madvise(addr: u64, len: u64, advice: u64), Partial("no KSM, COLLAPSE or guard advice");
     29 shmget, Absent;
     30 shmat, Absent;
@@ -181,10 +181,10 @@ syscalls! {
     146 sched_get_priority_max, Absent;
     147 sched_get_priority_min, Absent;
     148 sched_rr_get_interval, Absent;
-    149 mlock, Absent;
-    150 munlock, Absent;
-    151 mlockall, Absent;
-    152 munlockall, Absent;
+    149 mlock = mem::sys_mlock(addr: u64, len: u64), Full;
+    150 munlock = mem::sys_munlock(addr: u64, len: u64), Full;
+    151 mlockall = mem::sys_mlockall(flags: u32), Full;
+    152 munlockall = mem::sys_munlockall(), Full;
     153 vhangup, Absent;
     154 modify_ldt, Absent;
     155 pivot_root, Absent;
@@ -245,7 +245,7 @@ syscalls! {
     210 io_cancel, Absent;
     211 get_thread_area, Absent;
     212 lookup_dcookie, Absent;
-    213 epoll_create, Absent;
+    213 epoll_create = poll::sys_epoll_create(size: i32), Full;
     214 epoll_ctl_old, Absent;
     215 epoll_wait_old, Absent;
     216 remap_file_pages, Absent;
@@ -264,8 +264,8 @@ syscalls! {
     229 clock_getres = time::sys_clock_getres(clock: i32, buf: UserAddr), Full;
     230 clock_nanosleep = time::sys_clock_nanosleep(clock: i32, flags: u32, request: UserAddr, rest: UserAddr), Full;
     231 exit_group = task::sys_exit_group(code: i32), Full;
-    232 epoll_wait, Absent;
-    233 epoll_ctl, Absent;
+    232 epoll_wait = poll::sys_epoll_wait(epfd: i32, events: UserAddr, max: i32, timeout_ms: i32), Full;
+    233 epoll_ctl = poll::sys_epoll_ctl(epfd: i32, op: u32, fd: i32, event: UserAddr), Full;
     234 tgkill = sig::sys_tgkill(tgid: i32, tid: i32, signo: i32), Full;
     235 utimes, Absent;
     236 vserver, Absent;
@@ -302,8 +302,8 @@ syscalls! {
     267 readlinkat = path::sys_readlinkat(dirfd: i32, path: UserAddr, buf: UserAddr, len: i32), Full;
     268 fchmodat = path::sys_fchmodat(dirfd: i32, path: UserAddr, mode: u32), Full;
     269 faccessat = path::sys_faccessat(dirfd: i32, path: UserAddr, mode: u32), Partial("uses the effective ids");
-    270 pselect6, Absent;
-    271 ppoll = fd::sys_ppoll(fds: UserAddr, count: u32, timeout: UserAddr, mask: UserAddr, size: u64), Full;
+    270 pselect6 = poll::sys_pselect6(count: i32, read: UserAddr, write: UserAddr, except: UserAddr, timeout: UserAddr, mask: UserAddr), Full;
+    271 ppoll = poll::sys_ppoll(fds: UserAddr, count: u32, timeout: UserAddr, mask: UserAddr, size: u64), Full;
     272 unshare, Absent;
     273 set_robust_list = task::sys_set_robust_list(head: UserAddr, len: u64), Partial("kept, and not walked at exit");
     274 get_robust_list, Absent;
@@ -313,17 +313,17 @@ syscalls! {
     278 vmsplice, Absent;
     279 move_pages, Absent;
     280 utimensat = path::sys_utimensat(dirfd: i32, path: UserAddr, times: UserAddr, flags: u32), Full;
-    281 epoll_pwait, Absent;
+    281 epoll_pwait = poll::sys_epoll_pwait(epfd: i32, events: UserAddr, max: i32, timeout_ms: i32, mask: UserAddr, size: u64), Full;
     282 signalfd, Absent;
     283 timerfd_create, Absent;
-    284 eventfd, Absent;
+    284 eventfd = poll::sys_eventfd(initial: u32), Full;
     285 fallocate, Absent;
     286 timerfd_settime, Absent;
     287 timerfd_gettime, Absent;
     288 accept4, Absent;
     289 signalfd4, Absent;
-    290 eventfd2, Absent;
-    291 epoll_create1, Absent;
+    290 eventfd2 = poll::sys_eventfd2(initial: u32, flags: u32), Full;
+    291 epoll_create1 = poll::sys_epoll_create1(flags: u32), Full;
     292 dup3 = fd::sys_dup3(old: i32, new: i32, flags: u32), Full;
     293 pipe2 = fd::sys_pipe2(fds: UserAddr, flags: u32), Partial("O_DIRECT is refused");
     294 inotify_init1, Absent;
@@ -357,7 +357,7 @@ syscalls! {
     322 execveat, Absent;
     323 userfaultfd, Absent;
     324 membarrier, Absent;
-    325 mlock2, Absent;
+    325 mlock2 = mem::sys_mlock2(addr: u64, len: u64, flags: u32), Full;
     326 copy_file_range, Absent;
     327 preadv2, Absent;
     328 pwritev2, Absent;
@@ -384,7 +384,7 @@ syscalls! {
     438 pidfd_getfd, Absent;
     439 faccessat2 = path::sys_faccessat2(dirfd: i32, path: UserAddr, mode: u32, flags: u32), Partial("uses the effective ids");
     440 process_madvise, Absent;
-    441 epoll_pwait2, Absent;
+    441 epoll_pwait2 = poll::sys_epoll_pwait2(epfd: i32, events: UserAddr, max: i32, timeout: UserAddr, mask: UserAddr, size: u64), Full;
     442 mount_setattr, Absent;
     443 quotactl_fd, Absent;
     444 landlock_create_ruleset, Absent;

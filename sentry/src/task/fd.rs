@@ -138,6 +138,14 @@ impl FdTable {
         drop(closed);
     }
 
+    /// How many descriptors Linux would have room for (fs/file.c, `alloc_fdtable`): select(2) looks at no more.
+    pub fn capacity(&self) -> usize {
+        match self.slots.lock().len() {
+            0..=64 => 64,
+            n => ((n - 1) / 128 + 1).next_power_of_two() * 128,
+        }
+    }
+
     /// The open descriptors, in order.
     pub fn numbers(&self) -> Vec<i32> {
         let slots = self.slots.lock();
