@@ -5,7 +5,7 @@
 
 use std::any::Any;
 use std::fmt::Debug;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use abi::Errno;
@@ -16,6 +16,7 @@ use base::memmap::Mappable;
 use base::time::Time;
 use base::wait::{Events, WaitQueue};
 
+use crate::locks::FileId;
 use crate::vfs::VfsPath;
 
 /// `open(2)` flags (x86-64).
@@ -211,13 +212,30 @@ pub struct FileDescription {
     pub path: Option<VfsPath>,
     flags: AtomicU32,
     position: Lock<u64, { rank::FILE_POSITION }>,
+    /// Set with the first lock that belongs to the description: the file, and its name as an owner.
+    locked: OnceLock<(FileId, u64)>,
 }
 
 impl FileDescription {
     /// Makes a description; `flags` are those of `open` without the creation flags.
     pub fn new(ops: Box<dyn FileOps>, path: Option<VfsPath>, flags: u32) -> Arc<Self> {
         let kept = flags & !(oflag::CREAT | oflag::EXCL | oflag::NOCTTY | oflag::TRUNC | oflag::CLOEXEC);
-        Arc::new(Self { ops, path, flags: AtomicU32::new(kept), position: Lock::new(0) })
+        Arc::new(Self { ops, path, flags: AtomicU32::new(kept), position: Lock::new(0), locked: OnceLock::new() })
+    }
+
+    /// What the file's locks are kept under.
+    ///
+    /// # Errors
+    /// The file's own.
+    pub fn lock_id(&self) -> Result<FileId, Errno> {
+        let meta = self.ops.metadata()?;
+        Ok((meta.dev, meta.ino))
+    }
+
+    /// The name under which the description owns locks on `file`, which is its [`lock_id`](Self::lock_id); from now on
+    /// they are released with it.
+    pub fn lock_owner(&self, file: FileId) -> u64 {
+        self.locked.get_or_init(|| (file, crate::locks::new_owner())).1
     }
 
     /// The status flags and access mode, as `F_GETFL` shows them.
@@ -376,5 +394,13 @@ impl FileDescription {
     /// The error of `read` for a directory.
     pub fn directory_error() -> Errno {
         EISDIR
+    }
+}
+
+impl Drop for FileDescription {
+    fn drop(&mut self) {
+        if let Some(&(file, owner)) = self.locked.get() {
+            crate::locks::release(file, owner);
+        }
     }
 }

@@ -4,6 +4,7 @@ pub mod anon;
 pub mod devfs;
 pub mod file;
 pub mod hostfs;
+pub mod locks;
 pub mod overlay;
 pub mod tmpfs;
 pub mod vfs;

@@ -34,7 +34,8 @@ impl Ctx<'_> {
 
 /// `close(2)`.
 pub(super) fn sys_close(cx: &mut Ctx<'_>, fd: i32) -> SysResult {
-    drop(cx.files.remove(fd)?);
+    let closed = cx.files.remove(fd)?;
+    cx.files.finish_close(closed);
     Ok(0)
 }
 
@@ -56,7 +57,9 @@ pub(super) fn sys_dup(cx: &mut Ctx<'_>, fd: i32) -> SysResult {
 
 fn replace(cx: &mut Ctx<'_>, old: i32, new: i32, cloexec: bool) -> SysResult {
     let file = cx.file(old)?;
-    drop(cx.files.replace(new, file, cloexec, cx.fd_limit())?);
+    if let Some(closed) = cx.files.replace(new, file, cloexec, cx.fd_limit())? {
+        cx.files.finish_close(closed);
+    }
     Ok(new as u64)
 }
 
@@ -110,6 +113,7 @@ pub(super) fn sys_fcntl(cx: &mut Ctx<'_>, fd: i32, command: u32, arg: u64) -> Sy
             entry.file.set_flags(arg as u32);
             Ok(0)
         }
+        _ if super::lock::is_command(command) => super::lock::record_lock(cx, fd, command, arg),
         _ => Err(EINVAL.into()),
     }
 }

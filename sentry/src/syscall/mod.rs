@@ -10,6 +10,7 @@ use crate::task::Ctx;
 
 pub mod fd;
 pub mod file;
+pub mod lock;
 pub mod mem;
 pub mod path;
 pub mod poll;

@@ -3,7 +3,7 @@
 
 use abi::UserAddr;
 
-use super::{Argument, Row, Support, SysResult, fd, file, mem, path, poll, sig, task, time};
+use super::{Argument, Row, Support, SysResult, fd, file, lock, mem, path, poll, sig, task, time};
 use crate::task::Ctx;
 use Support::{Absent, Full, Partial};
 
@@ -104,8 +104,8 @@ syscalls! {
     69 msgsnd, Absent;
     70 msgrcv, Absent;
     71 msgctl, Absent;
-    72 fcntl = fd::sys_fcntl(fd: i32, command: u32, arg: u64), Partial("no locks, leases, owners or seals");
-    73 flock, Absent;
+    72 fcntl = fd::sys_fcntl(fd: i32, command: u32, arg: u64), Partial("no leases, owners or seals");
+    73 flock = lock::sys_flock(fd: i32, operation: u32), Full;
     74 fsync = file::sys_fsync(fd: i32), Full;
     75 fdatasync = file::sys_fdatasync(fd: i32), Full;
     76 truncate = path::sys_truncate(path: UserAddr, len: i64), Full;

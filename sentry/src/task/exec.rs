@@ -267,7 +267,10 @@ impl Ctx<'_> {
         self.mm = mm.clone();
         let old = std::mem::replace(&mut *self.task.mm.lock(), mm);
         drop(old);
-        self.files = self.files.duplicate();
+        // A table that nobody shares stays, with its record locks (the task's own look at it is the second reference).
+        if Arc::strong_count(&self.files) > 2 {
+            self.files = self.files.duplicate();
+        }
         self.files.close_on_exec();
         self.robust_list = 0;
         self.altstack = StackT::NONE;

@@ -1,6 +1,7 @@
 //! File descriptor tables.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use abi::Errno;
 use abi::errno::{EBADF, EMFILE};
@@ -17,15 +18,44 @@ pub struct Fd {
 }
 
 /// The descriptors of one or more tasks.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct FdTable {
     slots: Lock<Vec<Option<Fd>>, { rank::FD_TABLE }>,
+    /// Whom the record locks belong to that its tasks set.
+    owner: u64,
+    /// Whether there may be such locks: then each close must look.
+    pub(crate) has_locks: AtomicBool,
+}
+
+impl Default for FdTable {
+    fn default() -> Self {
+        Self::with(Vec::new())
+    }
 }
 
 impl FdTable {
+    fn with(slots: Vec<Option<Fd>>) -> Self {
+        Self { slots: Lock::new(slots), owner: fs::locks::new_owner(), has_locks: AtomicBool::new(false) }
+    }
+
     /// An independent copy, for fork.
     pub fn duplicate(&self) -> Arc<Self> {
-        Arc::new(Self { slots: Lock::new(self.slots.lock().clone()) })
+        Arc::new(Self::with(self.slots.lock().clone()))
+    }
+
+    /// The owner of the record locks that its tasks set.
+    pub fn owner(&self) -> u64 {
+        self.owner
+    }
+
+    /// Ends the descriptor `fd`, with the record locks on its file (fcntl(2): any descriptor's close releases them).
+    pub fn finish_close(&self, fd: Fd) {
+        if self.has_locks.load(Ordering::SeqCst)
+            && let Ok(id) = fd.file.lock_id()
+        {
+            fs::locks::close(id, self.owner);
+        }
+        drop(fd);
     }
 
     /// The file behind `fd`.
@@ -114,11 +144,11 @@ impl FdTable {
 
     /// Closes what execve closes.
     pub fn close_on_exec(&self) {
-        let closed: Vec<_> = {
+        let closed: Vec<Option<Fd>> = {
             let mut slots = self.slots.lock();
             slots.iter_mut().filter(|s| s.as_ref().is_some_and(|f| f.cloexec)).map(Option::take).collect()
         };
-        drop(closed);
+        closed.into_iter().flatten().for_each(|fd| self.finish_close(fd));
     }
 
     /// Closes, or with `mark` only marks, descriptors `first..=last`.
@@ -135,7 +165,7 @@ impl FdTable {
             }
         }
         drop(slots);
-        drop(closed);
+        closed.into_iter().flatten().for_each(|fd| self.finish_close(fd));
     }
 
     /// How many descriptors Linux would have room for (fs/file.c, `alloc_fdtable`): select(2) looks at no more.
@@ -155,5 +185,14 @@ impl FdTable {
             .filter(|(_, s)| s.is_some())
             .filter_map(|(i, _)| i32::try_from(i).ok())
             .collect()
+    }
+}
+
+impl Drop for FdTable {
+    fn drop(&mut self) {
+        if *self.has_locks.get_mut() {
+            let slots = std::mem::take(self.slots.get_mut());
+            slots.into_iter().flatten().for_each(|fd| self.finish_close(fd));
+        }
     }
 }
