@@ -5,8 +5,8 @@
 
 use std::any::Any;
 use std::fmt::Debug;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use abi::Errno;
 use abi::errno::{EBADF, EINVAL, EISDIR, ENODEV, ENOTDIR, ENOTTY, ESPIPE};
@@ -220,7 +220,13 @@ impl FileDescription {
     /// Makes a description; `flags` are those of `open` without the creation flags.
     pub fn new(ops: Box<dyn FileOps>, path: Option<VfsPath>, flags: u32) -> Arc<Self> {
         let kept = flags & !(oflag::CREAT | oflag::EXCL | oflag::NOCTTY | oflag::TRUNC | oflag::CLOEXEC);
-        Arc::new(Self { ops, path, flags: AtomicU32::new(kept), position: Lock::new(0), locked: OnceLock::new() })
+        Arc::new(Self {
+            ops,
+            path,
+            flags: AtomicU32::new(kept),
+            position: Lock::new(0),
+            locked: OnceLock::new(),
+        })
     }
 
     /// What the file's locks are kept under.

@@ -362,10 +362,16 @@ mod tests {
         assert_eq!(set(file, record(2, Kind::Shared, 50, 60)), Err(EAGAIN));
         clear(file, Owner::Process(1), 40, 59);
         set(file, record(2, Kind::Shared, 40, 59)).unwrap();
-        assert_eq!(conflict(file, &record(3, Kind::Shared, 0, LAST)).map(|r| (r.start, r.end)), Some((0, 39)));
+        assert_eq!(
+            conflict(file, &record(3, Kind::Shared, 0, LAST)).map(|r| (r.start, r.end)),
+            Some((0, 39))
+        );
         assert_eq!(set(file, record(1, Kind::Exclusive, 0, 99)), Err(EAGAIN));
         set(file, record(1, Kind::Shared, 0, 99)).unwrap();
-        assert_eq!(conflict(file, &record(3, Kind::Exclusive, 99, 99)).map(|r| (r.start, r.end)), Some((0, 99)));
+        assert_eq!(
+            conflict(file, &record(3, Kind::Exclusive, 99, 99)).map(|r| (r.start, r.end)),
+            Some((0, 99))
+        );
         close(file, 1);
         close(file, 2);
         assert_eq!(conflict(file, &record(3, Kind::Exclusive, 0, LAST)), None);

@@ -6,3 +6,4 @@ pub mod mapping;
 pub mod memory;
 pub mod stdio;
 pub mod thread;
+pub mod xattr;

@@ -14,6 +14,7 @@ mod fds;
 mod open;
 #[cfg(test)]
 mod tests;
+mod xattr;
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -31,7 +32,7 @@ use base::time::Time;
 use host::file::{Stat, stat_child};
 
 use crate::file::{FileOps, Metadata};
-use crate::vfs::{FileType, Inode, Owner, SetAttributes};
+use crate::vfs::{FileType, Inode, Owner, SetAttributes, XattrFlags};
 use data::Data;
 use fds::Fds;
 
@@ -255,6 +256,22 @@ impl Inode for HostInode {
 
     fn set_attributes(&self, set: &SetAttributes) -> Result<(), Errno> {
         change::set_attributes(self, set)
+    }
+
+    fn xattr(&self, name: &[u8]) -> Result<Vec<u8>, Errno> {
+        self.xattr_value(name)
+    }
+
+    fn set_xattr(&self, name: &[u8], value: &[u8], flags: XattrFlags) -> Result<(), Errno> {
+        self.change_xattr(name, Some((value, flags)))
+    }
+
+    fn list_xattrs(&self) -> Result<Vec<Vec<u8>>, Errno> {
+        self.xattr_names()
+    }
+
+    fn remove_xattr(&self, name: &[u8]) -> Result<(), Errno> {
+        self.change_xattr(name, None)
     }
 
     fn open(self: Arc<Self>, _flags: u32) -> Result<Box<dyn FileOps>, Errno> {

@@ -1,7 +1,7 @@
 //! The VFS: inodes, dentries, mounts, and the walk along a path.
 //!
 //! Reading order: `inode.rs` (what a file system provides), `dentry.rs` (the cached tree of names), `mount.rs`,
-//! `walk.rs` (path resolution), `open.rs` and `change.rs` (what the system calls on paths do), `perm.rs` (who may),
+//! `walk.rs` (path resolution), `open.rs` and `change.rs` (what the system calls on paths do), `perm.rs` (who may), `xattr.rs`,
 //! `pages.rs` and `mappings.rs` (tools for file systems whose files can be mapped).
 //!
 //! Locks, outer to inner: mount table, rename, children of a dentry (held while the file system looks up or changes a
@@ -20,6 +20,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod walk;
+mod xattr;
 
 pub use change::SetTime;
 pub use dentry::{Dentry, VfsPath};

@@ -9,7 +9,7 @@ use abi::errno::{EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR};
 use base::cred::Credentials;
 
 use super::perm::{check_permission, may};
-use super::{Dentry, Inode, MagicTarget, MountNamespace, VfsPath, mode};
+use super::{Dentry, Inode, MagicTarget, Mount, MountNamespace, VfsPath, mode};
 use crate::file::{FileDescription, FileOps, Metadata};
 
 /// Longest path without its terminating zero byte.
@@ -221,12 +221,17 @@ impl Walk<'_> {
         }
         match link.dentry.inode().magic_link() {
             Some(MagicTarget::Path(place)) => Ok(Follow::Place(place)),
-            Some(MagicTarget::File(file)) => Ok(Follow::Place(place_of(link, file))),
+            Some(MagicTarget::File(file)) => Ok(Follow::Place(place_in(&link.mount, &file))),
             None => {
                 let text = link.dentry.link_target()?;
                 if text.is_empty() { Err(ENOENT) } else { Ok(Follow::Text(text)) }
             }
         }
+    }
+
+    /// Where an open file is; one without a path gets a place of its own.
+    pub fn place_of(&self, file: &Arc<FileDescription>) -> VfsPath {
+        place_in(&self.root.mount, file)
     }
 
     /// `readlink`; an empty path means the base itself.
@@ -276,12 +281,12 @@ pub(super) fn is_special(meta: &Metadata) -> bool {
     !matches!(meta.mode & mode::IFMT, mode::IFREG | mode::IFDIR | mode::IFLNK)
 }
 
-fn place_of(link: &VfsPath, file: Arc<FileDescription>) -> VfsPath {
+fn place_in(mount: &Arc<Mount>, file: &Arc<FileDescription>) -> VfsPath {
     match &file.path {
         Some(path) => path.clone(),
         None => VfsPath {
-            mount: link.mount.clone(),
-            dentry: Dentry::new(None, b"", Arc::new(OpenFileInode(file))),
+            mount: mount.clone(),
+            dentry: Dentry::new(None, b"", Arc::new(OpenFileInode(file.clone()))),
         },
     }
 }

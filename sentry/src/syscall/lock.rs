@@ -86,7 +86,13 @@ impl Flock {
     fn range(&self, file: &FileDescription) -> Result<(u64, u64), Errno> {
         let base = match self.whence {
             0 => 0,
-            1 => if file.ops.is_seekable() { file.seek(0, 1)? } else { 0 },
+            1 => {
+                if file.ops.is_seekable() {
+                    file.seek(0, 1)?
+                } else {
+                    0
+                }
+            }
             2 => file.ops.metadata()?.size,
             _ => return Err(EINVAL),
         };

@@ -18,6 +18,7 @@ pub mod sig;
 pub mod table;
 pub mod task;
 pub mod time;
+pub mod xattr;
 
 /// How an interrupted call goes on (Linux include/linux/errno.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

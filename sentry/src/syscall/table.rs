@@ -3,7 +3,7 @@
 
 use abi::UserAddr;
 
-use super::{Argument, Row, Support, SysResult, fd, file, lock, mem, path, poll, sig, task, time};
+use super::{Argument, Row, Support, SysResult, fd, file, lock, mem, path, poll, sig, task, time, xattr};
 use crate::task::Ctx;
 use Support::{Absent, Full, Partial};
 
@@ -220,18 +220,18 @@ syscalls! {
     185 security, Absent;
     186 gettid = task::sys_gettid(), Full;
     187 readahead, Absent;
-    188 setxattr, Absent;
-    189 lsetxattr, Absent;
-    190 fsetxattr, Absent;
-    191 getxattr, Absent;
-    192 lgetxattr, Absent;
-    193 fgetxattr, Absent;
-    194 listxattr, Absent;
-    195 llistxattr, Absent;
-    196 flistxattr, Absent;
-    197 removexattr, Absent;
-    198 lremovexattr, Absent;
-    199 fremovexattr, Absent;
+    188 setxattr = xattr::sys_setxattr(path: UserAddr, name: UserAddr, value: UserAddr, size: u64, flags: u32), Partial("no access control lists (system.*)");
+    189 lsetxattr = xattr::sys_lsetxattr(path: UserAddr, name: UserAddr, value: UserAddr, size: u64, flags: u32), Partial("no access control lists (system.*)");
+    190 fsetxattr = xattr::sys_fsetxattr(fd: i32, name: UserAddr, value: UserAddr, size: u64, flags: u32), Partial("no access control lists (system.*)");
+    191 getxattr = xattr::sys_getxattr(path: UserAddr, name: UserAddr, value: UserAddr, size: u64), Partial("no access control lists (system.*)");
+    192 lgetxattr = xattr::sys_lgetxattr(path: UserAddr, name: UserAddr, value: UserAddr, size: u64), Partial("no access control lists (system.*)");
+    193 fgetxattr = xattr::sys_fgetxattr(fd: i32, name: UserAddr, value: UserAddr, size: u64), Partial("no access control lists (system.*)");
+    194 listxattr = xattr::sys_listxattr(path: UserAddr, buf: UserAddr, size: u64), Partial("no access control lists (system.*)");
+    195 llistxattr = xattr::sys_llistxattr(path: UserAddr, buf: UserAddr, size: u64), Partial("no access control lists (system.*)");
+    196 flistxattr = xattr::sys_flistxattr(fd: i32, buf: UserAddr, size: u64), Partial("no access control lists (system.*)");
+    197 removexattr = xattr::sys_removexattr(path: UserAddr, name: UserAddr), Partial("no access control lists (system.*)");
+    198 lremovexattr = xattr::sys_lremovexattr(path: UserAddr, name: UserAddr), Partial("no access control lists (system.*)");
+    199 fremovexattr = xattr::sys_fremovexattr(fd: i32, name: UserAddr), Partial("no access control lists (system.*)");
     200 tkill = sig::sys_tkill(tid: i32, signo: i32), Full;
     201 time = time::sys_time(buf: UserAddr), Full;
     202 futex = task::sys_futex(addr: UserAddr, op: u32, val: u32, timeout: UserAddr, addr2: UserAddr, val3: u32), Partial("no PI operations, no WAKE_OP");

@@ -1,0 +1,116 @@
+//! Extended attributes: who may read and change which (xattr(7)).
+
+use abi::Errno;
+use abi::errno::{EINVAL, ENODATA, EOPNOTSUPP, EPERM};
+use base::cred::cap;
+
+use super::perm::{check_permission, is_owner, may};
+use super::{VfsPath, Walk, XattrFlags, mode};
+
+/// The kinds of names (xattr(7), "Extended attribute namespaces").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Space {
+    User,
+    Trusted,
+    Security,
+    /// No access control lists: as on a file system that was mounted without.
+    System,
+    Empty,
+    Unknown,
+}
+
+fn space(name: &[u8]) -> Space {
+    let has = |prefix: &[u8]| name.len() > prefix.len() && name.starts_with(prefix);
+    match () {
+        () if has(b"user.") => Space::User,
+        () if has(b"trusted.") => Space::Trusted,
+        () if has(b"security.") => Space::Security,
+        () if has(b"system.") => Space::System,
+        // A space without a name (fs/xattr.c, `xattr_resolve_name`).
+        () if matches!(name, b"user." | b"trusted." | b"security.") => Space::Empty,
+        () => Space::Unknown,
+    }
+}
+
+/// What is to be done with an attribute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Use {
+    Read,
+    Write,
+}
+
+impl Walk<'_> {
+    /// Source: Linux 6.12 fs/xattr.c, `xattr_permission`; security/commoncap.c, `cap_inode_setxattr`.
+    fn check_xattr(&self, place: &VfsPath, name: &[u8], access: Use) -> Result<(), Errno> {
+        let is_write = access == Use::Write;
+        if is_write {
+            place.mount.want_write()?;
+        }
+        let meta = place.dentry.inode().metadata()?;
+        match space(name) {
+            Space::Trusted if !self.cred.has(cap::SYS_ADMIN) => {
+                return Err(if is_write { EPERM } else { ENODATA });
+            }
+            Space::Trusted => return Ok(()),
+            Space::User => {
+                if !matches!(meta.mode & mode::IFMT, mode::IFREG | mode::IFDIR) {
+                    return Err(if is_write { EPERM } else { ENODATA });
+                }
+                let is_sticky_dir = meta.is_dir() && meta.mode & mode::ISVTX != 0;
+                if is_write && is_sticky_dir && !is_owner(&meta, self.cred) {
+                    return Err(EPERM);
+                }
+            }
+            Space::Security if is_write && !self.cred.has(cap::SYS_ADMIN) => return Err(EPERM),
+            Space::Security => return Ok(()),
+            Space::Empty => return Err(EINVAL),
+            Space::System | Space::Unknown => return Err(EOPNOTSUPP),
+        }
+        check_permission(&meta, if is_write { may::WRITE } else { may::READ }, self.cred)
+    }
+
+    /// `getxattr`.
+    ///
+    /// # Errors
+    /// Those of getxattr(2).
+    pub fn xattr(&self, place: &VfsPath, name: &[u8]) -> Result<Vec<u8>, Errno> {
+        self.check_xattr(place, name, Use::Read)?;
+        place.dentry.inode().xattr(name)
+    }
+
+    /// `setxattr`.
+    ///
+    /// # Errors
+    /// Those of setxattr(2).
+    pub fn set_xattr(
+        &self,
+        place: &VfsPath,
+        name: &[u8],
+        value: &[u8],
+        flags: XattrFlags,
+    ) -> Result<(), Errno> {
+        self.check_xattr(place, name, Use::Write)?;
+        place.dentry.inode().set_xattr(name, value, flags)
+    }
+
+    /// `listxattr`; `trusted.` attributes are shown to those who may read them.
+    ///
+    /// # Errors
+    /// Those of listxattr(2).
+    pub fn list_xattrs(&self, place: &VfsPath) -> Result<Vec<Vec<u8>>, Errno> {
+        let mut names = place.dentry.inode().list_xattrs()?;
+        if !self.cred.has(cap::SYS_ADMIN) {
+            names.retain(|name| space(name) != Space::Trusted);
+        }
+        Ok(names)
+    }
+
+    /// `removexattr`.
+    ///
+    /// # Errors
+    /// Those of removexattr(2).
+    pub fn remove_xattr(&self, place: &VfsPath, name: &[u8]) -> Result<(), Errno> {
+        self.check_xattr(place, name, Use::Write)?;
+        place.dentry.inode().remove_xattr(name)
+    }
+}

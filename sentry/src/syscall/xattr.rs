@@ -1,0 +1,218 @@
+//! Extended attributes (xattr(7)).
+
+use abi::errno::{E2BIG, EINVAL, ENAMETOOLONG, ERANGE};
+use abi::{Errno, UserAddr};
+use fs::vfs::{VfsPath, XattrFlags};
+
+use super::SysResult;
+use crate::task::Ctx;
+
+/// Longest value (`XATTR_SIZE_MAX`), and longest list of names (`XATTR_LIST_MAX`).
+const SIZE_MAX: u64 = 65536;
+/// Longest name.
+const NAME_MAX: usize = 255;
+const CREATE: u32 = 1;
+const REPLACE: u32 = 2;
+const BOTH: u32 = CREATE | REPLACE;
+
+/// Whether a symbolic link at a path's end is followed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Last {
+    Follow,
+    Stay,
+}
+
+impl Ctx<'_> {
+    fn xattr_name(&self, name: UserAddr) -> Result<Vec<u8>, Errno> {
+        match self.mm.read_cstr(name, NAME_MAX + 1) {
+            Ok(name) if name.is_empty() => Err(ERANGE),
+            Err(ENAMETOOLONG) => Err(ERANGE),
+            other => other,
+        }
+    }
+
+    fn xattr_place(&self, path: UserAddr, last: Last) -> Result<VfsPath, Errno> {
+        let path = self.path(path)?;
+        self.walk().resolve(&path, last == Last::Follow)
+    }
+
+    /// The place of an open file; one without a path has no attributes, and a descriptor like it none to set.
+    fn xattr_file(&self, fd: i32) -> Result<VfsPath, Errno> {
+        let file = self.open_file(fd)?;
+        Ok(self.walk().place_of(&file))
+    }
+
+    /// Stores `bytes` in a guest's buffer of `size` bytes; returns their length, which is all for a size of 0.
+    fn answer(&self, bytes: &[u8], at: UserAddr, size: u64) -> SysResult {
+        let len = bytes.len() as u64;
+        if size == 0 {
+            return Ok(len);
+        }
+        if len > size {
+            return Err(ERANGE.into());
+        }
+        self.mm.write_all(at, bytes)?;
+        Ok(len)
+    }
+}
+
+fn set(
+    cx: &Ctx<'_>,
+    place: impl FnOnce() -> Result<VfsPath, Errno>,
+    name: UserAddr,
+    value: UserAddr,
+    size: u64,
+    raw_flags: u32,
+) -> SysResult {
+    // Linux 6.18 fs/xattr.c: the arguments first (`setxattr_copy`), then the file.
+    let flags = match raw_flags {
+        0 => XattrFlags::Any,
+        CREATE => XattrFlags::Create,
+        REPLACE => XattrFlags::Replace,
+        BOTH => XattrFlags::Create,
+        _ => return Err(EINVAL.into()),
+    };
+    let name = cx.xattr_name(name)?;
+    if size > SIZE_MAX {
+        return Err(E2BIG.into());
+    }
+    let mut bytes = vec![0; usize::try_from(size).map_err(|_| E2BIG)?];
+    cx.mm.read_exact(value, &mut bytes)?;
+    let place = place()?;
+    if raw_flags == BOTH {
+        // They contradict each other: with one of two errors.
+        cx.walk().xattr(&place, &name)?;
+    }
+    cx.walk().set_xattr(&place, &name, &bytes, flags)?;
+    Ok(0)
+}
+
+fn get(
+    cx: &Ctx<'_>,
+    place: impl FnOnce() -> Result<VfsPath, Errno>,
+    name: UserAddr,
+    value: UserAddr,
+    size: u64,
+) -> SysResult {
+    let name = cx.xattr_name(name)?;
+    let found = cx.walk().xattr(&place()?, &name)?;
+    cx.answer(&found, value, size)
+}
+
+fn list(cx: &Ctx<'_>, place: &VfsPath, buf: UserAddr, size: u64) -> SysResult {
+    let names = cx.walk().list_xattrs(place)?;
+    let mut bytes = Vec::new();
+    for name in names {
+        bytes.extend_from_slice(&name);
+        bytes.push(0);
+    }
+    if bytes.len() as u64 > SIZE_MAX {
+        return Err(E2BIG.into());
+    }
+    cx.answer(&bytes, buf, size)
+}
+
+fn remove(cx: &Ctx<'_>, place: impl FnOnce() -> Result<VfsPath, Errno>, name: UserAddr) -> SysResult {
+    let name = cx.xattr_name(name)?;
+    cx.walk().remove_xattr(&place()?, &name)?;
+    Ok(0)
+}
+
+/// `setxattr(2)`.
+pub(super) fn sys_setxattr(
+    cx: &mut Ctx<'_>,
+    path: UserAddr,
+    name: UserAddr,
+    value: UserAddr,
+    size: u64,
+    flags: u32,
+) -> SysResult {
+    set(cx, || cx.xattr_place(path, Last::Follow), name, value, size, flags)
+}
+
+/// `lsetxattr(2)`.
+pub(super) fn sys_lsetxattr(
+    cx: &mut Ctx<'_>,
+    path: UserAddr,
+    name: UserAddr,
+    value: UserAddr,
+    size: u64,
+    flags: u32,
+) -> SysResult {
+    set(cx, || cx.xattr_place(path, Last::Stay), name, value, size, flags)
+}
+
+/// `fsetxattr(2)`.
+pub(super) fn sys_fsetxattr(
+    cx: &mut Ctx<'_>,
+    fd: i32,
+    name: UserAddr,
+    value: UserAddr,
+    size: u64,
+    flags: u32,
+) -> SysResult {
+    set(cx, || cx.xattr_file(fd), name, value, size, flags)
+}
+
+/// `getxattr(2)`.
+pub(super) fn sys_getxattr(
+    cx: &mut Ctx<'_>,
+    path: UserAddr,
+    name: UserAddr,
+    value: UserAddr,
+    size: u64,
+) -> SysResult {
+    get(cx, || cx.xattr_place(path, Last::Follow), name, value, size)
+}
+
+/// `lgetxattr(2)`.
+pub(super) fn sys_lgetxattr(
+    cx: &mut Ctx<'_>,
+    path: UserAddr,
+    name: UserAddr,
+    value: UserAddr,
+    size: u64,
+) -> SysResult {
+    get(cx, || cx.xattr_place(path, Last::Stay), name, value, size)
+}
+
+/// `fgetxattr(2)`.
+pub(super) fn sys_fgetxattr(
+    cx: &mut Ctx<'_>,
+    fd: i32,
+    name: UserAddr,
+    value: UserAddr,
+    size: u64,
+) -> SysResult {
+    get(cx, || cx.xattr_file(fd), name, value, size)
+}
+
+/// `listxattr(2)`.
+pub(super) fn sys_listxattr(cx: &mut Ctx<'_>, path: UserAddr, buf: UserAddr, size: u64) -> SysResult {
+    list(cx, &cx.xattr_place(path, Last::Follow)?, buf, size)
+}
+
+/// `llistxattr(2)`.
+pub(super) fn sys_llistxattr(cx: &mut Ctx<'_>, path: UserAddr, buf: UserAddr, size: u64) -> SysResult {
+    list(cx, &cx.xattr_place(path, Last::Stay)?, buf, size)
+}
+
+/// `flistxattr(2)`.
+pub(super) fn sys_flistxattr(cx: &mut Ctx<'_>, fd: i32, buf: UserAddr, size: u64) -> SysResult {
+    list(cx, &cx.xattr_file(fd)?, buf, size)
+}
+
+/// `removexattr(2)`.
+pub(super) fn sys_removexattr(cx: &mut Ctx<'_>, path: UserAddr, name: UserAddr) -> SysResult {
+    remove(cx, || cx.xattr_place(path, Last::Follow), name)
+}
+
+/// `lremovexattr(2)`.
+pub(super) fn sys_lremovexattr(cx: &mut Ctx<'_>, path: UserAddr, name: UserAddr) -> SysResult {
+    remove(cx, || cx.xattr_place(path, Last::Stay), name)
+}
+
+/// `fremovexattr(2)`.
+pub(super) fn sys_fremovexattr(cx: &mut Ctx<'_>, fd: i32, name: UserAddr) -> SysResult {
+    remove(cx, || cx.xattr_file(fd), name)
+}
