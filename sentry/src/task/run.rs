@@ -89,7 +89,19 @@ impl Ctx<'_> {
             _ => 0,
         };
         self.trap = TrapInfo { trapno: 14, err: 4 | bits, cr2: addr };
-        let info = match self.mm.handle_fault(addr, access) {
+        let result = self.mm.handle_fault(addr, access);
+        // The processor's "protection" bit: there is a page, and it does not allow this. Linux sets it for kernel
+        // addresses too, so that nobody learns what is mapped there (arch/x86/mm/fault.c, sanitize_error_code).
+        let is_present = match &result {
+            Err(Fault::Denied) => {
+                access != base::memmap::Access::READ
+                    && self.mm.handle_fault(addr, base::memmap::Access::READ).is_ok()
+            }
+            Err(Fault::NotMapped) => addr >= self.mm.task_size(),
+            _ => false,
+        };
+        self.trap.err |= u64::from(is_present);
+        let info = match result {
             Ok(()) => return,
             Err(Fault::NotMapped) => SigInfo::fault(SIGSEGV as u32, 1, addr),
             Err(Fault::Denied) => SigInfo::fault(SIGSEGV as u32, 2, addr),
@@ -105,6 +117,7 @@ impl Ctx<'_> {
 
     /// Linux arch/x86/kernel/traps.c: which exception becomes which signal.
     fn exception(&mut self, vector: u8, code: u32) {
+        let (vector, code) = if vector == 6 { self.software_interrupt().unwrap_or((6, code)) } else { (vector, code) };
         let rip = self.regs.rip;
         self.trap = TrapInfo { trapno: vector.into(), err: code.into(), cr2: self.trap.cr2 };
         let info = match vector {
@@ -118,6 +131,20 @@ impl Ctx<'_> {
             _ => SigInfo::kernel(SIGSEGV as u32),
         };
         self.force_signal(info);
+    }
+
+    /// `int N`, which the software KVM reports as an invalid opcode: what the processor makes of it. Only the gates of
+    /// vectors 3 and 4 are open to user code; the platform knows 0x80 itself.
+    fn software_interrupt(&mut self) -> Option<(u8, u32)> {
+        let [opcode, vector]: [u8; 2] = self.mm.read_value(abi::UserAddr(self.regs.rip)).ok()?;
+        match (opcode, vector) {
+            (0xcd, 3 | 4) => {
+                self.regs.rip = self.regs.rip.wrapping_add(2);
+                Some((vector, 0))
+            }
+            (0xcd, n) => Some((13, u32::from(n) * 8 + 2)),
+            _ => None,
+        }
     }
 
     fn system_call(&mut self) {
