@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use ringfence_tests::known::Known;
-use ringfence_tests::outcome::{sandboxed, same_as_native};
+use ringfence_tests::outcome::{same_as_native, sandboxed};
 use ringfence_tests::{have_kvm, have_program, loud, scratch, workspace};
 
 /// Compiles a guest program statically; the same binary runs on both kernels.
@@ -50,7 +50,9 @@ fn area_matches(area: &str) {
         match (result, known.reason(&name)) {
             (Ok(()), None) => {}
             (Err(_), Some(reason)) => loud(&format!("known failure: {name}: {reason}")),
-            (Ok(()), Some(_)) => wrong.push(format!("{name}: passes: delete its line in tests/known-failures.txt")),
+            (Ok(()), Some(_)) => {
+                wrong.push(format!("{name}: passes: delete its line in tests/known-failures.txt"))
+            }
             (Err(report), None) => wrong.push(format!("{name}:\n{report}")),
         }
     }
@@ -81,7 +83,8 @@ fn random_system_calls_do_not_end_the_sandbox() {
         return;
     }
     let seconds = std::env::var("RINGFENCE_HOSTILE_SECONDS").unwrap_or_else(|_| "6".to_owned());
-    let limit = Duration::from_secs(seconds.parse::<u64>().expect("RINGFENCE_HOSTILE_SECONDS is a number") + 60);
+    let limit =
+        Duration::from_secs(seconds.parse::<u64>().expect("RINGFENCE_HOSTILE_SECONDS is a number") + 60);
     let program = compile(&workspace().join("tests/guest/hostile/random_syscalls.c"));
     let program = program.to_str().expect("a path in UTF-8");
     for seed in ["1", "20"] {

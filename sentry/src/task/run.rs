@@ -117,7 +117,8 @@ impl Ctx<'_> {
 
     /// Linux arch/x86/kernel/traps.c: which exception becomes which signal.
     fn exception(&mut self, vector: u8, code: u32) {
-        let (vector, code) = if vector == 6 { self.software_interrupt().unwrap_or((6, code)) } else { (vector, code) };
+        let (vector, code) =
+            if vector == 6 { self.software_interrupt().unwrap_or((6, code)) } else { (vector, code) };
         let rip = self.regs.rip;
         self.trap = TrapInfo { trapno: vector.into(), err: code.into(), cr2: self.trap.cr2 };
         let info = match vector {
