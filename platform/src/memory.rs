@@ -47,6 +47,7 @@ pub struct MemoryFile {
     counts: Counts,
     /// Bytes with a reference, touched or not.
     allocated: AtomicU64,
+    budget: AtomicU64,
     extents: Lock<Extents, { rank::MEMORY_FILE }>,
     /// Ranges without references whose holes are not yet punched.
     freed: Lock<Freed, { rank::MEMORY_FILE }>,
@@ -83,6 +84,7 @@ impl MemoryFile {
             len: AtomicU64::new(0),
             counts: Counts::new(limit),
             allocated: AtomicU64::new(0),
+            budget: AtomicU64::new(u64::MAX),
             extents: Lock::new(Extents::default()),
             freed: Lock::new(Freed::default()),
             freed_bytes: AtomicU64::new(0),
@@ -107,6 +109,30 @@ impl MemoryFile {
     /// Bytes that have a reference, whether the host holds memory for them or not.
     pub fn allocated(&self) -> u64 {
         self.allocated.load(Ordering::Relaxed)
+    }
+
+    /// Sets how many bytes of the host's memory the file may hold.
+    pub fn set_budget(&self, bytes: u64) {
+        self.budget.store(bytes, Ordering::Relaxed);
+    }
+
+    /// The budget; `u64::MAX` without one.
+    pub fn budget(&self) -> u64 {
+        self.budget.load(Ordering::Relaxed)
+    }
+
+    /// Whether `len` more bytes could break the budget. What is allocated and was never touched counts for a quarter
+    /// only, so that sparse use is not punished; who touches it later is found by [`Self::is_over_budget`].
+    fn exceeds_budget(&self, len: u64) -> bool {
+        let budget = self.budget();
+        let allocated = self.allocated().saturating_add(len);
+        allocated > budget
+            && (allocated > budget.saturating_mul(4) || self.resident().saturating_add(len) > budget)
+    }
+
+    /// Whether the host holds more memory for the file than the budget allows.
+    pub fn is_over_budget(&self) -> bool {
+        self.allocated() > self.budget() && self.resident() > self.budget()
     }
 
     /// The host address of `offset`, for memory slots.
@@ -199,7 +225,7 @@ impl Memory for MemoryFile {
             len > 0 && len.is_multiple_of(PAGE_SIZE) && align.is_power_of_two() && align >= PAGE_SIZE,
             "memory file: bad allocation of {len:#x} at {align:#x}"
         );
-        if len > self.limit() {
+        if len > self.limit() || self.exceeds_budget(len) {
             return Err(ENOMEM);
         }
         let mut flushed = false;

@@ -83,11 +83,11 @@ pub(crate) fn run(options: &Options) -> u8 {
 fn try_run(options: &Options) -> Result<u8, Failure> {
     let calibration = sentry::time::Calibration::begin();
     let cred = parse_user(&options.user)?;
-    let mut machine = platform_kvm::Options { device: options.kvm_device.clone(), ..Default::default() };
-    if let Some(size) = options.memory {
-        machine.memory_limit = machine.memory_limit.min(size);
-    }
+    let machine = platform_kvm::Options { device: options.kvm_device.clone(), ..Default::default() };
     let platform = platform_kvm::KvmPlatform::new(&machine).map_err(|e| Failure::own(e.to_string()))?;
+    if let Some(size) = options.memory {
+        platform.memory().set_budget(size);
+    }
     let memory: Arc<dyn Memory> = platform.memory().clone();
     let mounts = make_mounts(options, &memory)?;
     let kernel = Kernel::new(Setup {

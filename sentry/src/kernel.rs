@@ -16,6 +16,9 @@ use crate::strace::Tracer;
 use crate::task::{Task, ThreadGroup};
 use crate::time::Timekeeper;
 
+/// How often memory is looked at while more is promised than the limit allows.
+const BUDGET_WATCH: std::time::Duration = std::time::Duration::from_millis(20);
+
 /// Where a process stands in the tree.
 #[derive(Debug)]
 pub struct Process {
@@ -164,8 +167,29 @@ impl Kernel {
             if self.ended_changed.wait_for(&mut ended, limit) {
                 drop(ended);
                 limit = self.time.refresh();
+                let file = self.platform.memory();
+                if file.allocated() > file.budget() {
+                    limit = limit.min(BUDGET_WATCH);
+                    if file.is_over_budget() {
+                        self.kill_largest();
+                    }
+                }
                 ended = self.ended.lock();
             }
+        }
+    }
+
+    /// Kills the process that holds most memory: the sandbox is over its limit (Linux mm/oom_kill.c, `oom_badness`).
+    fn kill_largest(&self) {
+        let tasks: Vec<Arc<Task>> = self.tree.lock().tasks.values().cloned().collect();
+        let size = |t: &Arc<Task>| {
+            let mm = t.mm.lock().clone();
+            mm.memory_use().rss()
+        };
+        if let Some(victim) = tasks.iter().max_by_key(|t| size(t)) {
+            log::warn!("out of memory: killing process {}", victim.group.pid);
+            let info = abi::signal::SigInfo::kernel(9);
+            let _ = self.signal_process(victim.group.pid, 9, info);
         }
     }
 

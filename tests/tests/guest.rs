@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ringfence_tests::known::Known;
 use ringfence_tests::outcome::{same_as_native, sandboxed};
-use ringfence_tests::{have_kvm, have_program, loud, scratch, workspace};
+use ringfence_tests::{have_kvm, have_program, loud, ringfence, scratch, workspace};
 
 /// Compiles a guest program statically; the same binary runs on both kernels.
 fn compile(source: &Path) -> PathBuf {
@@ -91,4 +91,18 @@ fn random_system_calls_do_not_end_the_sandbox() {
         let outcome = sandboxed(&[program, &seconds, seed], b"", limit);
         assert_eq!(outcome.stdout, b"survived\n", "seed {seed}: {}", outcome.stderr_text());
     }
+}
+
+#[test]
+fn the_memory_limit_ends_the_process_that_breaks_it() {
+    if !have_kvm() || !have_program("gcc") {
+        return;
+    }
+    let program = compile(&workspace().join("tests/guest/hostile/eats_memory.c"));
+    let mut command = Command::new(ringfence());
+    command.args(["run", "--memory", "64M", "--"]).arg(program);
+    let outcome = run(command, b"", Duration::from_secs(60));
+    let text = String::from_utf8_lossy(&outcome.stdout);
+    assert_eq!(text, "child ended by signal 9\nparent lives\n", "{}", outcome.stderr_text());
+    assert_eq!(outcome.status, Some(0));
 }
