@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use ringfence_tests::known::Known;
-use ringfence_tests::outcome::{same_as_native, sandboxed};
+use ringfence_tests::outcome::{run, same_as_native, sandboxed};
 use ringfence_tests::{have_kvm, have_program, loud, ringfence, scratch, workspace};
 
 /// Compiles a guest program statically; the same binary runs on both kernels.
