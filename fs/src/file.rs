@@ -199,6 +199,17 @@ pub trait FileOps: Debug + Send + Sync + Any {
         None
     }
 
+    /// Whether reading, writing and listing take locks that come before a position's (those of tasks): then the
+    /// position is not locked meanwhile.
+    fn takes_outer_locks(&self) -> bool {
+        false
+    }
+
+    /// Lines that `/proc/PID/fdinfo/N` shows for this kind of file alone, each with its newline.
+    fn fdinfo(&self) -> String {
+        String::new()
+    }
+
     /// For downcasts: `epoll_ctl` must know its own kind, `pipe` ioctls theirs.
     fn as_any(&self) -> &dyn Any;
 }
@@ -283,6 +294,12 @@ impl FileDescription {
         if !self.ops.is_seekable() {
             return self.ops.read_at(0, dst);
         }
+        if self.ops.takes_outer_locks() {
+            let position = self.position();
+            let n = self.ops.read_at(position, dst)?;
+            *self.position.lock() = position + n as u64;
+            return Ok(n);
+        }
         let mut position = self.position.lock();
         let n = self.ops.read_at(*position, dst)?;
         *position += n as u64;
@@ -299,6 +316,12 @@ impl FileDescription {
         }
         if !self.ops.is_seekable() {
             return self.ops.write_at(0, src);
+        }
+        if self.ops.takes_outer_locks() {
+            let position = self.position();
+            let n = self.ops.write_at(position, src)?;
+            *self.position.lock() = position + n as u64;
+            return Ok(n);
         }
         let mut position = self.position.lock();
         if self.flags() & oflag::APPEND != 0 {
@@ -384,7 +407,20 @@ impl FileDescription {
     /// # Errors
     /// `ENOTDIR`; and the file system's.
     pub fn read_dir(&self, emit: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<(), Errno> {
-        let mut position = self.position.lock();
+        if self.ops.takes_outer_locks() {
+            let mut position = self.position();
+            let result = self.read_dir_from(&mut position, emit);
+            *self.position.lock() = position;
+            return result;
+        }
+        self.read_dir_from(&mut self.position.lock(), emit)
+    }
+
+    fn read_dir_from(
+        &self,
+        position: &mut u64,
+        emit: &mut dyn FnMut(DirEntry<'_>) -> bool,
+    ) -> Result<(), Errno> {
         let mut next = *position;
         let result = self.ops.read_dir(*position, &mut |entry| {
             let taken = emit(entry);
@@ -395,6 +431,11 @@ impl FileDescription {
         });
         *position = next;
         result
+    }
+
+    /// The position, for `/proc/PID/fdinfo`.
+    pub fn position(&self) -> u64 {
+        *self.position.lock()
     }
 
     /// The error of `read` for a directory.

@@ -3,8 +3,10 @@
 pub mod anon;
 pub mod devfs;
 pub mod file;
+pub mod generated;
 pub mod hostfs;
 pub mod locks;
 pub mod overlay;
+pub mod procfs;
 pub mod tmpfs;
 pub mod vfs;

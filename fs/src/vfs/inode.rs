@@ -125,6 +125,38 @@ pub enum MagicTarget {
     Path(VfsPath),
 }
 
+/// What `statfs` tells of a file system, in its units.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StatFs {
+    /// The magic number (statfs(2)).
+    pub kind: u64,
+    /// Bytes of a block.
+    pub block_size: u64,
+    /// Blocks in all.
+    pub blocks: u64,
+    /// Free blocks.
+    pub free: u64,
+    /// Free blocks for users without privilege.
+    pub available: u64,
+    /// Inodes in all.
+    pub files: u64,
+    /// Free inodes.
+    pub files_free: u64,
+    /// The longest name.
+    pub name_len: u64,
+}
+
+#[expect(missing_docs, reason = "linux/magic.h lists them")]
+impl StatFs {
+    pub const TMPFS: u64 = 0x0102_1994;
+    pub const PROC: u64 = 0x9fa0;
+    pub const SYSFS: u64 = 0x6265_6572;
+    pub const OVERLAY: u64 = 0x794c_7630;
+    pub const PIPEFS: u64 = 0x5049_5045;
+    pub const SOCKFS: u64 = 0x534f_434b;
+    pub const ANON_INODE: u64 = 0x0904_1934;
+}
+
 /// A file of a file system, whether it is open or not.
 ///
 /// The VFS has checked permissions, read-only mounts, the lengths of names and that they are neither empty nor `.` nor
@@ -289,6 +321,14 @@ pub trait Inode: Debug + Send + Sync + Any {
     /// `ENXIO` for what cannot be opened.
     fn open(self: Arc<Self>, _flags: u32) -> Result<Box<dyn FileOps>, Errno> {
         Err(ENXIO)
+    }
+
+    /// `statfs` of the file system that the file is on.
+    ///
+    /// # Errors
+    /// `ENOSYS`: the file system cannot say.
+    fn statfs(&self) -> Result<StatFs, Errno> {
+        Err(abi::errno::ENOSYS)
     }
 
     /// Whether names in this directory may be remembered; false where they come and go by themselves, as in procfs.

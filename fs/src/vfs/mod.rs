@@ -24,7 +24,7 @@ mod xattr;
 
 pub use change::SetTime;
 pub use dentry::{Dentry, VfsPath};
-pub use inode::{FileType, Inode, MagicTarget, Owner, SetAttributes, XattrFlags, mode};
+pub use inode::{FileType, Inode, MagicTarget, Owner, SetAttributes, StatFs, XattrFlags, mode};
 pub use mount::{Mount, MountNamespace};
 pub use perm::{check_permission, may};
 pub use walk::Walk;
