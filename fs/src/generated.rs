@@ -322,11 +322,7 @@ impl Inode for StaticDir {
     }
 
     fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>, Errno> {
-        self.children
-            .iter()
-            .find(|(n, _)| n.as_bytes() == name)
-            .map(|(_, inode)| inode.clone())
-            .ok_or(ENOENT)
+        self.children.iter().find(|(n, _)| n.as_bytes() == name).map(|(_, inode)| inode.clone()).ok_or(ENOENT)
     }
 
     fn open(self: Arc<Self>, _flags: u32) -> Result<Box<dyn FileOps>, Errno> {

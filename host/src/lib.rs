@@ -5,5 +5,6 @@ pub mod file;
 pub mod mapping;
 pub mod memory;
 pub mod stdio;
+pub mod system;
 pub mod thread;
 pub mod xattr;

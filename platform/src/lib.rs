@@ -77,6 +77,11 @@ pub trait Platform: Send + Sync {
     fn tsc_offset(&self) -> Option<i64> {
         None
     }
+    /// EAX, EBX, ECX and EDX that the CPUID instruction gives a guest for `leaf` and `index`.
+    fn cpuid(&self, leaf: u32, index: u32) -> [u32; 4] {
+        let r = std::arch::x86_64::__cpuid_count(leaf, index);
+        [r.eax, r.ebx, r.ecx, r.edx]
+    }
     /// What happened so far, by name, for `--log` and the benchmarks (`exits`, `syscalls`, `faults`, `shootdowns`, …).
     fn counters(&self) -> Vec<(&'static str, u64)>;
 }

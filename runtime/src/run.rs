@@ -99,6 +99,7 @@ fn try_run(options: &Options) -> Result<u8, Failure> {
         tracer: make_tracer(options)?,
     })
     .map_err(|e| Failure::own(format!("kernel: {e}")))?;
+    mount_kernel_files(&kernel)?;
 
     let files = Arc::new(FdTable::default());
     for file in fs::anon::host_stream::standard() {
@@ -215,17 +216,30 @@ fn make_mounts(options: &Options, memory: &Arc<dyn Memory>) -> Result<Arc<MountN
     let at = walk.resolve(b"/dev", true).map_err(|e| fail("/dev", e))?;
     let dev = fs::devfs::new(memory.clone(), devices).map_err(|e| fail("/dev", e))?;
     mounts.mount(&at, dev, "devtmpfs", "dev", false).map_err(|e| fail("/dev", e))?;
-    // The host's /proc and /sys tell of the host and reach into it (/proc/self is ringfence itself): cover them.
     for name in [&b"/proc"[..], b"/sys"] {
         let shown = String::from_utf8_lossy(name).into_owned();
         if walk.resolve(name, true).is_err() {
             walk.mkdir(name, 0o755).map_err(|e| fail(&shown, e))?;
         }
-        let at = walk.resolve(name, true).map_err(|e| fail(&shown, e))?;
-        let empty = fs::tmpfs::new(memory.clone(), 0o555);
-        mounts.mount(&at, empty, "tmpfs", "none", true).map_err(|e| fail(&shown, e))?;
     }
     Ok(mounts)
+}
+
+/// Covers the host's /proc and /sys, which tell of the host and reach into it (/proc/self is ringfence itself).
+fn mount_kernel_files(kernel: &Arc<Kernel>) -> Result<(), Failure> {
+    let mounts = &kernel.mounts;
+    let cred = Credentials::root();
+    let top = mounts.root();
+    let walk = Walk { ns: mounts, root: top.clone(), base: top, cred: &cred };
+    let proc = sentry::proc::new_procfs(kernel, Vec::new(), Vec::new());
+    let sys = sentry::proc::new_sysfs(kernel);
+    for (path, root, fstype, readonly) in [("/proc", proc, "proc", false), ("/sys", sys, "sysfs", true)] {
+        let mount = |at| mounts.mount(&at, root, fstype, fstype, readonly);
+        walk.resolve(path.as_bytes(), true)
+            .and_then(mount)
+            .map_err(|e| Failure::own(format!("{path}: {e}")))?;
+    }
+    Ok(())
 }
 
 /// Finds a program as execvp(3) does.

@@ -13,6 +13,7 @@ use platform::Platform;
 use crate::futex::FutexTable;
 use crate::mm::FixedPages;
 use crate::strace::Tracer;
+use crate::system::System;
 use crate::task::{Task, ThreadGroup};
 use crate::time::Timekeeper;
 
@@ -50,11 +51,19 @@ pub struct Tree {
     last_id: i32,
 }
 
+/// `kernel.pid_max`: IDs are below it.
+pub const PID_MAX: i32 = 32768;
+
 impl Tree {
+    /// The ID given out last.
+    pub fn last_id(&self) -> i32 {
+        self.last_id
+    }
+
     /// The next free ID, as Linux counts them: upwards, then from 300 again.
     pub fn new_id(&mut self) -> i32 {
         loop {
-            self.last_id = if self.last_id >= 32767 { 300 } else { self.last_id + 1 };
+            self.last_id = if self.last_id >= PID_MAX - 1 { 300 } else { self.last_id + 1 };
             let id = self.last_id;
             if !self.tasks.contains_key(&id) && !self.processes.contains_key(&id) {
                 return id;
@@ -83,8 +92,8 @@ pub struct Kernel {
     pub vvar: Arc<FixedPages>,
     /// Randomise the address space.
     pub aslr: bool,
-    /// `uname -n`.
-    pub hostname: String,
+    /// Names, processors, memory and load of the machine.
+    pub system: System,
     /// Tells of system calls.
     pub tracer: Option<Tracer>,
     /// Syscalls and faults handled.
@@ -131,6 +140,9 @@ impl Kernel {
         let image = memory.allocate(4096, 4096, base::memmap::MemKind::Shared)?;
         memory.write(image.offset, loader::vdso::IMAGE);
         let vdso = FixedPages::new(&memory, image);
+        let boot_ns = time.now(crate::time::Clock::Boottime).as_ns();
+        let limit = setup.platform.memory().budget();
+        let system = System::new(setup.hostname, limit, u64::try_from(boot_ns).unwrap_or(0));
         Ok(Arc::new(Self {
             platform: setup.platform,
             memory,
@@ -141,7 +153,7 @@ impl Kernel {
             vdso,
             vvar,
             aslr: setup.aslr,
-            hostname: setup.hostname,
+            system,
             tracer: setup.tracer,
             syscalls: AtomicU64::new(0),
             faults: AtomicU64::new(0),
@@ -167,6 +179,7 @@ impl Kernel {
             if self.ended_changed.wait_for(&mut ended, limit) {
                 drop(ended);
                 limit = self.time.refresh();
+                self.sample_load();
                 let file = self.platform.memory();
                 if file.allocated() > file.budget() {
                     limit = limit.min(BUDGET_WATCH);

@@ -6,9 +6,11 @@
 pub mod futex;
 pub mod kernel;
 pub mod mm;
+pub mod proc;
 pub mod signal;
 pub mod strace;
 pub mod syscall;
+pub mod system;
 pub mod task;
 pub mod time;
 

@@ -61,6 +61,15 @@ impl CpuModel {
         let physical_bits = find(&cpuid, 0x8000_0008, 0).map_or(36, |e| e.eax & 0xff);
         Ok(Self { cpuid, xsave: XsaveLayout { size, features }, has_xsave, physical_bits })
     }
+
+    /// The registers that a guest gets for a leaf; `None` where there is none.
+    pub(crate) fn leaf(&self, function: u32, index: u32) -> Option<[u32; 4]> {
+        const SIGNIFICANT_INDEX: u32 = 1;
+        let is_it = |e: &&kvm_cpuid_entry2| {
+            e.function == function && (e.flags & SIGNIFICANT_INDEX == 0 || e.index == index)
+        };
+        self.cpuid.as_slice().iter().find(is_it).map(|e| [e.eax, e.ebx, e.ecx, e.edx])
+    }
 }
 
 fn find(cpuid: &CpuId, function: u32, index: u32) -> Option<kvm_cpuid_entry2> {

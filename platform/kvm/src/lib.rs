@@ -117,6 +117,15 @@ impl Platform for KvmPlatform {
         self.machine.tsc_offset()
     }
 
+    fn cpuid(&self, leaf: u32, index: u32) -> [u32; 4] {
+        let host = std::arch::x86_64::__cpuid_count(leaf, index);
+        // Nested software KVM does not intercept the instruction: the guest sees the host's processor.
+        if self.machine.entry() != Entry::Stub {
+            return [host.eax, host.ebx, host.ecx, host.edx];
+        }
+        self.machine.cpu.leaf(leaf, index).unwrap_or_default()
+    }
+
     fn counters(&self) -> Vec<(&'static str, u64)> {
         self.machine.counters.list()
     }

@@ -1,20 +1,25 @@
 //! System calls: the table, and the handlers by theme.
 //!
 //! Reading order: `table.rs`; then the handlers: `file.rs` (reading and writing), `path.rs` (names), `fd.rs` (descriptors,
-//! pipes), `poll.rs` (waiting for descriptors), `mem.rs`, `task.rs` (processes, limits, futexes), `sig.rs`, `time.rs`.
+//! pipes), `poll.rs` (waiting for descriptors), `mem.rs`, `task.rs` (processes, limits, futexes), `sig.rs`, `time.rs`,
+//! `cred.rs` (users, capabilities), `prctl.rs`, `sched.rs`, `system.rs` (names, usage, file systems).
 
 use abi::errno::EFAULT;
 use abi::{Errno, UserAddr};
 
 use crate::task::Ctx;
 
+pub mod cred;
 pub mod fd;
 pub mod file;
 pub mod lock;
 pub mod mem;
 pub mod path;
 pub mod poll;
+mod prctl;
+pub mod sched;
 pub mod sig;
+pub mod system;
 pub mod table;
 pub mod task;
 pub mod time;

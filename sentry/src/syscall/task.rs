@@ -138,12 +138,12 @@ pub(super) fn sys_wait4(
         Ok((options & WNOHANG != 0).then_some(None))
     })?;
     let Some(Some((child, value))) = found else { return Ok(0) };
-    cx.task.kernel.reap(child);
+    let spent = cx.task.kernel.reap(child);
     if !status.is_null() {
         cx.mm.write_value(status, &value)?;
     }
     if !usage.is_null() {
-        cx.mm.write_value(usage, &[0u64; 18])?;
+        cx.mm.write_value(usage, &super::system::rusage_words(&spent))?;
     }
     Ok(child as u64)
 }
@@ -162,26 +162,6 @@ pub(super) fn sys_gettid(cx: &mut Ctx<'_>) -> SysResult {
 pub(super) fn sys_getppid(cx: &mut Ctx<'_>) -> SysResult {
     let tree = cx.task.kernel.tree.lock();
     Ok(tree.processes.get(&cx.task.group.pid).map_or(0, |p| p.parent) as u64)
-}
-
-/// `getuid(2)`.
-pub(super) fn sys_getuid(cx: &mut Ctx<'_>) -> SysResult {
-    Ok(cx.cred.uid.into())
-}
-
-/// `geteuid(2)`.
-pub(super) fn sys_geteuid(cx: &mut Ctx<'_>) -> SysResult {
-    Ok(cx.cred.euid.into())
-}
-
-/// `getgid(2)`.
-pub(super) fn sys_getgid(cx: &mut Ctx<'_>) -> SysResult {
-    Ok(cx.cred.gid.into())
-}
-
-/// `getegid(2)`.
-pub(super) fn sys_getegid(cx: &mut Ctx<'_>) -> SysResult {
-    Ok(cx.cred.egid.into())
 }
 
 fn process_ids(cx: &Ctx<'_>, pid: i32) -> Result<(i32, i32), Errno> {
@@ -253,21 +233,6 @@ pub(super) fn sys_setsid(cx: &mut Ctx<'_>) -> SysResult {
     Ok(pid as u64)
 }
 
-/// `getgroups(2)`.
-pub(super) fn sys_getgroups(cx: &mut Ctx<'_>, size: i32, list: UserAddr) -> SysResult {
-    let groups = cx.cred.groups.clone();
-    let size = usize::try_from(size).map_err(|_| EINVAL)?;
-    if size != 0 {
-        if size < groups.len() {
-            return Err(EINVAL.into());
-        }
-        for (i, g) in groups.iter().enumerate() {
-            cx.mm.write_value(list.saturating_add(i as u64 * 4), g)?;
-        }
-    }
-    Ok(groups.len() as u64)
-}
-
 /// `set_tid_address(2)`.
 pub(super) fn sys_set_tid_address(cx: &mut Ctx<'_>, addr: UserAddr) -> SysResult {
     cx.clear_tid = addr.raw();
@@ -302,12 +267,10 @@ pub(super) fn sys_arch_prctl(cx: &mut Ctx<'_>, code: u32, addr: UserAddr) -> Sys
 
 /// `prctl(2)`.
 pub(super) fn sys_prctl(cx: &mut Ctx<'_>, option: i32, a2: u64, a3: u64, a4: u64, a5: u64) -> SysResult {
-    const PR_GET_DUMPABLE: i32 = 3;
     const PR_SET_NAME: i32 = 15;
     const PR_GET_NAME: i32 = 16;
     const PR_SET_VMA: i32 = 0x5356_4d41;
     match option {
-        PR_GET_DUMPABLE => Ok(1),
         PR_SET_NAME => {
             let mut name = [0u8; 16];
             let n = cx.mm.copy_in(UserAddr(a2), &mut name[..15])?;
@@ -327,13 +290,16 @@ pub(super) fn sys_prctl(cx: &mut Ctx<'_>, option: i32, a2: u64, a3: u64, a4: u64
             cx.mm.set_anon_name(a3, a4, name.as_deref())?;
             Ok(0)
         }
-        _ => Err(EINVAL.into()),
+        _ => super::prctl::other(cx, option, a2, a3, a4, a5),
     }
 }
 
 fn set_limit(cx: &Ctx<'_>, resource: usize, new: (u64, u64)) -> Result<(), Errno> {
     if new.0 > new.1 {
         return Err(EINVAL);
+    }
+    if resource == 7 && new.1 > super::system::NR_OPEN {
+        return Err(EPERM);
     }
     let mut limits = cx.task.group.rlimits.lock();
     if new.1 > limits[resource].1 && !cx.cred.has(base::cred::cap::SYS_RESOURCE) {
@@ -393,19 +359,6 @@ pub(super) fn sys_setrlimit(cx: &mut Ctx<'_>, resource: u32, limit: UserAddr) ->
     sys_prlimit64(cx, 0, resource, limit, UserAddr::NULL)
 }
 
-/// `uname(2)`.
-pub(super) fn sys_uname(cx: &mut Ctx<'_>, buf: UserAddr) -> SysResult {
-    let mut out = [0u8; 65 * 6];
-    let host = cx.task.kernel.hostname.clone();
-    let fields = ["Linux", &host, "6.12.0", "#1 SMP ringfence", "x86_64", "(none)"];
-    for (slot, text) in out.chunks_exact_mut(65).zip(fields) {
-        let n = text.len().min(64);
-        slot[..n].copy_from_slice(&text.as_bytes()[..n]);
-    }
-    cx.mm.write_all(buf, &out)?;
-    Ok(0)
-}
-
 /// `getrandom(2)`.
 pub(super) fn sys_getrandom(cx: &mut Ctx<'_>, buf: UserAddr, len: u64, flags: u32) -> SysResult {
     if flags & !7 != 0 || flags & 6 == 6 {
@@ -435,20 +388,6 @@ pub(super) fn sys_getrandom(cx: &mut Ctx<'_>, buf: UserAddr, len: u64, flags: u3
 pub(super) fn sys_sched_yield(_cx: &mut Ctx<'_>) -> SysResult {
     std::thread::yield_now();
     Ok(0)
-}
-
-/// `sched_getaffinity(2)`.
-pub(super) fn sys_sched_getaffinity(cx: &mut Ctx<'_>, pid: i32, len: u32, mask: UserAddr) -> SysResult {
-    if pid != 0 && cx.task.kernel.task(pid).is_none() {
-        return Err(ESRCH.into());
-    }
-    if len < 8 || !len.is_multiple_of(8) {
-        return Err(EINVAL.into());
-    }
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from).min(64);
-    let bits: u64 = if cpus == 64 { u64::MAX } else { (1 << cpus) - 1 };
-    cx.mm.write_value(mask, &bits)?;
-    Ok(8)
 }
 
 /// `futex(2)`.
@@ -555,7 +494,7 @@ fn futex_wait(
                 Some(Duration::from_nanos(d - now))
             }
         };
-        cx.task.parker.park(limit);
+        cx.park(limit);
         cx.task.parker.prepare();
     }
 }

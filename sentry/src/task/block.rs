@@ -9,7 +9,7 @@ use base::lock::{Condition, Lock, rank};
 use base::wait::{Events, WaitQueue, Wake};
 use fs::file::FileDescription;
 
-use super::Ctx;
+use super::{Ctx, Phase};
 use crate::syscall::{Restart, Stop};
 
 #[derive(Debug, Default)]
@@ -90,8 +90,16 @@ impl Ctx<'_> {
                     Some(Duration::from_nanos(d - now))
                 }
             };
-            self.task.parker.park(limit);
+            self.park(limit);
         }
+    }
+
+    /// Sleeps in the task's parking place: see [`Parker::park`].
+    pub fn park(&mut self, limit: Option<Duration>) -> bool {
+        self.task.account.enter(Phase::Asleep);
+        let woken = self.task.parker.park(limit);
+        self.task.account.enter(Phase::Kernel);
+        woken
     }
 
     /// Runs `op`, and while it says `EAGAIN` and the file is blocking, waits for `mask` and runs it again.

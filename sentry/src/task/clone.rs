@@ -9,7 +9,9 @@ use abi::{Errno, UserAddr};
 use base::lock::{Condition, Lock, rank};
 use platform::Context;
 
-use super::{Ctx, GroupSignals, Parker, Task, TaskState, ThreadGroup};
+use super::{
+    Account, Attributes, Ctx, GroupAttributes, GroupSignals, Parker, Phase, Task, TaskState, ThreadGroup,
+};
 use crate::kernel::Process;
 use crate::mm::Limits;
 use crate::signal::SIGCHLD;
@@ -94,6 +96,7 @@ fn new_group(
     limits: Arc<Limits>,
     rlimits: [(u64, u64); 16],
     exe: Vec<u8>,
+    attributes: GroupAttributes,
 ) -> Arc<ThreadGroup> {
     Arc::new(ThreadGroup {
         pid,
@@ -104,7 +107,9 @@ fn new_group(
         child_events: base::wait::WaitQueue::new(),
         limits,
         rlimits: Lock::new(rlimits),
-        dead_cpu_ns: AtomicU64::new(0),
+        account: super::GroupAccount::default(),
+        attributes: Lock::new(attributes),
+        dead_leader: Lock::new(None),
         exe: Lock::new(exe),
     })
 }
@@ -168,9 +173,16 @@ pub fn start_first(first: FirstTask) -> Result<(), Errno> {
     let pid = kernel.tree.lock().new_id();
     let limits: Arc<Limits> = Arc::default();
     let signals = GroupSignals { actions: [abi::signal::SigAction::default(); 64], pending: Vec::new() };
-    let group = new_group(pid, signals, limits.clone(), DEFAULT_RLIMITS, first.path.clone());
+    let group = new_group(
+        pid,
+        signals,
+        limits.clone(),
+        DEFAULT_RLIMITS,
+        first.path.clone(),
+        GroupAttributes::default(),
+    );
     let cred = Arc::new(first.cred);
-    let total_memory = 1 << 40;
+    let total_memory = kernel.system.total_memory;
     let mm = crate::mm::MemoryManager::new(
         &kernel.platform,
         limits,
@@ -193,6 +205,8 @@ pub fn start_first(first: FirstTask) -> Result<(), Errno> {
         killed: AtomicBool::new(false),
         mm: Lock::new(mm.clone()),
         fs: Lock::new(fs.clone()),
+        attributes: Lock::new(Attributes::new(kernel.system.cpus)),
+        account: Account::new(kernel.boot_ns(), kernel.system.weights.clone()),
     });
     {
         let mut tree = kernel.tree.lock();
@@ -236,6 +250,8 @@ fn new_ctx<'a>(
     regs: abi::regs::UserRegs,
     context: &'a mut dyn Context,
 ) -> Ctx<'a> {
+    super::current::set_current(Some(task.clone()));
+    task.account.start();
     Ctx {
         task,
         mm,
@@ -300,11 +316,14 @@ impl Ctx<'_> {
         let rlimits = *self.task.group.rlimits.lock();
         let exe = self.task.group.exe.lock().clone();
         let tid = kernel.tree.lock().new_id();
+        kernel.system.count_fork();
+        let attributes = self.task.attributes.lock().inherit();
         let group = if is_thread {
             self.task.group.live.fetch_add(1, Ordering::SeqCst);
             self.task.group.clone()
         } else {
-            new_group(tid, GroupSignals { actions, pending: Vec::new() }, limits, rlimits, exe)
+            let attributes = *self.task.group.attributes.lock();
+            new_group(tid, GroupSignals { actions, pending: Vec::new() }, limits, rlimits, exe, attributes)
         };
         let task = Arc::new(Task {
             kernel: kernel.clone(),
@@ -322,6 +341,8 @@ impl Ctx<'_> {
             killed: AtomicBool::new(false),
             mm: Lock::new(mm.clone()),
             fs: Lock::new(fs.clone()),
+            attributes: Lock::new(attributes),
+            account: Account::new(kernel.boot_ns(), kernel.system.weights.clone()),
         });
         let pid = self.task.group.pid;
         {
@@ -387,7 +408,9 @@ impl Ctx<'_> {
         }
         drop(child);
         if let Some(done) = vfork {
+            self.task.account.enter(Phase::Held);
             done.wait();
+            self.task.account.enter(Phase::Kernel);
         }
         Ok(tid)
     }

@@ -166,13 +166,15 @@ impl Ctx<'_> {
         let randomness = {
             let mut r = [0u8; 40];
             r.copy_from_slice(&random_bytes[..40]);
-            self.task.kernel.aslr.then(|| Randomness::from_bytes(r))
+            // ADDR_NO_RANDOMIZE of personality(2).
+            let fixed = self.task.attributes.lock().personality & 0x4_0000 != 0;
+            (self.task.kernel.aslr && !fixed).then(|| Randomness::from_bytes(r))
         };
         let layout = Layout::new(randomness.as_ref(), stack_limit);
         let mm = MemoryManager::new(
             &self.task.kernel.platform,
             self.task.group.limits.clone(),
-            Params { mmap_base: layout.mmap_base, total_memory: 1 << 40 },
+            Params { mmap_base: layout.mmap_base, total_memory: self.task.kernel.system.total_memory },
         )?;
         self.end_other_threads()?;
 

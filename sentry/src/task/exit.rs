@@ -7,7 +7,7 @@ use abi::UserAddr;
 use abi::signal::SigInfo;
 use base::wait::Events;
 
-use super::Ctx;
+use super::{Ctx, DeadLeader, ThreadGroup, Usage};
 use crate::mm::FutexScope;
 use crate::signal::SIGCHLD;
 
@@ -21,6 +21,9 @@ impl Ctx<'_> {
         if let Some(tracer) = &self.task.kernel.tracer {
             tracer.exited(self.task.tid, self.task.group.exit_status.load(Ordering::SeqCst).max(0));
         }
+        if self.task.group.live.load(Ordering::SeqCst) == 1 {
+            self.task.note_rss();
+        }
         self.release_mm();
         let kernel = self.task.kernel.clone();
         let group = self.task.group.clone();
@@ -29,13 +32,34 @@ impl Ctx<'_> {
         self.task.state.lock().files = self.files.clone();
         let last = {
             let mut tree = kernel.tree.lock();
+            let usage = self.task.account.usage();
+            group.account.dead.lock().add(&usage);
+            kernel.system.add_dead(&usage);
+            if self.task.tid == group.pid {
+                let leader = self.dead_leader();
+                *group.dead_leader.lock() = Some(leader);
+            }
             tree.tasks.remove(&self.task.tid);
             group.live.fetch_sub(1, Ordering::SeqCst) == 1
         };
-        group.dead_cpu_ns.fetch_add(host::clock::thread_cpu_ns().unsigned_abs(), Ordering::Relaxed);
         group.child_events.notify(Events::IN);
         if last {
             self.exit_process();
+        }
+        super::current::set_current(None);
+    }
+
+    fn dead_leader(&self) -> DeadLeader {
+        let (name, mask) = {
+            let state = self.task.state.lock();
+            (state.name.clone(), state.mask)
+        };
+        DeadLeader {
+            name,
+            mask,
+            cred: self.cred.clone(),
+            attributes: self.task.attributes.lock().clone(),
+            started_ns: self.task.account.started_ns(),
         }
     }
 
@@ -85,7 +109,7 @@ impl Ctx<'_> {
         let action = parent_group.signals.lock().actions[(SIGCHLD - 1) as usize];
         const SA_NOCLDWAIT: u64 = 2;
         if exit_signal == SIGCHLD && (action.handler == 1 || action.flags & SA_NOCLDWAIT != 0) {
-            kernel.reap(pid);
+            kernel.forget(pid);
         }
         if exit_signal != 0 {
             let (code, value) = if status & 0x7f == 0 {
@@ -101,13 +125,26 @@ impl Ctx<'_> {
 }
 
 impl crate::kernel::Kernel {
-    /// Forgets a zombie.
-    pub fn reap(&self, pid: i32) {
-        let mut tree = self.tree.lock();
-        if let Some(p) = tree.processes.remove(&pid)
-            && let Some(parent) = tree.processes.get_mut(&p.parent)
-        {
-            parent.children.retain(|&c| c != pid);
+    /// Forgets a zombie that was waited for; returns what it and its children have used, which the parent's children now
+    /// have used.
+    pub fn reap(&self, pid: i32) -> Usage {
+        let Some((child, parent)) = self.forget(pid) else { return Usage::default() };
+        let mut usage = self.group_usage(&child);
+        usage.add(&child.account.children.lock());
+        if let Some(parent) = parent {
+            parent.account.children.lock().add(&usage);
         }
+        usage
+    }
+
+    /// Takes a zombie out of the tree; returns its group and its parent's.
+    fn forget(&self, pid: i32) -> Option<(Arc<ThreadGroup>, Option<Arc<ThreadGroup>>)> {
+        let mut tree = self.tree.lock();
+        let p = tree.processes.remove(&pid)?;
+        let parent = tree.processes.get_mut(&p.parent).map(|parent| {
+            parent.children.retain(|&c| c != pid);
+            parent.group.clone()
+        });
+        Some((p.group, parent))
     }
 }

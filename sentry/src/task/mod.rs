@@ -1,12 +1,13 @@
 //! Tasks (threads) and thread groups (processes).
 //!
 //! Reading order: this file; `run.rs` (the loop of a guest thread); `block.rs` (sleeping); `exec.rs`; `clone.rs`; `exit.rs`
-//! (ending and waiting); `fd.rs` (descriptor tables).
+//! (ending and waiting); `fd.rs` (descriptor tables); `account.rs` (time used); `attributes.rs` (prctl, scheduling);
+//! `current.rs`.
 //!
 //! Locks: the tree (`Kernel::tree`) outermost, then signal state of a group, then a task's own state.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use abi::signal::{SigAction, SigInfo};
 use base::cred::Credentials;
@@ -17,13 +18,18 @@ use platform::Kick;
 use crate::kernel::Kernel;
 use crate::mm::{Limits, MemoryManager};
 
+pub mod account;
+pub mod attributes;
 pub mod block;
 pub mod clone;
+pub mod current;
 pub mod exec;
 pub mod exit;
 pub mod fd;
 pub mod run;
 
+pub use account::{Account, GroupAccount, Phase, Usage};
+pub use attributes::{Attributes, GroupAttributes};
 pub use block::Parker;
 pub use fd::FdTable;
 pub use run::Ctx;
@@ -65,10 +71,29 @@ pub struct ThreadGroup {
     pub limits: Arc<Limits>,
     /// All 16 resource limits, soft and hard.
     pub rlimits: Lock<[(u64, u64); 16], { rank::LEAF }>,
-    /// CPU time of ended threads, ns.
-    pub dead_cpu_ns: AtomicU64,
+    /// What ended threads and children have used.
+    pub account: GroupAccount,
+    /// For prctl(2) and /proc.
+    pub attributes: Lock<GroupAttributes, { rank::LEAF }>,
+    /// The leader, once its thread has ended: /proc still shows it.
+    pub dead_leader: Lock<Option<DeadLeader>, { rank::LEAF }>,
     /// The program's name for /proc, as given to execve.
     pub exe: Lock<Vec<u8>, { rank::LEAF }>,
+}
+
+/// What /proc shows of a process whose leader has ended.
+#[derive(Clone, Debug)]
+pub struct DeadLeader {
+    /// comm.
+    pub name: Vec<u8>,
+    /// Its credentials.
+    pub cred: Arc<Credentials>,
+    /// Blocked signals.
+    pub mask: u64,
+    /// Its attributes.
+    pub attributes: Attributes,
+    /// `CLOCK_BOOTTIME` when it was made, ns.
+    pub started_ns: u64,
 }
 
 /// Working directory, root and umask; shared with `CLONE_FS`.
@@ -115,6 +140,10 @@ pub struct Task {
     pub killed: AtomicBool,
     /// The address space, for /proc and ptrace.
     pub mm: Lock<Arc<MemoryManager>, { rank::LEAF }>,
+    /// For prctl(2), sched(7), personality(2).
+    pub attributes: Lock<Attributes, { rank::LEAF }>,
+    /// What it has used.
+    pub account: Account,
     /// Root and working directory.
     pub fs: Lock<Arc<Lock<FsContext, { rank::FS_CONTEXT }>>, { rank::LEAF }>,
 }

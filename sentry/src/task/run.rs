@@ -9,7 +9,7 @@ use base::cred::Credentials;
 use base::lock::{Lock, rank};
 use platform::{Context, Trap};
 
-use super::{FdTable, FsContext, Task};
+use super::{FdTable, FsContext, Phase, Task};
 use crate::mm::{Fault, MemoryManager};
 use crate::signal::frame::TrapInfo;
 use crate::signal::{ILL_ILLOPN, SIGBUS, SIGFPE, SIGILL, SIGKILL, SIGSEGV, SIGTRAP};
@@ -64,7 +64,10 @@ impl Ctx<'_> {
                 }
             }
             let space = self.mm.space().clone();
-            match self.context.switch(&space, &mut self.regs) {
+            self.task.account.enter(Phase::User);
+            let trap = self.context.switch(&space, &mut self.regs);
+            self.task.account.enter(Phase::Kernel);
+            match trap {
                 Ok(Trap::Syscall) => self.system_call(),
                 Ok(Trap::Syscall32) => {
                     // The i386 table is absent: every number is unknown.
@@ -72,7 +75,7 @@ impl Ctx<'_> {
                 }
                 Ok(Trap::Fault { addr, access }) => self.page_fault(addr, access),
                 Ok(Trap::Exception { vector, code }) => self.exception(vector, code),
-                Ok(Trap::Interrupted) => {}
+                Ok(Trap::Interrupted) => self.task.account.count_interruption(),
                 Err(e) => {
                     log::error!("task {}: {e}", self.task.tid);
                     self.kill_group(SIGKILL);
@@ -83,6 +86,7 @@ impl Ctx<'_> {
 
     fn page_fault(&mut self, addr: u64, access: base::memmap::Access) {
         self.task.kernel.faults.fetch_add(1, Ordering::Relaxed);
+        self.task.account.count_fault();
         let bits = match access {
             a if a.contains(base::memmap::Access::WRITE) => 2,
             a if a.contains(base::memmap::Access::EXEC) => 16,
@@ -157,6 +161,7 @@ impl Ctx<'_> {
         let result = crate::syscall::dispatch(self, nr, args);
         let restart = match result {
             Ok(v) => {
+                self.task.account.count_io(nr, v);
                 self.regs.rax = v;
                 None
             }

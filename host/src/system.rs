@@ -1,0 +1,120 @@
+//! What the machine has: memory and processors.
+#![expect(unsafe_code, reason = "calls the C library")]
+
+use std::mem::{MaybeUninit, size_of};
+
+use abi::Errno;
+
+use crate::memory::last_errno;
+
+/// Processors that an affinity mask here can name.
+pub const MAX_CPUS: usize = 1024;
+
+/// A set of processors, by bit.
+pub type CpuMask = [u64; MAX_CPUS / 64];
+
+/// Bytes of memory that the host has.
+pub fn total_memory() -> u64 {
+    let mut info = MaybeUninit::<libc::sysinfo>::zeroed();
+    // SAFETY: `info` is room for one `sysinfo`, which the call fills.
+    let r = unsafe { libc::sysinfo(info.as_mut_ptr()) };
+    // SAFETY: all zeros is a valid `sysinfo` as well, so it is initialised whether the call worked or not.
+    let info = unsafe { info.assume_init() };
+    if r == 0 { info.totalram.saturating_mul(u64::from(info.mem_unit)) } else { u64::MAX }
+}
+
+/// The processor that the calling thread runs on at the moment.
+pub fn current_cpu() -> usize {
+    // SAFETY: the call has no arguments.
+    let cpu = unsafe { libc::sched_getcpu() };
+    usize::try_from(cpu).unwrap_or(0)
+}
+
+/// The processors that thread `tid` (0: the calling one) may run on.
+///
+/// # Errors
+/// What sched_getaffinity(2) gives.
+pub fn affinity(tid: i32) -> Result<CpuMask, Errno> {
+    let mut mask: CpuMask = [0; MAX_CPUS / 64];
+    // SAFETY: `mask` is as many bytes as the call is told, and any bytes are a valid mask.
+    let r = unsafe { libc::sched_getaffinity(tid, size_of::<CpuMask>(), mask.as_mut_ptr().cast()) };
+    if r == 0 { Ok(mask) } else { Err(last_errno()) }
+}
+
+/// Lets thread `tid` of this process run on the processors in `mask` only.
+///
+/// # Errors
+/// What sched_setaffinity(2) gives.
+pub fn set_affinity(tid: i32, mask: &CpuMask) -> Result<(), Errno> {
+    // SAFETY: the call reads `mask` only, which is as many bytes as it is told.
+    let r = unsafe { libc::sched_setaffinity(tid, size_of::<CpuMask>(), mask.as_ptr().cast()) };
+    if r == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+/// How long the host lets the calling thread run before another one's turn comes, ns (sched_rr_get_interval(2)).
+///
+/// # Errors
+/// What the call gives.
+pub fn time_slice_ns() -> Result<i64, Errno> {
+    let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `ts` is a `timespec` of our own, which the call fills.
+    let r = unsafe { libc::sched_rr_get_interval(0, &raw mut ts) };
+    if r != 0 {
+        return Err(last_errno());
+    }
+    Ok(ts.tv_sec.saturating_mul(1_000_000_000).saturating_add(ts.tv_nsec))
+}
+
+/// Bytes and inodes of the file system that a descriptor is on (statfs(2)).
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "statfs(2) explains each")]
+pub struct FsSpace {
+    pub block_size: u64,
+    pub blocks: u64,
+    pub free: u64,
+    pub available: u64,
+    pub files: u64,
+    pub files_free: u64,
+    pub name_len: u64,
+    pub kind: u64,
+}
+
+/// fstatfs(2).
+///
+/// # Errors
+/// What the call gives.
+pub fn fs_space(fd: std::os::fd::BorrowedFd<'_>) -> Result<FsSpace, Errno> {
+    use std::os::fd::AsRawFd;
+    let mut buf = MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: `fd` is open, and `buf` is room for one `statfs`, which the call fills.
+    let r = unsafe { libc::fstatfs(fd.as_raw_fd(), buf.as_mut_ptr()) };
+    if r != 0 {
+        return Err(last_errno());
+    }
+    // SAFETY: all zeros is a valid `statfs`, and the call has filled it.
+    let s = unsafe { buf.assume_init() };
+    Ok(FsSpace {
+        block_size: u64::try_from(s.f_bsize).unwrap_or(4096),
+        blocks: s.f_blocks,
+        free: s.f_bfree,
+        available: s.f_bavail,
+        files: s.f_files,
+        files_free: s.f_ffree,
+        name_len: u64::try_from(s.f_namelen).unwrap_or(255),
+        kind: u64::try_from(s.f_type).unwrap_or(0),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machine_has_memory_and_processors() {
+        assert!(total_memory() > 64 << 20);
+        let mask = affinity(0).unwrap();
+        let cpu = current_cpu();
+        assert!(mask[cpu / 64] >> (cpu % 64) & 1 == 1);
+        set_affinity(0, &mask).unwrap();
+    }
+}

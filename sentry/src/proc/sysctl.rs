@@ -1,0 +1,128 @@
+//! `/proc/sys` (sysctl(8)).
+
+use std::sync::{Arc, Weak};
+
+use abi::Errno;
+use abi::errno::{EINVAL, EPERM, ESRCH};
+use base::cred::cap;
+use fs::generated::{Builder, Named, Text};
+use fs::vfs::Inode;
+
+use super::machine::made;
+use crate::kernel::{Kernel, PID_MAX};
+use crate::mm::{MAX_MAP_COUNT, MMAP_MIN_ADDR};
+use crate::system::{Names, RELEASE, SYSNAME, VERSION, random_uuid};
+use crate::task::current::current;
+
+type Make = fn(&Kernel) -> String;
+
+/// Files that nobody can write: path below `/proc/sys`, and text without its newline.
+const FIXED: &[(&str, Make)] = &[
+    ("fs/file-max", |_| i64::MAX.to_string()),
+    ("fs/nr_open", |_| crate::syscall::system::NR_OPEN.to_string()),
+    ("fs/overflowgid", |_| OVERFLOW_ID.to_string()),
+    ("fs/overflowuid", |_| OVERFLOW_ID.to_string()),
+    ("fs/pipe-max-size", |_| fs::anon::pipe::CAPACITY.to_string()),
+    ("fs/suid_dumpable", |_| "0".to_owned()),
+    ("kernel/cap_last_cap", |_| cap::LAST.to_string()),
+    ("kernel/ngroups_max", |_| crate::syscall::cred::NGROUPS_MAX.to_string()),
+    ("kernel/osrelease", |_| RELEASE.to_owned()),
+    ("kernel/ostype", |_| SYSNAME.to_owned()),
+    ("kernel/overflowgid", |_| OVERFLOW_ID.to_string()),
+    ("kernel/overflowuid", |_| OVERFLOW_ID.to_string()),
+    ("kernel/pid_max", |_| PID_MAX.to_string()),
+    ("kernel/random/boot_id", |k| k.system.boot_id.clone()),
+    ("kernel/random/uuid", |_| random_uuid()),
+    ("kernel/randomize_va_space", |k| if k.aslr { "2" } else { "0" }.to_owned()),
+    ("kernel/tainted", |_| "0".to_owned()),
+    // Every thread has a number below pid_max.
+    ("kernel/threads-max", |_| (PID_MAX - 1).to_string()),
+    ("kernel/version", |_| VERSION.to_owned()),
+    ("vm/max_map_count", |_| MAX_MAP_COUNT.to_string()),
+    ("vm/mmap_min_addr", |_| MMAP_MIN_ADDR.to_string()),
+    ("vm/overcommit_memory", |_| "0".to_owned()),
+    ("vm/overcommit_ratio", |_| "50".to_owned()),
+];
+
+/// The user and group that stand for those without a number of their own.
+const OVERFLOW_ID: u32 = 65534;
+
+/// One of the machine's names, as a file.
+struct NameFile {
+    kernel: Weak<Kernel>,
+    pick: fn(&mut Names) -> &mut Vec<u8>,
+}
+
+impl Text for NameFile {
+    fn read(&self) -> Result<Vec<u8>, Errno> {
+        let kernel = self.kernel.upgrade().ok_or(ESRCH)?;
+        let mut text = (self.pick)(&mut kernel.system.names.lock()).clone();
+        text.push(b'\n');
+        Ok(text)
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<usize, Errno> {
+        if !current().ok_or(ESRCH)?.cred().has(cap::SYS_ADMIN) {
+            return Err(EPERM);
+        }
+        if offset != 0 {
+            return Err(EINVAL);
+        }
+        // Linux kernel/sysctl.c `_proc_do_string`: up to a newline or a zero byte, and what is too long is cut.
+        let end = bytes.iter().position(|&b| b == b'\n' || b == 0).unwrap_or(bytes.len()).min(64);
+        let kernel = self.kernel.upgrade().ok_or(ESRCH)?;
+        *(self.pick)(&mut kernel.system.names.lock()) = bytes[..end].to_vec();
+        Ok(bytes.len())
+    }
+}
+
+/// A directory that is being built.
+#[derive(Default)]
+struct Dir {
+    files: Vec<Named>,
+    dirs: Vec<(String, Dir)>,
+}
+
+impl Dir {
+    fn add(&mut self, path: &str, inode: Arc<dyn Inode>) {
+        let Some((first, rest)) = path.split_once('/') else {
+            self.files.push((path.to_owned(), inode));
+            return;
+        };
+        let at = self.dirs.iter().position(|(name, _)| name == first).unwrap_or_else(|| {
+            self.dirs.push((first.to_owned(), Self::default()));
+            self.dirs.len() - 1
+        });
+        self.dirs[at].1.add(rest, inode);
+    }
+
+    fn build(self, builder: &Builder) -> Arc<dyn Inode> {
+        let mut children = self.files;
+        for (name, dir) in self.dirs {
+            children.push((name, dir.build(builder)));
+        }
+        builder.dir(children)
+    }
+}
+
+/// Builds a tree from paths.
+pub(super) fn tree_of(builder: &Builder, files: Vec<(String, Arc<dyn Inode>)>) -> Arc<dyn Inode> {
+    let mut root = Dir::default();
+    for (path, inode) in files {
+        root.add(&path, inode);
+    }
+    root.build(builder)
+}
+
+/// `/proc/sys`.
+pub(super) fn tree(builder: &Builder, kernel: &Arc<Kernel>) -> Arc<dyn Inode> {
+    let weak = Arc::downgrade(kernel);
+    let mut files: Vec<(String, Arc<dyn Inode>)> = FIXED
+        .iter()
+        .map(|&(path, make)| (path.to_owned(), builder.text(made(&weak, move |k| make(k) + "\n"))))
+        .collect();
+    let name = |pick| builder.file(0o644, NameFile { kernel: weak.clone(), pick });
+    files.push(("kernel/hostname".to_owned(), name(|n| &mut n.host)));
+    files.push(("kernel/domainname".to_owned(), name(|n| &mut n.domain)));
+    tree_of(builder, files)
+}

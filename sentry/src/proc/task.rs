@@ -1,0 +1,342 @@
+//! The other files of `/proc/PID`.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use abi::errno::{EACCES, EINVAL, EPERM, ESRCH};
+use abi::{Errno, UserAddr};
+use base::cred::cap;
+use fs::generated::parse_number;
+use fs::procfs::{Task as _, TaskAccess, TaskFile};
+use fs::vfs::{Mount, MountNamespace, VfsPath};
+
+use super::ProcTask;
+use crate::mm::MemoryManager;
+use crate::task::current::current;
+
+/// Most bytes of a command line or an environment that are read at once.
+const STRINGS_MAX: u64 = 8 << 20;
+
+impl ProcTask {
+    /// Makes the text of `file`.
+    pub(super) fn make_text(&self, file: TaskFile, whole: bool) -> Result<Vec<u8>, Errno> {
+        match file {
+            TaskFile::Stat => self.stat_text(whole),
+            TaskFile::Statm => self.statm_text(),
+            TaskFile::Status => self.status_text(),
+            TaskFile::Comm => {
+                let mut name = self.view()?.name;
+                name.push(b'\n');
+                Ok(name)
+            }
+            TaskFile::Cmdline => Ok(self.space()?.map(|mm| command_line(&mm)).unwrap_or_default()),
+            TaskFile::Environ => Ok(self.space()?.map(|mm| environment(&mm)).unwrap_or_default()),
+            TaskFile::Auxv => Ok(self.space()?.map(|mm| mm.layout().auxv).unwrap_or_default()),
+            TaskFile::Maps => Ok(self.space()?.map(|mm| mm.maps_text()).unwrap_or_default()),
+            TaskFile::Smaps => Ok(self.space()?.map(|mm| mm.smaps_text()).unwrap_or_default()),
+            TaskFile::SmapsRollup => {
+                let mm = self.space()?.ok_or(ESRCH)?;
+                Ok(rollup(&mm).into_bytes())
+            }
+            TaskFile::Limits => Ok(limits_text(&self.group.rlimits.lock()).into_bytes()),
+            TaskFile::Mounts => {
+                let (kernel, root) = (self.kernel()?, self.root()?);
+                Ok(mounts_text(&kernel.mounts, &root).into_bytes())
+            }
+            TaskFile::MountInfo => {
+                let (kernel, root) = (self.kernel()?, self.root()?);
+                Ok(mountinfo_text(&kernel.mounts, &root).into_bytes())
+            }
+            TaskFile::Children => {
+                // Which thread made a child is not kept: the leader shows all.
+                let list = if self.tid == self.group.pid { self.standing()?.children } else { Vec::new() };
+                Ok(list.iter().map(|pid| format!("{pid} ")).collect::<String>().into_bytes())
+            }
+            TaskFile::OomScore => Ok(format!("{}\n", self.oom_score()?).into_bytes()),
+            TaskFile::OomScoreAdj => {
+                Ok(format!("{}\n", self.group.attributes.lock().oom_score_adj).into_bytes())
+            }
+            TaskFile::Personality => {
+                self.check_read()?;
+                Ok(format!("{:08x}\n", self.view()?.attributes.personality).into_bytes())
+            }
+            TaskFile::Timerslack => Ok(format!("{}\n", self.view()?.attributes.timer_slack_ns).into_bytes()),
+            TaskFile::Wchan => Ok(b"0".to_vec()),
+            TaskFile::Cgroup => Ok(b"0::/\n".to_vec()),
+            TaskFile::UidMap | TaskFile::GidMap => {
+                Ok(format!("{:>10} {:>10} {:>10}\n", 0, 0, u32::MAX).into_bytes())
+            }
+            TaskFile::SetGroups => Ok(b"allow\n".to_vec()),
+            TaskFile::Io => self.io_text(whole),
+        }
+    }
+
+    /// Takes what was written to `file`.
+    pub(super) fn take_text(&self, file: TaskFile, bytes: &[u8]) -> Result<usize, Errno> {
+        match file {
+            TaskFile::Comm => {
+                let caller = current().ok_or(ESRCH)?;
+                if !Arc::ptr_eq(&caller.group, &self.group) {
+                    return Err(EINVAL);
+                }
+                let name = bytes.get(..15).unwrap_or(bytes);
+                let end = name.iter().position(|&b| b == 0).unwrap_or(name.len());
+                self.task()?.state.lock().name = name[..end].to_vec();
+                Ok(bytes.len())
+            }
+            TaskFile::OomScoreAdj => {
+                let value: i32 = parse_number(bytes)?;
+                if !(-1000..=1000).contains(&value) {
+                    return Err(EINVAL);
+                }
+                let caller = current().ok_or(ESRCH)?.cred();
+                let privileged = caller.has(cap::SYS_RESOURCE);
+                let mut attributes = self.group.attributes.lock();
+                if value < attributes.oom_score_adj_min && !privileged {
+                    return Err(EACCES);
+                }
+                attributes.oom_score_adj = value;
+                if privileged {
+                    attributes.oom_score_adj_min = value;
+                }
+                Ok(bytes.len())
+            }
+            TaskFile::Timerslack => {
+                let value: u64 = parse_number(bytes)?;
+                let task = self.task()?;
+                let caller = current().ok_or(ESRCH)?;
+                if !Arc::ptr_eq(&caller.group, &self.group) && !caller.cred().has(cap::SYS_NICE) {
+                    return Err(EPERM);
+                }
+                let mut attributes = task.attributes.lock();
+                attributes.timer_slack_ns =
+                    if value == 0 { attributes.default_timer_slack_ns } else { value };
+                Ok(bytes.len())
+            }
+            // The one user namespace has its maps from the beginning.
+            TaskFile::UidMap | TaskFile::GidMap | TaskFile::SetGroups => Err(EPERM),
+            _ => Err(EINVAL),
+        }
+    }
+
+    /// The address space; `None` for a zombie.
+    fn space(&self) -> Result<Option<Arc<MemoryManager>>, Errno> {
+        if self.task().is_err() {
+            return self.view().map(|_| None);
+        }
+        self.mm().map(Some)
+    }
+
+    fn check_read(&self) -> Result<(), Errno> {
+        self.check(TaskAccess::Read).map_err(|e| if e == EPERM { EACCES } else { e })
+    }
+
+    fn root(&self) -> Result<VfsPath, Errno> {
+        self.task().map(|t| t.root()).map_err(|_| EINVAL)
+    }
+
+    /// Linux fs/proc/base.c `proc_oom_score`, mm/oom_kill.c `oom_badness`.
+    fn oom_score(&self) -> Result<i64, Errno> {
+        let kernel = self.kernel()?;
+        let adj = i64::from(self.group.attributes.lock().oom_score_adj);
+        let total = i64::try_from(kernel.system.total_memory / base::PAGE_SIZE).unwrap_or(i64::MAX).max(1);
+        let Some(mm) = self.space()? else { return Ok(0) };
+        if adj == -1000 {
+            return Ok(0);
+        }
+        let rss = i64::try_from(mm.memory_use().rss() / base::PAGE_SIZE).unwrap_or(0);
+        let badness = rss.saturating_add(adj.saturating_mul(total / 1000));
+        Ok((1000 + badness.saturating_mul(1000) / total) * 2 / 3)
+    }
+
+    fn io_text(&self, whole: bool) -> Result<Vec<u8>, Errno> {
+        self.check_read()?;
+        let usage =
+            if whole { self.kernel()?.group_usage(&self.group) } else { self.task()?.account.usage() };
+        // There is no block device: nothing is read from or written to storage that the sandbox knows of.
+        let text = format!(
+            "rchar: {}\nwchar: {}\nsyscr: {}\nsyscw: {}\nread_bytes: 0\nwrite_bytes: 0\n\
+             cancelled_write_bytes: 0\n",
+            usage.io.read_bytes, usage.io.written_bytes, usage.io.reads, usage.io.writes,
+        );
+        Ok(text.into_bytes())
+    }
+}
+
+fn peek(mm: &MemoryManager, from: u64, to: u64) -> Vec<u8> {
+    let len = usize::try_from(to.saturating_sub(from).min(STRINGS_MAX)).unwrap_or(0);
+    let mut bytes = vec![0; len];
+    let n = if len == 0 { 0 } else { mm.peek(UserAddr(from), &mut bytes).unwrap_or(0) };
+    bytes.truncate(n);
+    bytes
+}
+
+/// The arguments; or what a program that overwrote them put there (Linux fs/proc/base.c, `get_mm_cmdline`).
+fn command_line(mm: &MemoryManager) -> Vec<u8> {
+    let l = mm.layout();
+    let args = peek(mm, l.arg_start, l.arg_end);
+    if args.last().is_none_or(|&b| b == 0) {
+        return args;
+    }
+    let end = l.env_end.max(l.arg_end).min(l.arg_start.saturating_add(base::PAGE_SIZE));
+    let mut title = peek(mm, l.arg_start, end);
+    if let Some(nul) = title.iter().position(|&b| b == 0) {
+        title.truncate(nul + 1);
+    }
+    title
+}
+
+fn environment(mm: &MemoryManager) -> Vec<u8> {
+    let l = mm.layout();
+    peek(mm, l.env_start, l.env_end)
+}
+
+fn rollup(mm: &MemoryManager) -> String {
+    let regions = mm.regions();
+    let (start, end) = match (regions.first(), regions.last()) {
+        (Some(a), Some(b)) => (a.range.start, b.range.end),
+        _ => (0, 0),
+    };
+    let anon: u64 = regions.iter().map(|r| r.anon).sum();
+    let file: u64 = regions.iter().map(|r| r.file).sum();
+    let locked = mm.memory_use().sizes.locked.min(anon + file);
+    let mut text = format!("{:<73}[rollup]\n", format!("{start:08x}-{end:08x} ---p 00000000 00:00 0 "));
+    let rows = [
+        ("Rss", anon + file),
+        ("Pss", anon + file),
+        ("Pss_Dirty", anon),
+        ("Pss_Anon", anon),
+        ("Pss_File", file),
+        ("Pss_Shmem", 0),
+        ("Shared_Clean", file),
+        ("Shared_Dirty", 0),
+        ("Private_Clean", 0),
+        ("Private_Dirty", anon),
+        ("Referenced", anon + file),
+        ("Anonymous", anon),
+        ("KSM", 0),
+        ("LazyFree", 0),
+        ("AnonHugePages", 0),
+        ("ShmemPmdMapped", 0),
+        ("FilePmdMapped", 0),
+        ("Shared_Hugetlb", 0),
+        ("Private_Hugetlb", 0),
+        ("Swap", 0),
+        ("SwapPss", 0),
+        ("Locked", locked),
+    ];
+    for (name, bytes) in rows {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{:<16}{:>8} kB", format!("{name}:"), bytes / 1024);
+    }
+    text
+}
+
+/// Linux fs/proc/base.c, `lnames`.
+const LIMITS: [(&str, &str); 16] = [
+    ("Max cpu time", "seconds"),
+    ("Max file size", "bytes"),
+    ("Max data size", "bytes"),
+    ("Max stack size", "bytes"),
+    ("Max core file size", "bytes"),
+    ("Max resident set", "bytes"),
+    ("Max processes", "processes"),
+    ("Max open files", "files"),
+    ("Max locked memory", "bytes"),
+    ("Max address space", "bytes"),
+    ("Max file locks", "locks"),
+    ("Max pending signals", "signals"),
+    ("Max msgqueue size", "bytes"),
+    ("Max nice priority", ""),
+    ("Max realtime priority", ""),
+    ("Max realtime timeout", "us"),
+];
+
+fn limits_text(limits: &[(u64, u64); 16]) -> String {
+    let show = |v: u64| if v == u64::MAX { "unlimited".to_owned() } else { v.to_string() };
+    let mut text = format!("{:<25} {:<20} {:<20} {:<10}\n", "Limit", "Soft Limit", "Hard Limit", "Units");
+    for ((name, unit), (soft, hard)) in LIMITS.iter().zip(limits) {
+        let unit = if unit.is_empty() { String::new() } else { format!("{unit:<10}") };
+        let _ = writeln!(text, "{name:<25} {:<20} {:<20} {unit}", show(*soft), show(*hard));
+    }
+    text
+}
+
+/// The mount's place as seen from `root`; `None` outside of it.
+fn place(ns: &MountNamespace, mount: &Arc<Mount>, root: &VfsPath) -> Option<String> {
+    let at = VfsPath { mount: mount.clone(), dentry: mount.root().clone() };
+    let path = at.full_path(root);
+    if path.starts_with(b"(unreachable)") {
+        // The first mount is below what is mounted on `/`.
+        return (at.is_same(root) || mount.parent().is_none() && ns.root().is_same(root))
+            .then(|| "/".to_owned());
+    }
+    Some(escape(&path))
+}
+
+fn escape(path: &[u8]) -> String {
+    let mut out = String::new();
+    for &b in path {
+        match b {
+            b' ' | b'\t' | b'\n' | b'\\' | b'#' => {
+                let _ = write!(out, "\\{b:03o}");
+            }
+            b => out.push(b.into()),
+        }
+    }
+    // Each byte was pushed as one character; names that are UTF-8 come out as they are.
+    let bytes: Vec<u8> = out.chars().map(|c| c as u32 as u8).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn options(mount: &Mount) -> &'static str {
+    if mount.is_readonly() { "ro,relatime" } else { "rw,relatime" }
+}
+
+/// `/proc/PID/mounts`.
+fn mounts_text(ns: &MountNamespace, root: &VfsPath) -> String {
+    let mut text = String::new();
+    for mount in ns.mounts() {
+        if let Some(at) = place(ns, &mount, root) {
+            let source = escape(mount.source().as_bytes());
+            let _ = writeln!(text, "{source} {at} {} {} 0 0", mount.fstype(), options(&mount));
+        }
+    }
+    text
+}
+
+/// `/proc/PID/mountinfo`.
+fn mountinfo_text(ns: &MountNamespace, root: &VfsPath) -> String {
+    let mut text = String::new();
+    for mount in ns.mounts() {
+        let Some(at) = place(ns, &mount, root) else { continue };
+        let dev = mount.root().inode().metadata().map_or(0, |m| m.dev);
+        let (major, minor) = (dev >> 8 & 0xfff, (dev & 0xff) | (dev >> 12 & !0xff));
+        let parent = mount.parent().map_or(0, |p| p.mount.id());
+        let source = escape(mount.source().as_bytes());
+        let inner = escape(&root_in_fs(&mount));
+        let super_options = if mount.is_readonly() { "ro" } else { "rw" };
+        let _ = writeln!(
+            text,
+            "{} {parent} {major}:{minor} {inner} {at} {} - {} {source} {super_options}",
+            mount.id(),
+            options(&mount),
+            mount.fstype(),
+        );
+    }
+    text
+}
+
+/// The path of a mount's root in its own file system: not `/` for bind mounts.
+fn root_in_fs(mount: &Mount) -> Vec<u8> {
+    let mut names = Vec::new();
+    let mut at = mount.root().clone();
+    while let Some(parent) = at.parent() {
+        names.push(at.name());
+        at = parent;
+    }
+    if names.is_empty() {
+        return b"/".to_vec();
+    }
+    names.iter().rev().flat_map(|name| [&b"/"[..], name].concat()).collect()
+}

@@ -1,0 +1,217 @@
+//! The machine and what was used of it: names, memory, file systems, time.
+
+use abi::errno::{EFAULT, EINVAL, EPERM};
+use abi::{Errno, UserAddr};
+use base::cred::cap;
+use fs::file::FileDescription;
+use fs::vfs::{FileType, Mount, StatFs};
+
+use super::SysResult;
+use crate::proc::ticks;
+use crate::system::{MACHINE, Names, RELEASE, SYSNAME, VERSION};
+use crate::task::{Ctx, Usage};
+
+/// `fs.nr_open`: the most that `RLIMIT_NOFILE` can be.
+pub const NR_OPEN: u64 = 1 << 20;
+
+/// `PER_LINUX32` of personality(2).
+const PER_LINUX32: u32 = 8;
+const PER_MASK: u32 = 0xff;
+
+/// `struct rusage`, in 64-bit words.
+pub(super) fn rusage_words(usage: &Usage) -> [u64; 18] {
+    let time = |ns: u64| (ns / 1_000_000_000, ns % 1_000_000_000 / 1000);
+    let (user, system) = (time(usage.user_ns), time(usage.system_ns));
+    let mut words = [0; 18];
+    (words[0], words[1]) = user;
+    (words[2], words[3]) = system;
+    words[4] = usage.max_rss / 1024;
+    words[8] = usage.faults;
+    words[16] = usage.sleeps;
+    words[17] = usage.interruptions;
+    words
+}
+
+/// `getrusage(2)`.
+///
+/// # Errors
+/// `EINVAL`: `who` is unknown; `EFAULT`.
+pub(super) fn sys_getrusage(cx: &mut Ctx<'_>, who: i32, buf: UserAddr) -> SysResult {
+    let group = &cx.task.group;
+    let usage = match who {
+        0 => {
+            cx.task.note_rss();
+            cx.task.kernel.group_usage(group)
+        }
+        -1 => *group.account.children.lock(),
+        1 => {
+            cx.task.note_rss();
+            let max_rss = group.account.max_rss.load(std::sync::atomic::Ordering::Relaxed);
+            Usage { max_rss, ..cx.task.account.usage() }
+        }
+        _ => return Err(EINVAL.into()),
+    };
+    cx.mm.write_value(buf, &rusage_words(&usage))?;
+    Ok(0)
+}
+
+/// `times(2)`: the result counts ticks since the machine started.
+pub(super) fn sys_times(cx: &mut Ctx<'_>, buf: UserAddr) -> SysResult {
+    if !buf.is_null() {
+        let own = cx.task.kernel.group_usage(&cx.task.group);
+        let children = *cx.task.group.account.children.lock();
+        let words = [own.user_ns, own.system_ns, children.user_ns, children.system_ns].map(ticks);
+        cx.mm.write_value(buf, &words)?;
+    }
+    Ok(ticks(cx.task.kernel.boot_ns()))
+}
+
+/// `sysinfo(2)`.
+pub(super) fn sys_sysinfo(cx: &mut Ctx<'_>, buf: UserAddr) -> SysResult {
+    let kernel = &cx.task.kernel;
+    kernel.sample_load();
+    let memory = kernel.memory_counts();
+    let tasks = kernel.tree.lock().tasks.len();
+    let mut words = [0u64; 14];
+    words[0] = kernel.boot_ns() / 1_000_000_000;
+    for (word, load) in words[1..4].iter_mut().zip(kernel.system.load()) {
+        *word = (load * 65536.0) as u64;
+    }
+    words[4] = memory.total;
+    words[5] = memory.free();
+    // sharedram, bufferram, totalswap, freeswap: there are none.
+    words[10] = u64::from(u16::try_from(tasks).unwrap_or(u16::MAX));
+    // mem_unit, behind totalhigh and freehigh.
+    words[13] = 1;
+    cx.mm.write_value(buf, &words)?;
+    Ok(0)
+}
+
+/// `uname(2)`.
+pub(super) fn sys_uname(cx: &mut Ctx<'_>, buf: UserAddr) -> SysResult {
+    let mut out = [0u8; 65 * 6];
+    let Names { host, domain } = cx.task.kernel.system.names.lock().clone();
+    let is_32 = cx.task.attributes.lock().personality & PER_MASK == PER_LINUX32;
+    let machine = if is_32 { "i686" } else { MACHINE };
+    let fields =
+        [SYSNAME.as_bytes(), &host, RELEASE.as_bytes(), VERSION.as_bytes(), machine.as_bytes(), &domain];
+    for (slot, text) in out.chunks_exact_mut(65).zip(fields) {
+        let n = text.len().min(64);
+        slot[..n].copy_from_slice(&text[..n]);
+    }
+    cx.mm.write_all(buf, &out)?;
+    Ok(0)
+}
+
+fn set_name(cx: &mut Ctx<'_>, name: UserAddr, len: i32, pick: fn(&mut Names) -> &mut Vec<u8>) -> SysResult {
+    if !cx.cred.has(cap::SYS_ADMIN) {
+        return Err(EPERM.into());
+    }
+    let len = usize::try_from(len).ok().filter(|&n| n <= 64).ok_or(EINVAL)?;
+    let mut bytes = vec![0; len];
+    cx.mm.read_exact(name, &mut bytes)?;
+    let end = bytes.iter().position(|&b| b == 0).unwrap_or(len);
+    bytes.truncate(end);
+    *pick(&mut cx.task.kernel.system.names.lock()) = bytes;
+    Ok(0)
+}
+
+/// `sethostname(2)`.
+///
+/// # Errors
+/// `EPERM`: no `CAP_SYS_ADMIN`; `EINVAL`: `len` is not 0 to 64; `EFAULT`.
+pub(super) fn sys_sethostname(cx: &mut Ctx<'_>, name: UserAddr, len: i32) -> SysResult {
+    set_name(cx, name, len, |n| &mut n.host)
+}
+
+/// `setdomainname(2)`.
+///
+/// # Errors
+/// As `sethostname`.
+pub(super) fn sys_setdomainname(cx: &mut Ctx<'_>, name: UserAddr, len: i32) -> SysResult {
+    set_name(cx, name, len, |n| &mut n.domain)
+}
+
+/// `personality(2)`: returns the former one.
+pub(super) fn sys_personality(cx: &mut Ctx<'_>, new: u32) -> SysResult {
+    let mut attributes = cx.task.attributes.lock();
+    let old = attributes.personality;
+    if new != u32::MAX {
+        attributes.personality = new;
+    }
+    Ok(old.into())
+}
+
+/// `getcpu(2)`.
+pub(super) fn sys_getcpu(cx: &mut Ctx<'_>, cpu: UserAddr, node: UserAddr) -> SysResult {
+    if !cpu.is_null() {
+        cx.mm.write_value(cpu, &u32::try_from(host::system::current_cpu()).map_err(|_| EFAULT)?)?;
+    }
+    if !node.is_null() {
+        cx.mm.write_value(node, &0u32)?;
+    }
+    Ok(0)
+}
+
+/// `struct statfs`, in 64-bit words.
+fn statfs_words(s: &StatFs, dev: u64, mount: Option<&Mount>) -> [u64; 15] {
+    const ST_RDONLY: u64 = 1;
+    const ST_VALID: u64 = 0x20;
+    const ST_RELATIME: u64 = 0x1000;
+    let mut flags = ST_VALID;
+    if let Some(m) = mount {
+        flags |= ST_RELATIME | if m.is_readonly() { ST_RDONLY } else { 0 };
+    }
+    [
+        s.kind,
+        s.block_size,
+        s.blocks,
+        s.free,
+        s.available,
+        s.files,
+        s.files_free,
+        dev,
+        s.name_len,
+        s.block_size,
+        flags,
+        0,
+        0,
+        0,
+        0,
+    ]
+}
+
+/// `statfs(2)`.
+pub(super) fn sys_statfs(cx: &mut Ctx<'_>, path: UserAddr, buf: UserAddr) -> SysResult {
+    let path = cx.path(path)?;
+    let place = cx.walk().resolve(&path, true)?;
+    let inode = place.inode();
+    let words = statfs_words(&inode.statfs()?, inode.metadata()?.dev, Some(&place.mount));
+    cx.mm.write_value(buf, &words)?;
+    Ok(0)
+}
+
+/// What a file without a path is on.
+fn anonymous(file: &FileDescription) -> Result<StatFs, Errno> {
+    let kind = match file.ops.metadata()?.file_type() {
+        FileType::Fifo => StatFs::PIPEFS,
+        FileType::Socket => StatFs::SOCKFS,
+        FileType::Regular if file.ops.mappable().is_ok() => StatFs::TMPFS,
+        _ => StatFs::ANON_INODE,
+    };
+    Ok(StatFs { kind, block_size: 4096, name_len: 255, ..StatFs::default() })
+}
+
+/// `fstatfs(2)`.
+pub(super) fn sys_fstatfs(cx: &mut Ctx<'_>, fd: i32, buf: UserAddr) -> SysResult {
+    let file = cx.file(fd)?;
+    let words = match &file.path {
+        Some(place) => {
+            let inode = place.inode();
+            statfs_words(&inode.statfs()?, inode.metadata()?.dev, Some(&place.mount))
+        }
+        None => statfs_words(&anonymous(&file)?, file.ops.metadata()?.dev, None),
+    };
+    cx.mm.write_value(buf, &words)?;
+    Ok(0)
+}

@@ -1,0 +1,21 @@
+//! Which guest thread the calling host thread runs, for files whose answer depends on who asks: signalfd, terminals.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use super::Task;
+
+thread_local! {
+    static CURRENT: RefCell<Option<Arc<Task>>> = const { RefCell::new(None) };
+}
+
+/// The guest thread that the calling host thread runs.
+pub fn current() -> Option<Arc<Task>> {
+    CURRENT.try_with(|c| c.borrow().clone()).ok().flatten()
+}
+
+/// Says which guest thread the calling host thread runs.
+pub(super) fn set_current(task: Option<Arc<Task>>) {
+    let former = CURRENT.with(|c| c.replace(task));
+    drop(former);
+}
