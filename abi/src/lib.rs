@@ -9,6 +9,7 @@ pub mod errno;
 pub mod mman;
 pub mod regs;
 pub mod signal;
+pub mod socket;
 
 pub use addr::UserAddr;
 pub use errno::Errno;
