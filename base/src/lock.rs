@@ -32,6 +32,10 @@ pub mod rank {
     pub const OVERLAY: u16 = 52;
     /// An inode, directories first; the upper layer of a stacked file system before the lower one.
     pub const INODE: u16 = 54;
+    /// Files in messages between sockets: held while some are sent or received, and by the search for rings of them.
+    pub const RIGHTS: u16 = 55;
+    /// What a socket is bound and connected to.
+    pub const SOCKET: u16 = 56;
     /// A pipe, socket, terminal or other byte queue.
     pub const QUEUE: u16 = 58;
     /// The VMAs of an address space.

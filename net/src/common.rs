@@ -1,0 +1,213 @@
+//! What every socket has, whatever its family.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+use abi::Errno;
+use abi::socket::sock;
+use base::lock::{Lock, rank};
+use base::time::Time;
+use base::wait::{Events, WaitQueue};
+use host::clock::HostClock;
+
+use crate::Namespace;
+
+/// Options that are stored and, where nothing else says so, have no further effect.
+#[derive(Clone, Debug, Default)]
+#[expect(missing_docs, reason = "socket(7) explains each")]
+pub struct Stored {
+    pub debug: bool,
+    pub dont_route: bool,
+    pub no_check: bool,
+    pub rxq_ovfl: bool,
+    pub select_err_queue: bool,
+    pub zerocopy: bool,
+    pub priority: i32,
+    pub mark: u32,
+    pub rcvmark: bool,
+    pub timestamping: u32,
+    pub busy_poll: i32,
+    pub max_pacing_rate: u64,
+    pub incoming_cpu: i32,
+    pub passsec: bool,
+    pub device: Vec<u8>,
+    pub bound_if: u32,
+    pub buf_lock: u32,
+    /// `SO_LINGER`: seconds, when on.
+    pub linger: Option<u32>,
+    /// The seconds when it is off.
+    pub linger_seconds: u32,
+}
+
+/// How times of arrival are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timestamp {
+    /// Not at all.
+    Off = 0,
+    /// `SO_TIMESTAMP`.
+    Micro = 1,
+    /// `SO_TIMESTAMPNS`.
+    Nano = 2,
+}
+
+/// What every socket has.
+#[derive(Debug)]
+pub struct Common {
+    /// What the sandbox's sockets share.
+    pub net: Arc<Namespace>,
+    /// `AF_*`.
+    pub domain: u16,
+    /// `SOCK_*`.
+    pub kind: u32,
+    /// `SO_PROTOCOL`.
+    pub protocol: i32,
+    /// The inode number.
+    pub ino: u64,
+    /// When it was made.
+    pub created: Time,
+    /// The owner.
+    pub uid: u32,
+    /// The owner's group.
+    pub gid: u32,
+    /// Permission bits of the inode.
+    pub mode: AtomicU32,
+    /// Those who wait.
+    pub wait: WaitQueue,
+    /// `SO_ERROR`: an error number, or 0.
+    error: AtomicI32,
+    /// `SO_SNDBUF`.
+    pub send_buffer: AtomicUsize,
+    /// `SO_RCVBUF`.
+    pub receive_buffer: AtomicUsize,
+    /// `SO_SNDTIMEO` in ns; 0 for none.
+    pub send_timeout: AtomicU64,
+    /// `SO_RCVTIMEO` in ns; 0 for none.
+    pub receive_timeout: AtomicU64,
+    /// `SO_RCVLOWAT`.
+    pub low_water: AtomicUsize,
+    /// `SO_PASSCRED`.
+    pub passcred: AtomicBool,
+    /// `SO_REUSEADDR`.
+    pub reuse_addr: AtomicBool,
+    /// `SO_REUSEPORT`.
+    pub reuse_port: AtomicBool,
+    /// `SO_BROADCAST`.
+    pub broadcast: AtomicBool,
+    /// `SO_KEEPALIVE`.
+    pub keepalive: AtomicBool,
+    /// `SO_OOBINLINE`.
+    pub oob_inline: AtomicBool,
+    /// `SO_PEEK_OFF`; negative when off.
+    pub peek_offset: AtomicI32,
+    /// [`Timestamp`] as a number.
+    timestamp: AtomicU32,
+    /// The rest.
+    pub stored: Lock<Stored, { rank::LEAF }>,
+}
+
+impl Common {
+    /// For a new socket of user `uid` and group `gid`.
+    pub fn new(
+        net: &Arc<Namespace>,
+        domain: u16,
+        kind: u32,
+        protocol: i32,
+        (uid, gid): (u32, u32),
+    ) -> Arc<Self> {
+        net.count_socket(1);
+        Arc::new(Self {
+            net: net.clone(),
+            domain,
+            kind,
+            protocol,
+            ino: net.new_ino(),
+            created: now(),
+            uid,
+            gid,
+            mode: AtomicU32::new(0o777),
+            wait: WaitQueue::new(),
+            error: AtomicI32::new(0),
+            send_buffer: AtomicUsize::new(net.sysctl.wmem_default.load(Ordering::Relaxed)),
+            receive_buffer: AtomicUsize::new(net.sysctl.rmem_default.load(Ordering::Relaxed)),
+            send_timeout: AtomicU64::new(0),
+            receive_timeout: AtomicU64::new(0),
+            low_water: AtomicUsize::new(1),
+            passcred: AtomicBool::new(false),
+            reuse_addr: AtomicBool::new(false),
+            reuse_port: AtomicBool::new(false),
+            broadcast: AtomicBool::new(false),
+            keepalive: AtomicBool::new(false),
+            oob_inline: AtomicBool::new(false),
+            peek_offset: AtomicI32::new(-1),
+            timestamp: AtomicU32::new(0),
+            stored: Lock::new(Stored { incoming_cpu: -1, max_pacing_rate: u64::MAX, ..Stored::default() }),
+        })
+    }
+
+    /// Whether bytes flow without boundaries.
+    pub const fn is_stream(&self) -> bool {
+        self.kind == sock::STREAM
+    }
+
+    /// Sets the pending error and wakes everybody.
+    pub fn set_error(&self, error: Errno) {
+        self.error.store(error.raw(), Ordering::SeqCst);
+        self.wait.notify(Events::ERR | Events::READABLE | Events::WRITABLE);
+    }
+
+    /// Whether an error is pending.
+    pub fn has_error(&self) -> bool {
+        self.error.load(Ordering::SeqCst) != 0
+    }
+
+    /// Takes the pending error.
+    pub fn take_error(&self) -> Option<Errno> {
+        if !self.has_error() {
+            return None;
+        }
+        Errno::from_raw(self.error.swap(0, Ordering::SeqCst))
+    }
+
+    /// Fails with the pending error, which is pending no more.
+    ///
+    /// # Errors
+    /// That error.
+    pub fn check_error(&self) -> Result<(), Errno> {
+        self.take_error().map_or(Ok(()), Err)
+    }
+
+    /// `SO_SNDBUF`.
+    pub fn send_limit(&self) -> usize {
+        self.send_buffer.load(Ordering::Relaxed)
+    }
+
+    /// `SO_RCVBUF`.
+    pub fn receive_limit(&self) -> usize {
+        self.receive_buffer.load(Ordering::Relaxed)
+    }
+
+    /// How times of arrival are told.
+    pub fn timestamp(&self) -> Timestamp {
+        match self.timestamp.load(Ordering::Relaxed) {
+            1 => Timestamp::Micro,
+            2 => Timestamp::Nano,
+            _ => Timestamp::Off,
+        }
+    }
+
+    /// Sets how times of arrival are told.
+    pub fn set_timestamp(&self, how: Timestamp) {
+        self.timestamp.store(how as u32, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Common {
+    fn drop(&mut self) {
+        self.net.count_socket(-1);
+    }
+}
+
+/// The time of day.
+pub fn now() -> Time {
+    Time::from_ns(host::clock::now_ns(HostClock::Realtime))
+}

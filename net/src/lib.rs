@@ -1,0 +1,22 @@
+//! Sockets: the layer between the socket calls and the protocol families, and the families.
+//!
+//! Reading order: `socket.rs` (what a family provides, and the file that a socket is), `common.rs` (what every socket
+//! has), `options.rs` (`SOL_SOCKET`), `message.rs` (what one send or receive carries), `namespace.rs` (what all sockets
+//! of a sandbox share); then a family: `unix/`.
+//!
+//! Locks, outer to inner: a socket's state (`rank::SOCKET`), a queue of bytes, messages or connections (`rank::QUEUE`),
+//! wait queues. No lock of one socket's queue is held while another's is taken. Passed files are dropped with no lock
+//! held.
+
+pub mod bytes;
+pub mod common;
+pub mod message;
+pub mod namespace;
+pub mod options;
+pub mod rights;
+pub mod socket;
+pub mod unix;
+
+pub use common::Common;
+pub use namespace::Namespace;
+pub use socket::{Caller, Socket, SocketFile};

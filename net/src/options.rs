@@ -1,0 +1,260 @@
+//! `setsockopt(2)` and `getsockopt(2)` at level `SOL_SOCKET`.
+//!
+//! Source: socket(7); Linux 6.12 net/core/sock.c, `sk_setsockopt`, `sk_getsockopt`.
+
+use std::sync::atomic::Ordering;
+
+use abi::Errno;
+use abi::errno::{EDOM, EINVAL, ENODATA, ENODEV, ENOENT, ENOPROTOOPT, ENOTCONN, EOPNOTSUPP, EPERM};
+use abi::socket::{Ucred, so, sol};
+use base::cred::cap;
+
+use crate::common::{Common, Timestamp};
+use crate::socket::{Caller, Socket};
+
+/// `SOCK_MIN_SNDBUF`, `SOCK_MIN_RCVBUF`.
+const MIN_SEND: usize = 4608;
+const MIN_RECEIVE: usize = 2304;
+
+/// The `int` at the start of an option's value.
+///
+/// # Errors
+/// `EINVAL`: the value is shorter.
+pub fn int(value: &[u8]) -> Result<i32, Errno> {
+    let bytes = value.first_chunk::<4>().ok_or(EINVAL)?;
+    Ok(i32::from_le_bytes(*bytes))
+}
+
+fn long(value: &[u8], at: usize) -> Result<i64, Errno> {
+    let bytes = value.get(at..at + 8).and_then(|b| b.try_into().ok()).ok_or(EINVAL)?;
+    Ok(i64::from_le_bytes(bytes))
+}
+
+/// A `struct timeval` as ns; 0 for none.
+fn timeout(value: &[u8]) -> Result<u64, Errno> {
+    if value.len() < 16 {
+        return Err(EINVAL);
+    }
+    let (sec, usec) = (long(value, 0)?, long(value, 8)?);
+    if !(0..1_000_000).contains(&usec) {
+        return Err(EDOM);
+    }
+    // A negative timeout has passed already: a nanosecond is as good.
+    Ok(u64::try_from(sec)
+        .map_or(1, |sec| sec.saturating_mul(1_000_000_000).saturating_add(usec as u64 * 1000)))
+}
+
+fn set_send_buffer(common: &Common, value: usize) {
+    common.send_buffer.store((value * 2).max(MIN_SEND), Ordering::Relaxed);
+    common.wait.notify(base::wait::Events::WRITABLE);
+}
+
+fn set_receive_buffer(common: &Common, value: usize) {
+    common.receive_buffer.store((value * 2).max(MIN_RECEIVE), Ordering::Relaxed);
+}
+
+/// Sets an option of any level.
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn set(
+    socket: &dyn Socket,
+    caller: &Caller<'_>,
+    level: i32,
+    name: i32,
+    value: &[u8],
+) -> Result<(), Errno> {
+    if level != sol::SOCKET {
+        return socket.set_option(caller, level, name, value);
+    }
+    let common = socket.common();
+    let sysctl = &common.net.sysctl;
+    if name == so::BINDTODEVICE {
+        return bind_to_device(common, value);
+    }
+    let number = int(value)?;
+    let is_on = number != 0;
+    let size = |max: usize| (number.cast_unsigned() as usize).min(max).min(i32::MAX as usize / 2);
+    let order = Ordering::Relaxed;
+    match name {
+        so::DEBUG if is_on && !caller.cred.has(cap::NET_ADMIN) => return Err(abi::errno::EACCES),
+        so::DEBUG => common.stored.lock().debug = is_on,
+        so::REUSEADDR => common.reuse_addr.store(is_on, order),
+        so::REUSEPORT if is_on && !socket.has_ports() => return Err(EOPNOTSUPP),
+        so::REUSEPORT => common.reuse_port.store(is_on, order),
+        so::DONTROUTE => common.stored.lock().dont_route = is_on,
+        so::BROADCAST => common.broadcast.store(is_on, order),
+        so::SNDBUF => set_send_buffer(common, size(sysctl.wmem_max.load(order))),
+        so::RCVBUF => set_receive_buffer(common, size(sysctl.rmem_max.load(order))),
+        so::SNDBUFFORCE | so::RCVBUFFORCE if !caller.cred.has(cap::NET_ADMIN) => return Err(EPERM),
+        so::SNDBUFFORCE => set_send_buffer(common, number.max(0) as usize),
+        so::RCVBUFFORCE => set_receive_buffer(common, number.max(0) as usize),
+        so::KEEPALIVE => common.keepalive.store(is_on, order),
+        so::OOBINLINE => common.oob_inline.store(is_on, order),
+        so::NO_CHECK => common.stored.lock().no_check = is_on,
+        so::PRIORITY if (0..=6).contains(&number) || caller.cred.has(cap::NET_ADMIN) => {
+            common.stored.lock().priority = number;
+        }
+        so::PRIORITY => return Err(EPERM),
+        so::LINGER => {
+            let seconds = int(value.get(4..).ok_or(EINVAL)?)?.cast_unsigned();
+            let mut stored = common.stored.lock();
+            stored.linger = is_on.then_some(seconds);
+            stored.linger_seconds = seconds;
+        }
+        so::BSDCOMPAT => {}
+        so::PASSCRED
+            if common.domain != abi::socket::af::UNIX && common.domain != abi::socket::af::NETLINK =>
+        {
+            return Err(EOPNOTSUPP);
+        }
+        so::PASSCRED => common.passcred.store(is_on, order),
+        so::RCVLOWAT => {
+            let low = if number < 0 { i32::MAX } else { number.max(1) };
+            common.low_water.store(low as usize, order);
+            common.wait.notify(base::wait::Events::READABLE);
+        }
+        so::RCVTIMEO | so::RCVTIMEO_NEW => common.receive_timeout.store(timeout(value)?, order),
+        so::SNDTIMEO | so::SNDTIMEO_NEW => common.send_timeout.store(timeout(value)?, order),
+        so::TIMESTAMP | so::TIMESTAMP_NEW => {
+            common.set_timestamp(if is_on { Timestamp::Micro } else { Timestamp::Off });
+        }
+        so::TIMESTAMPNS | so::TIMESTAMPNS_NEW => {
+            common.set_timestamp(if is_on { Timestamp::Nano } else { Timestamp::Off });
+        }
+        so::MARK if !caller.cred.has(cap::NET_RAW) && !caller.cred.has(cap::NET_ADMIN) => return Err(EPERM),
+        so::MARK => common.stored.lock().mark = number.cast_unsigned(),
+        so::RCVMARK => common.stored.lock().rcvmark = is_on,
+        so::RXQ_OVFL => common.stored.lock().rxq_ovfl = is_on,
+        so::PEEK_OFF if !socket.has_peek_offset() => return Err(EOPNOTSUPP),
+        so::PEEK_OFF => common.peek_offset.store(number, order),
+        so::SELECT_ERR_QUEUE => common.stored.lock().select_err_queue = is_on,
+        so::BUSY_POLL if number < 0 => return Err(EINVAL),
+        so::BUSY_POLL => common.stored.lock().busy_poll = number,
+        so::MAX_PACING_RATE => {
+            let rate = if value.len() >= 8 {
+                long(value, 0)?.cast_unsigned()
+            } else {
+                number.cast_unsigned().into()
+            };
+            common.stored.lock().max_pacing_rate = rate;
+        }
+        so::INCOMING_CPU => common.stored.lock().incoming_cpu = number,
+        so::PASSSEC if common.domain != abi::socket::af::UNIX => return Err(EOPNOTSUPP),
+        so::PASSSEC => common.stored.lock().passsec = is_on,
+        so::DETACH_FILTER => return Err(ENOENT),
+        so::BINDTOIFINDEX => match number {
+            0 | 1 => common.stored.lock().bound_if = number as u32,
+            n if n < 0 => return Err(EINVAL),
+            _ => return Err(ENODEV),
+        },
+        so::BUF_LOCK if number & !3 != 0 => return Err(EINVAL),
+        so::BUF_LOCK => common.stored.lock().buf_lock = number as u32,
+        _ => return Err(ENOPROTOOPT),
+    }
+    Ok(())
+}
+
+/// `SO_BINDTODEVICE`: there is `lo` only.
+fn bind_to_device(common: &Common, value: &[u8]) -> Result<(), Errno> {
+    let name = value.split(|&b| b == 0).next().unwrap_or(&[]);
+    if !name.is_empty() && name != b"lo" {
+        return Err(ENODEV);
+    }
+    let mut stored = common.stored.lock();
+    stored.device = name.to_vec();
+    stored.bound_if = u32::from(!name.is_empty());
+    Ok(())
+}
+
+/// The value of an option of any level; the caller cuts it to the buffer's length.
+///
+/// # Errors
+/// Those of getsockopt(2).
+pub fn get(socket: &dyn Socket, level: i32, name: i32, given: &[u8]) -> Result<Vec<u8>, Errno> {
+    if level != sol::SOCKET {
+        return socket.option(level, name, given);
+    }
+    let common = socket.common();
+    let stored = common.stored.lock().clone();
+    let order = Ordering::Relaxed;
+    let number: i32 = match name {
+        so::DEBUG => stored.debug.into(),
+        so::REUSEADDR => common.reuse_addr.load(order).into(),
+        so::REUSEPORT => common.reuse_port.load(order).into(),
+        so::TYPE => common.kind as i32,
+        so::PROTOCOL => common.protocol,
+        so::DOMAIN => common.domain.into(),
+        so::ERROR => common.take_error().map_or(0, Errno::raw),
+        so::DONTROUTE => stored.dont_route.into(),
+        so::BROADCAST => common.broadcast.load(order).into(),
+        so::SNDBUF => common.send_limit() as i32,
+        so::RCVBUF => common.receive_limit() as i32,
+        so::KEEPALIVE => common.keepalive.load(order).into(),
+        so::OOBINLINE => common.oob_inline.load(order).into(),
+        so::NO_CHECK => stored.no_check.into(),
+        so::PRIORITY => stored.priority,
+        so::LINGER => {
+            let on = u32::from(stored.linger.is_some());
+            return Ok([on.to_le_bytes(), stored.linger_seconds.to_le_bytes()].concat());
+        }
+        so::BSDCOMPAT => 0,
+        so::PASSCRED => common.passcred.load(order).into(),
+        so::PEERCRED => {
+            let nobody = Ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+            return Ok(socket.peer_cred().map_or(nobody, |c| c.ucred).to_bytes().to_vec());
+        }
+        so::PEERGROUPS => {
+            let groups = socket.peer_cred().ok_or(ENODATA)?.groups;
+            return Ok(groups.iter().flat_map(|g| g.to_le_bytes()).collect());
+        }
+        so::PEERNAME => return socket.peer_name().map_err(|_| ENOTCONN),
+        so::RCVLOWAT => common.low_water.load(order) as i32,
+        so::SNDLOWAT => 1,
+        so::RCVTIMEO | so::RCVTIMEO_NEW => return Ok(timeval(common.receive_timeout.load(order))),
+        so::SNDTIMEO | so::SNDTIMEO_NEW => return Ok(timeval(common.send_timeout.load(order))),
+        so::TIMESTAMP | so::TIMESTAMP_NEW => (common.timestamp() == Timestamp::Micro).into(),
+        so::TIMESTAMPNS | so::TIMESTAMPNS_NEW => (common.timestamp() == Timestamp::Nano).into(),
+        so::TIMESTAMPING | so::TIMESTAMPING_NEW => stored.timestamping as i32,
+        so::ACCEPTCONN => socket.is_listening().into(),
+        so::MARK => stored.mark as i32,
+        so::RCVMARK => stored.rcvmark.into(),
+        so::RXQ_OVFL => stored.rxq_ovfl.into(),
+        so::WIFI_STATUS | so::NOFCS | so::LOCK_FILTER | so::INCOMING_NAPI_ID => 0,
+        so::ZEROCOPY => stored.zerocopy.into(),
+        so::PEEK_OFF if !socket.has_peek_offset() => return Err(EOPNOTSUPP),
+        so::PEEK_OFF => common.peek_offset.load(order),
+        so::SELECT_ERR_QUEUE => stored.select_err_queue.into(),
+        so::BUSY_POLL => stored.busy_poll,
+        so::MAX_PACING_RATE if given.len() >= 8 => return Ok(stored.max_pacing_rate.to_le_bytes().to_vec()),
+        so::MAX_PACING_RATE => u32::try_from(stored.max_pacing_rate).unwrap_or(u32::MAX).cast_signed(),
+        so::INCOMING_CPU => stored.incoming_cpu,
+        so::PASSSEC => stored.passsec.into(),
+        so::BINDTODEVICE if stored.device.is_empty() => return Ok(Vec::new()),
+        so::BINDTODEVICE => return Ok([&stored.device[..], &[0]].concat()),
+        so::BINDTOIFINDEX => stored.bound_if as i32,
+        so::COOKIE => {
+            return if given.len() < 8 { Err(EINVAL) } else { Ok(common.ino.to_le_bytes().to_vec()) };
+        }
+        so::NETNS_COOKIE => {
+            return if given.len() == 8 { Ok(1u64.to_le_bytes().to_vec()) } else { Err(EINVAL) };
+        }
+        so::BUF_LOCK => stored.buf_lock as i32,
+        so::MEMINFO => return Ok(memory_info(socket)),
+        _ => return Err(ENOPROTOOPT),
+    };
+    Ok(number.to_le_bytes().to_vec())
+}
+
+/// `SK_MEMINFO_*`.
+fn memory_info(socket: &dyn Socket) -> Vec<u8> {
+    let common = socket.common();
+    let queued = socket.readable_bytes().unwrap_or(0);
+    let sent = socket.unsent_bytes().unwrap_or(0);
+    let words = [queued, common.receive_limit(), sent, common.send_limit(), 0, 0, 0, 0, 0];
+    words.iter().flat_map(|&w| u32::try_from(w).unwrap_or(u32::MAX).to_le_bytes()).collect()
+}
+
+fn timeval(ns: u64) -> Vec<u8> {
+    [(ns / 1_000_000_000).to_le_bytes(), (ns % 1_000_000_000 / 1000).to_le_bytes()].concat()
+}

@@ -1,0 +1,269 @@
+//! Messages: datagrams and sequenced packets.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use abi::Errno;
+use abi::errno::{EAGAIN, ECONNREFUSED, EFAULT, EMSGSIZE, ENOTCONN, EOPNOTSUPP, EPERM, EPIPE};
+use abi::socket::{Ucred, msg, sock};
+use base::io::Sink;
+use base::time::Time;
+use base::wait::Events;
+use fs::file::FileDescription;
+
+use super::names::{Address, Bound};
+use super::{End, Queue, RECEIVE, SEND, UnixSocket, wait_for_room, wake_waiting};
+use crate::common::{self, Timestamp};
+use crate::message::{Control, Incoming, Outgoing};
+use crate::rights::Rights;
+use crate::socket::Caller;
+
+/// What a message takes of the sender's buffer beside its bytes (an skb and its data's rounding).
+const OVERHEAD: usize = 640;
+
+/// A message and whom its bytes are charged to.
+#[derive(Debug)]
+pub(super) struct Message {
+    data: Box<[u8]>,
+    from: Option<Arc<Bound>>,
+    cred: Option<Ucred>,
+    time: Option<Time>,
+    rights: Rights,
+    _charge: Charge,
+}
+
+impl Message {
+    pub(super) fn len(&self) -> usize {
+        self.data.len()
+    }
+
+    pub(super) fn files(&self) -> impl Iterator<Item = &Arc<FileDescription>> {
+        self.rights.files().iter()
+    }
+
+    pub(super) fn take_files(&mut self) -> Rights {
+        std::mem::take(&mut self.rights)
+    }
+}
+
+/// Bytes of a sender's buffer, free again when dropped.
+#[derive(Debug)]
+struct Charge {
+    sender: Arc<End>,
+    bytes: usize,
+}
+
+impl Charge {
+    fn new(sender: &Arc<End>, len: usize) -> Self {
+        let bytes = len + OVERHEAD;
+        sender.sent.fetch_add(bytes, Ordering::SeqCst);
+        Self { sender: sender.clone(), bytes }
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        let before = self.sender.sent.fetch_sub(self.bytes, Ordering::SeqCst);
+        let limit = self.sender.common.send_limit();
+        if before.saturating_mul(4) > limit && (before - self.bytes).saturating_mul(4) <= limit {
+            self.sender.common.wait.notify(Events::WRITABLE);
+        }
+    }
+}
+
+impl UnixSocket {
+    /// Whether messages from here must wait: the peer's queue is full, unless the two are each other's.
+    fn is_full(&self, queue: &Queue) -> bool {
+        let own = Arc::as_ptr(&self.end).addr();
+        let is_mutual = self.common.kind == sock::SEQPACKET || queue.only_from == Some(own);
+        let limit = self.common.net.sysctl.max_dgram_qlen.load(Ordering::Relaxed);
+        !is_mutual && queue.messages.len() > limit
+    }
+
+    /// Source: Linux 6.12 net/unix/af_unix.c, `unix_dgram_sendmsg`.
+    pub(super) fn send_message(
+        &self,
+        caller: Option<&Caller<'_>>,
+        message: &mut Outgoing<'_>,
+    ) -> Result<usize, Errno> {
+        let is_packet = self.common.kind == sock::SEQPACKET;
+        if is_packet && self.link.get().is_none() {
+            return Err(ENOTCONN);
+        }
+        if message.flags & msg::OOB != 0 {
+            return Err(EOPNOTSUPP);
+        }
+        let address =
+            if message.to.is_empty() || is_packet { None } else { Some(Address::parse(message.to)?) };
+        if address == Some(Address::Unnamed) {
+            return Err(abi::errno::EINVAL);
+        }
+        let connected = match self.link.get() {
+            Some(peer) => Some(peer.clone()),
+            None => self.state.lock().peer.clone(),
+        };
+        if address.is_none() && connected.is_none() {
+            return Err(ENOTCONN);
+        }
+        self.autobind()?;
+        let len = message.data.remaining();
+        if len > self.common.send_limit().saturating_sub(32) {
+            return Err(EMSGSIZE);
+        }
+        self.check_rights(caller, message.rights)?;
+        self.common.check_error()?;
+        if self.end.is_shut(SEND) {
+            return Err(EPIPE);
+        }
+        if self.end.sent.load(Ordering::SeqCst) >= self.common.send_limit() {
+            return Err(EAGAIN);
+        }
+        let target = match (&address, caller) {
+            (None, _) => connected.ok_or(ENOTCONN)?,
+            (Some(address), Some(caller)) => {
+                self.common.net.unix.find(caller, address, sock::DGRAM)?.end.clone()
+            }
+            (Some(_), None) => return Err(ENOTCONN),
+        };
+        let cred = self.credentials(caller, message, &target);
+        let time = (target.common.timestamp() != Timestamp::Off).then(common::now);
+        let moving = (!message.rights.is_empty()).then(|| self.common.net.in_flight.moving());
+        let mut queue = target.queue.lock();
+        if queue.is_dead {
+            drop(queue);
+            return Err(if is_packet { EPIPE } else { self.disconnect(&target) });
+        }
+        let own = Arc::as_ptr(&self.end).addr();
+        if !is_packet && queue.only_from.is_some_and(|only| only != own) {
+            return Err(EPERM);
+        }
+        if target.is_shut(RECEIVE) {
+            return Err(EPIPE);
+        }
+        if self.is_full(&queue) {
+            wait_for_room(&mut queue.waiting, &self.common);
+            return Err(EAGAIN);
+        }
+        let mut data = vec![0; len];
+        if len > 0 && message.data.take(&mut data)? < len {
+            return Err(EFAULT);
+        }
+        queue.messages.push_back(Message {
+            data: data.into(),
+            from: self.end.name.get().cloned(),
+            cred,
+            time,
+            rights: message.rights.send(&self.common.net.in_flight),
+            _charge: Charge::new(&self.end, len),
+        });
+        drop(queue);
+        drop(moving);
+        target.common.wait.notify(Events::READABLE);
+        Ok(len)
+    }
+
+    /// Forgets a peer that is gone.
+    fn disconnect(&self, dead: &Arc<End>) -> Errno {
+        let mut state = self.state.lock();
+        if state.peer.as_ref().is_some_and(|p| Arc::ptr_eq(p, dead)) {
+            let old = state.peer.take();
+            self.end.queue.lock().only_from = None;
+            drop(state);
+            drop(old);
+        }
+        ECONNREFUSED
+    }
+
+    /// Source: Linux 6.12 net/unix/af_unix.c, `__unix_dgram_recvmsg`.
+    pub(super) fn receive_message(&self, dst: &mut dyn Sink, flags: u32) -> Result<Incoming, Errno> {
+        let is_packet = self.common.kind == sock::SEQPACKET;
+        if is_packet && self.link.get().is_none() {
+            return Err(ENOTCONN);
+        }
+        self.common.check_error()?;
+        let is_peek = flags & msg::PEEK != 0;
+        let offset = self.common.peek_offset.load(Ordering::Relaxed);
+        let mut skip = if is_peek { offset.max(0) as usize } else { 0 };
+
+        let moving = self.common.net.in_flight.moving();
+        let mut queue = self.end.queue.lock();
+        let mut index = 0;
+        while skip > 0 && queue.messages.get(index).is_some_and(|m| skip >= m.len()) {
+            skip -= queue.messages.get(index).map_or(0, Message::len);
+            index += 1;
+        }
+        let Some(message) = queue.messages.get_mut(index) else {
+            let is_over = self.end.is_shut(RECEIVE) && (is_packet || flags & msg::DONTWAIT == 0);
+            return if is_over { Ok(Incoming { stops: true, ..Incoming::default() }) } else { Err(EAGAIN) };
+        };
+        let mut incoming = Incoming { stops: true, ..Incoming::default() };
+        let data = message.data.get(skip..).unwrap_or(&[]);
+        let piece = &data[..data.len().min(dst.remaining())];
+        let copied = if piece.is_empty() { Ok(0) } else { dst.put(piece) };
+        incoming.full = data.len();
+        incoming.copied = piece.len();
+        if piece.len() < data.len() {
+            incoming.flags |= msg::TRUNC;
+        }
+        incoming.from = message.from.as_ref().map(|b| b.address.to_bytes()).or_else(|| Some(Vec::new()));
+        let (cred, time) = (message.cred, message.time);
+        let mut taken = None;
+        let mut waiting = Vec::new();
+        if is_peek {
+            incoming.rights = message.rights.peek();
+            if offset >= 0 {
+                self.common.peek_offset.fetch_add(piece.len() as i32, Ordering::Relaxed);
+            }
+        } else {
+            let len = message.len();
+            incoming.rights = message.rights.receive();
+            if offset > 0 {
+                self.common.peek_offset.store((offset - len as i32).max(0), Ordering::Relaxed);
+            }
+            taken = queue.messages.pop_front();
+            waiting = std::mem::take(&mut queue.waiting);
+        }
+        drop(queue);
+        drop(moving);
+        drop(taken);
+        wake_waiting(waiting);
+        // The message is gone even when it could not be stored.
+        if copied? < incoming.copied {
+            return Err(EFAULT);
+        }
+        incoming.controls.extend(time.and_then(|t| timestamp(self.common.timestamp(), t)));
+        incoming.controls.extend(self.cred_control(cred));
+        Ok(incoming)
+    }
+
+    pub(super) fn ready_datagram(&self) -> Events {
+        let mut events = Events::empty();
+        if !self.end.queue.lock().messages.is_empty() {
+            events |= Events::READABLE;
+        }
+        let limit = self.common.send_limit();
+        if self.end.sent.load(Ordering::SeqCst).saturating_mul(4) > limit {
+            return events;
+        }
+        let peer = self.state.lock().peer.clone();
+        if let Some(peer) = peer {
+            let mut queue = peer.queue.lock();
+            if !queue.is_dead && self.is_full(&queue) {
+                wait_for_room(&mut queue.waiting, &self.common);
+                return events;
+            }
+        }
+        events | Events::WRITABLE | Events::WRBAND
+    }
+}
+
+/// The control message with a time of arrival.
+pub(crate) fn timestamp(how: Timestamp, time: Time) -> Option<Control> {
+    use abi::socket::{so, sol};
+    let (kind, fraction) = match how {
+        Timestamp::Off => return None,
+        Timestamp::Micro => (so::TIMESTAMP, i64::from(time.nsec / 1000)),
+        Timestamp::Nano => (so::TIMESTAMPNS, i64::from(time.nsec)),
+    };
+    Some(Control::new(sol::SOCKET, kind, [time.sec.to_le_bytes(), fraction.to_le_bytes()].concat()))
+}
