@@ -82,6 +82,8 @@ pub struct Kernel {
     pub time: Timekeeper,
     /// Mounts.
     pub mounts: Arc<MountNamespace>,
+    /// Sockets.
+    pub net: Arc<net::Namespace>,
     /// Futexes.
     pub futexes: FutexTable,
     /// The processes.
@@ -148,6 +150,7 @@ impl Kernel {
             memory,
             time,
             mounts: setup.mounts,
+            net: net::Namespace::new(),
             futexes: FutexTable::new(),
             tree: Lock::new(Tree::default()),
             vdso,

@@ -104,7 +104,11 @@ pub(super) fn sys_fcntl(cx: &mut Ctx<'_>, fd: i32, command: u32, arg: u64) -> Sy
             Ok(0)
         }
         F_GETFL => Ok((entry.file.flags()
-            | if entry.file.flags() & oflag::PATH == 0 { oflag::LARGEFILE } else { 0 })
+            | if entry.file.path.is_some() && entry.file.flags() & oflag::PATH == 0 {
+                oflag::LARGEFILE
+            } else {
+                0
+            })
         .into()),
         F_SETFL => {
             if entry.file.flags() & oflag::PATH != 0 {

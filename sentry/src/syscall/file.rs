@@ -33,6 +33,9 @@ impl Ctx<'_> {
     }
 
     fn read_into(&mut self, file: &Arc<FileDescription>, list: &[(UserAddr, u64)]) -> SysResult {
+        if let Some(socket) = super::sockmsg::as_socket(file) {
+            return self.read_socket(file, &socket, list);
+        }
         let mm = self.mm.clone();
         let n = self.blocking(file, Events::READABLE, |_| {
             let mut sink = mm.sink_list(list)?;
@@ -43,6 +46,9 @@ impl Ctx<'_> {
 
     /// Writes everything, unless the file is non-blocking or a signal or an error comes; then what was written.
     fn write_from(&mut self, file: &Arc<FileDescription>, list: &[(UserAddr, u64)]) -> SysResult {
+        if let Some(socket) = super::sockmsg::as_socket(file) {
+            return self.write_socket(file, &socket, list);
+        }
         let mm = self.mm.clone();
         let mut source = mm.source_list(list)?;
         let mut done = 0u64;

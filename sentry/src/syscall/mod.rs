@@ -2,7 +2,8 @@
 //!
 //! Reading order: `table.rs`; then the handlers: `file.rs` (reading and writing), `path.rs` (names), `fd.rs` (descriptors,
 //! pipes), `poll.rs` (waiting for descriptors), `mem.rs`, `task.rs` (processes, limits, futexes), `sig.rs`, `time.rs`,
-//! `cred.rs` (users, capabilities), `prctl.rs`, `sched.rs`, `system.rs` (names, usage, file systems).
+//! `cred.rs` (users, capabilities), `prctl.rs`, `sched.rs`, `system.rs` (names, usage, file systems), `sock.rs` and
+//! `sockmsg.rs` (sockets).
 
 use abi::errno::EFAULT;
 use abi::{Errno, UserAddr};
@@ -19,6 +20,8 @@ pub mod poll;
 mod prctl;
 pub mod sched;
 pub mod sig;
+pub mod sock;
+pub mod sockmsg;
 pub mod system;
 pub mod table;
 pub mod task;

@@ -4,8 +4,8 @@
 use abi::UserAddr;
 
 use super::{
-    Argument, Row, Support, SysResult, cred, fd, file, lock, mem, path, poll, sched, sig, system, task, time,
-    xattr,
+    Argument, Row, Support, SysResult, cred, fd, file, lock, mem, path, poll, sched, sig, sock, sockmsg, system,
+    task, time, xattr,
 };
 use crate::task::Ctx;
 use Support::{Absent, Full, Partial};
@@ -76,21 +76,21 @@ syscalls! {
     38 setitimer, Absent;
     39 getpid = task::sys_getpid(), Full;
     40 sendfile = file::sys_sendfile(out_fd: i32, in_fd: i32, offset: UserAddr, count: u64), Full;
-    41 socket, Absent;
-    42 connect, Absent;
-    43 accept, Absent;
-    44 sendto, Absent;
-    45 recvfrom, Absent;
-    46 sendmsg, Absent;
-    47 recvmsg, Absent;
-    48 shutdown, Absent;
-    49 bind, Absent;
-    50 listen, Absent;
-    51 getsockname, Absent;
-    52 getpeername, Absent;
-    53 socketpair, Absent;
-    54 setsockopt, Absent;
-    55 getsockopt, Absent;
+    41 socket = sock::sys_socket(domain: i32, kind: u32, protocol: i32), Partial("AF_UNIX only");
+    42 connect = sock::sys_connect(fd: i32, addr: UserAddr, len: i32), Full;
+    43 accept = sock::sys_accept(fd: i32, addr: UserAddr, len: UserAddr), Full;
+    44 sendto = sockmsg::sys_sendto(fd: i32, buf: UserAddr, len: u64, flags: u32, addr: UserAddr, addr_len: i32), Partial("no MSG_OOB on AF_UNIX");
+    45 recvfrom = sockmsg::sys_recvfrom(fd: i32, buf: UserAddr, len: u64, flags: u32, addr: UserAddr, addr_len: UserAddr), Partial("no MSG_OOB on AF_UNIX");
+    46 sendmsg = sockmsg::sys_sendmsg(fd: i32, msg: UserAddr, flags: u32), Partial("no MSG_OOB on AF_UNIX");
+    47 recvmsg = sockmsg::sys_recvmsg(fd: i32, msg: UserAddr, flags: u32), Partial("no MSG_OOB on AF_UNIX");
+    48 shutdown = sock::sys_shutdown(fd: i32, how: u32), Full;
+    49 bind = sock::sys_bind(fd: i32, addr: UserAddr, len: i32), Full;
+    50 listen = sock::sys_listen(fd: i32, backlog: i32), Full;
+    51 getsockname = sock::sys_getsockname(fd: i32, addr: UserAddr, len: UserAddr), Full;
+    52 getpeername = sock::sys_getpeername(fd: i32, addr: UserAddr, len: UserAddr), Full;
+    53 socketpair = sock::sys_socketpair(domain: i32, kind: u32, protocol: i32, fds: UserAddr), Full;
+    54 setsockopt = sock::sys_setsockopt(fd: i32, level: i32, name: i32, value: UserAddr, len: i32), Partial("no filters, no SO_ZEROCOPY, no SO_TIMESTAMPING, no SO_PASSPIDFD");
+    55 getsockopt = sock::sys_getsockopt(fd: i32, level: i32, name: i32, value: UserAddr, len: UserAddr), Partial("no SO_PEERPIDFD, no SO_PEERSEC");
     56 clone = task::sys_clone(flags: u64, stack: u64, parent_tid: u64, child_tid: u64, tls: u64), Partial("no namespaces, pidfd or ptrace flags");
     57 fork = task::sys_fork(), Full;
     58 vfork = task::sys_vfork(), Full;
@@ -323,7 +323,7 @@ syscalls! {
     285 fallocate, Absent;
     286 timerfd_settime, Absent;
     287 timerfd_gettime, Absent;
-    288 accept4, Absent;
+    288 accept4 = sock::sys_accept4(fd: i32, addr: UserAddr, len: UserAddr, flags: u32), Full;
     289 signalfd4, Absent;
     290 eventfd2 = poll::sys_eventfd2(initial: u32, flags: u32), Full;
     291 epoll_create1 = poll::sys_epoll_create1(flags: u32), Full;
@@ -334,7 +334,7 @@ syscalls! {
     296 pwritev, Absent;
     297 rt_tgsigqueueinfo, Absent;
     298 perf_event_open, Absent;
-    299 recvmmsg, Absent;
+    299 recvmmsg = sockmsg::sys_recvmmsg(fd: i32, list: UserAddr, count: u32, flags: u32, timeout: UserAddr), Partial("no MSG_OOB on AF_UNIX");
     300 fanotify_init, Absent;
     301 fanotify_mark, Absent;
     302 prlimit64 = task::sys_prlimit64(pid: i32, resource: u32, new: UserAddr, old: UserAddr), Partial("of the caller only");
@@ -342,7 +342,7 @@ syscalls! {
     304 open_by_handle_at, Absent;
     305 clock_adjtime, Absent;
     306 syncfs, Absent;
-    307 sendmmsg, Absent;
+    307 sendmmsg = sockmsg::sys_sendmmsg(fd: i32, list: UserAddr, count: u32, flags: u32), Partial("no MSG_OOB on AF_UNIX");
     308 setns, Absent;
     309 getcpu = system::sys_getcpu(cpu: UserAddr, node: UserAddr), Full;
     310 process_vm_readv, Absent;

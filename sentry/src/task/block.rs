@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use abi::Errno;
-use abi::errno::EAGAIN;
+use abi::errno::{EAGAIN, EINTR};
 use base::lock::{Condition, Lock, rank};
 use base::wait::{Events, WaitQueue, Wake};
 use fs::file::FileDescription;
@@ -116,13 +116,31 @@ impl Ctx<'_> {
             Err(EAGAIN) if !file.is_nonblocking() => {}
             other => return other.map_err(Stop::Fail),
         }
+        self.blocking_until(file, mask, None, op)
+    }
+
+    /// Runs `op`, and while it says `EAGAIN` waits for `mask` and runs it again, until `deadline` (monotonic ns).
+    ///
+    /// # Errors
+    /// Those of `op`; `EAGAIN` when the time ran out; for a signal a restart, or `EINTR` with a deadline, as a socket's
+    /// timeouts have it.
+    pub fn blocking_until<T>(
+        &mut self,
+        file: &Arc<FileDescription>,
+        mask: Events,
+        deadline: Option<u64>,
+        mut op: impl FnMut(&mut Self) -> Result<T, Errno>,
+    ) -> Result<T, Stop> {
         let Some(queue) = file.ops.wait_queue() else { return Err(Stop::Fail(EAGAIN)) };
         let _registration = Registration::new(queue, self.task.parker.clone(), mask);
-        let done = self.sleep_until(None, Restart::Sys, |cx| match op(cx) {
+        let done = self.sleep_until(deadline, Restart::Sys, |cx| match op(cx) {
             Err(EAGAIN) => Ok(None),
             other => other.map(Some).map_err(Stop::Fail),
-        })?;
-        done.ok_or(Stop::Fail(EAGAIN))
+        });
+        match done {
+            Err(Stop::Restart(_)) if deadline.is_some() => Err(Stop::Fail(EINTR)),
+            other => other?.ok_or(Stop::Fail(EAGAIN)),
+        }
     }
 }
 

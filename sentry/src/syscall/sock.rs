@@ -1,0 +1,315 @@
+//! Sockets: making, naming, connecting, options. What moves data is in `sockmsg.rs`.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use abi::errno::{
+    EAFNOSUPPORT, EAGAIN, EALREADY, EBADF, EFAULT, EINPROGRESS, EINVAL, ENOTSOCK, EOPNOTSUPP,
+    EPROTONOSUPPORT, ESOCKTNOSUPPORT,
+};
+use abi::socket::{af, shut, sock};
+use abi::{Errno, UserAddr};
+use base::wait::Events;
+use fs::file::{FileDescription, oflag};
+use net::socket::Socket;
+use net::{Caller, SocketFile, options, unix};
+
+use super::{Stop, SysResult};
+use crate::task::Ctx;
+
+/// Size of `struct sockaddr_storage`.
+pub(super) const ADDRESS_MAX: usize = 128;
+
+impl Ctx<'_> {
+    /// The socket behind `fd`, and its file.
+    ///
+    /// # Errors
+    /// `EBADF`, `ENOTSOCK`.
+    pub(super) fn socket(&self, fd: i32) -> Result<(Arc<FileDescription>, Arc<dyn Socket>), Errno> {
+        let file = self.file(fd)?;
+        if file.flags() & oflag::PATH != 0 {
+            return Err(EBADF);
+        }
+        let socket = SocketFile::of(&file).ok_or(ENOTSOCK)?.clone();
+        Ok((file, socket))
+    }
+
+    /// Who calls, for an operation that names `address`.
+    pub(super) fn caller(&self, address: &[u8]) -> Caller<'_> {
+        // Only the path of an AF_UNIX socket is looked up in the file system.
+        let is_path =
+            address.first_chunk::<3>().is_some_and(|a| a[..2] == af::UNIX.to_le_bytes() && a[2] != 0);
+        let walk = is_path.then(|| {
+            let umask = self.fs.lock().umask;
+            (self.walk(), umask)
+        });
+        let nofile = self.task.group.rlimits.lock()[7].0;
+        Caller { cred: &self.cred, pid: self.task.group.pid, walk, nofile }
+    }
+
+    /// Copies in an address.
+    ///
+    /// # Errors
+    /// `EINVAL` for a length that cannot be, `EFAULT`.
+    pub(super) fn read_address(&self, addr: UserAddr, len: i32) -> Result<Vec<u8>, Errno> {
+        let len = usize::try_from(len).ok().filter(|&n| n <= ADDRESS_MAX).ok_or(EINVAL)?;
+        let mut bytes = vec![0; len];
+        self.mm.read_exact(addr, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Copies out an address, cut to the length at `len`, where its own length is stored.
+    ///
+    /// # Errors
+    /// `EINVAL` for a negative length, `EFAULT`.
+    ///
+    /// Source: Linux 6.12 net/socket.c, `move_addr_to_user`.
+    pub(super) fn write_address(&self, bytes: &[u8], addr: UserAddr, len: UserAddr) -> Result<(), Errno> {
+        let given: i32 = self.mm.read_value(len)?;
+        let given = usize::try_from(given).map_err(|_| EINVAL)?;
+        let cut = &bytes[..bytes.len().min(given)];
+        if !cut.is_empty() {
+            self.mm.write_all(addr, cut)?;
+        }
+        self.mm.write_value(len, &(bytes.len() as u32))
+    }
+
+    /// When an operation that begins now times out.
+    pub(super) fn socket_deadline(&self, timeout_ns: u64) -> Option<u64> {
+        (timeout_ns > 0).then(|| self.monotonic_ns().saturating_add(timeout_ns))
+    }
+
+    fn install_socket(&self, socket: Arc<dyn Socket>, flags: u32) -> Result<i32, Errno> {
+        self.install(SocketFile::describe(socket, flags & sock::NONBLOCK), flags & sock::CLOEXEC != 0)
+    }
+}
+
+/// Splits the type from the flags beside it.
+fn split_type(kind: u32) -> Result<(u32, u32), Errno> {
+    let flags = kind & !sock::TYPE_MASK;
+    if flags & !(sock::NONBLOCK | sock::CLOEXEC) != 0 {
+        return Err(EINVAL);
+    }
+    Ok((kind & sock::TYPE_MASK, flags))
+}
+
+/// Source: Linux 6.12 net/socket.c, `__sock_create`; net/unix/af_unix.c, `unix_create`.
+fn create(cx: &Ctx<'_>, domain: i32, kind: u32, protocol: i32) -> Result<Arc<dyn Socket>, Errno> {
+    if !(0..af::MAX).contains(&domain) {
+        return Err(EAFNOSUPPORT);
+    }
+    if kind > sock::PACKET {
+        return Err(EINVAL);
+    }
+    let owner = (cx.cred.fsuid, cx.cred.fsgid);
+    match u16::try_from(domain).map_err(|_| EAFNOSUPPORT)? {
+        af::UNIX => Ok(unix::new(&cx.task.kernel.net, unix_type(kind, protocol)?, owner)),
+        _ => Err(EAFNOSUPPORT),
+    }
+}
+
+fn unix_type(kind: u32, protocol: i32) -> Result<u32, Errno> {
+    if protocol != 0 && protocol != i32::from(af::UNIX) {
+        return Err(EPROTONOSUPPORT);
+    }
+    match kind {
+        sock::STREAM | sock::DGRAM | sock::SEQPACKET => Ok(kind),
+        // "Believe it or not BSD has AF_UNIX, SOCK_RAW though nothing uses it."
+        sock::RAW => Ok(sock::DGRAM),
+        _ => Err(ESOCKTNOSUPPORT),
+    }
+}
+
+/// `socket(2)`.
+pub(super) fn sys_socket(cx: &mut Ctx<'_>, domain: i32, kind: u32, protocol: i32) -> SysResult {
+    let (kind, flags) = split_type(kind)?;
+    let socket = create(cx, domain, kind, protocol)?;
+    Ok(cx.install_socket(socket, flags)? as u64)
+}
+
+/// `socketpair(2)`.
+pub(super) fn sys_socketpair(
+    cx: &mut Ctx<'_>,
+    domain: i32,
+    kind: u32,
+    protocol: i32,
+    fds: UserAddr,
+) -> SysResult {
+    let (kind, flags) = split_type(kind)?;
+    if domain != i32::from(af::UNIX) {
+        // The family must exist before it can be without pairs.
+        create(cx, domain, kind, protocol)?;
+        return Err(EOPNOTSUPP.into());
+    }
+    if kind > sock::PACKET {
+        return Err(EINVAL.into());
+    }
+    let kind = unix_type(kind, protocol)?;
+    let (a, b) = unix::pair(&cx.task.kernel.net, kind, &cx.caller(&[]));
+    let first = cx.install_socket(a, flags)?;
+    let second = match cx.install_socket(b, flags) {
+        Ok(fd) => fd,
+        Err(e) => {
+            drop(cx.files.remove(first));
+            return Err(e.into());
+        }
+    };
+    if let Err(e) = cx.mm.write_value(fds, &[first, second]) {
+        drop(cx.files.remove(first));
+        drop(cx.files.remove(second));
+        return Err(e.into());
+    }
+    Ok(0)
+}
+
+/// `bind(2)`.
+pub(super) fn sys_bind(cx: &mut Ctx<'_>, fd: i32, addr: UserAddr, len: i32) -> SysResult {
+    let (_, socket) = cx.socket(fd)?;
+    let address = cx.read_address(addr, len)?;
+    socket.bind(&cx.caller(&address), &address)?;
+    Ok(0)
+}
+
+/// `listen(2)`.
+pub(super) fn sys_listen(cx: &mut Ctx<'_>, fd: i32, backlog: i32) -> SysResult {
+    let (_, socket) = cx.socket(fd)?;
+    let most = cx.task.kernel.net.sysctl.somaxconn.load(Ordering::Relaxed);
+    // Linux compares without signs: a negative backlog is the largest.
+    let backlog = (backlog.cast_unsigned() as usize).min(most);
+    socket.listen(&cx.caller(&[]), backlog)?;
+    Ok(0)
+}
+
+/// `accept(2)`.
+pub(super) fn sys_accept(cx: &mut Ctx<'_>, fd: i32, addr: UserAddr, len: UserAddr) -> SysResult {
+    sys_accept4(cx, fd, addr, len, 0)
+}
+
+/// `accept4(2)`.
+pub(super) fn sys_accept4(cx: &mut Ctx<'_>, fd: i32, addr: UserAddr, len: UserAddr, flags: u32) -> SysResult {
+    if flags & !(sock::NONBLOCK | sock::CLOEXEC) != 0 {
+        return Err(EINVAL.into());
+    }
+    let (file, socket) = cx.socket(fd)?;
+    let accepted = match socket.accept() {
+        Err(EAGAIN) if !file.is_nonblocking() => {
+            let deadline = cx.socket_deadline(socket.common().receive_timeout.load(Ordering::Relaxed));
+            cx.blocking_until(&file, Events::READABLE, deadline, |_| socket.accept())?
+        }
+        other => other?,
+    };
+    let name = if addr.is_null() { Vec::new() } else { accepted.peer_name().unwrap_or_default() };
+    let new = cx.install_socket(accepted, flags)?;
+    if !addr.is_null()
+        && let Err(e) = cx.write_address(&name, addr, len)
+    {
+        drop(cx.files.remove(new));
+        return Err(e.into());
+    }
+    Ok(new as u64)
+}
+
+/// `connect(2)`.
+pub(super) fn sys_connect(cx: &mut Ctx<'_>, fd: i32, addr: UserAddr, len: i32) -> SysResult {
+    let (file, socket) = cx.socket(fd)?;
+    let address = cx.read_address(addr, len)?;
+    let deadline = |cx: &Ctx<'_>| cx.socket_deadline(socket.common().send_timeout.load(Ordering::Relaxed));
+    let mut result = socket.connect(&cx.caller(&address), &address);
+    if file.is_nonblocking() {
+        result?;
+        return Ok(0);
+    }
+    let deadline = deadline(cx);
+    if result == Err(EAGAIN) {
+        let again = cx.blocking_until(&file, Events::WRITABLE, deadline, |cx| {
+            match socket.connect(&cx.caller(&address), &address) {
+                Err(EINPROGRESS) => Ok(Err(EINPROGRESS)),
+                other => other.map(Ok),
+            }
+        })?;
+        result = again;
+    }
+    if matches!(result, Err(EINPROGRESS | EALREADY)) {
+        let waited = cx.blocking_until(&file, Events::WRITABLE, deadline, |_| socket.connected());
+        // inet_stream_connect: what goes on without the caller is under way, not out of time.
+        return match waited {
+            Err(Stop::Fail(EAGAIN)) => Err(result.err().unwrap_or(EINPROGRESS).into()),
+            other => other.map(|()| 0),
+        };
+    }
+    result?;
+    Ok(0)
+}
+
+/// `getsockname(2)`.
+pub(super) fn sys_getsockname(cx: &mut Ctx<'_>, fd: i32, addr: UserAddr, len: UserAddr) -> SysResult {
+    let (_, socket) = cx.socket(fd)?;
+    let name = socket.local_name()?;
+    cx.write_address(&name, addr, len)?;
+    Ok(0)
+}
+
+/// `getpeername(2)`.
+pub(super) fn sys_getpeername(cx: &mut Ctx<'_>, fd: i32, addr: UserAddr, len: UserAddr) -> SysResult {
+    let (_, socket) = cx.socket(fd)?;
+    let name = socket.peer_name()?;
+    cx.write_address(&name, addr, len)?;
+    Ok(0)
+}
+
+/// `shutdown(2)`.
+pub(super) fn sys_shutdown(cx: &mut Ctx<'_>, fd: i32, how: u32) -> SysResult {
+    let (_, socket) = cx.socket(fd)?;
+    if how > shut::RDWR {
+        return Err(EINVAL.into());
+    }
+    socket.shutdown(how)?;
+    Ok(0)
+}
+
+/// The most bytes of an option's value that are looked at.
+const OPTION_MAX: usize = 64 << 10;
+
+/// `setsockopt(2)`.
+pub(super) fn sys_setsockopt(
+    cx: &mut Ctx<'_>,
+    fd: i32,
+    level: i32,
+    name: i32,
+    value: UserAddr,
+    len: i32,
+) -> SysResult {
+    let (_, socket) = cx.socket(fd)?;
+    let len = usize::try_from(len).map_err(|_| EINVAL)?;
+    let mut bytes = vec![0; len.min(OPTION_MAX)];
+    if !bytes.is_empty() {
+        cx.mm.read_exact(value, &mut bytes)?;
+    }
+    options::set(&*socket, &cx.caller(&[]), level, name, &bytes)?;
+    Ok(0)
+}
+
+/// `getsockopt(2)`.
+pub(super) fn sys_getsockopt(
+    cx: &mut Ctx<'_>,
+    fd: i32,
+    level: i32,
+    name: i32,
+    value: UserAddr,
+    len: UserAddr,
+) -> SysResult {
+    let (_, socket) = cx.socket(fd)?;
+    let given: i32 = cx.mm.read_value(len)?;
+    let given = usize::try_from(given).map_err(|_| EINVAL)?;
+    // Some options read what they are to be asked about from the buffer.
+    let mut bytes = vec![0; given.min(OPTION_MAX)];
+    let got = if bytes.is_empty() { 0 } else { cx.mm.copy_in(value, &mut bytes).unwrap_or(0) };
+    bytes[got..].fill(0);
+    let answer = options::get(&*socket, level, name, &bytes)?;
+    let cut = answer.get(..answer.len().min(given)).ok_or(EFAULT)?;
+    if !cut.is_empty() {
+        cx.mm.write_all(value, cut)?;
+    }
+    cx.mm.write_value(len, &(cut.len() as u32))?;
+    Ok(0)
+}
