@@ -4,8 +4,8 @@
 use abi::UserAddr;
 
 use super::{
-    Argument, Row, Support, SysResult, cred, fd, file, lock, mem, path, poll, sched, sig, sock, sockmsg, system,
-    task, time, xattr,
+    Argument, Row, Support, SysResult, cred, fd, file, lock, mem, path, poll, sched, sig, sock, sockmsg,
+    system, task, time, xattr,
 };
 use crate::task::Ctx;
 use Support::{Absent, Full, Partial};
