@@ -30,7 +30,7 @@ pub const PTMX: u64 = makedev(5, 2);
 
 const ROOT: Owner = Owner { uid: 0, gid: 0 };
 
-/// Opens the memory devices wherever their nodes are; everything else (FIFOs, terminals) is handed on to `other`.
+/// Opens the memory devices wherever their nodes are; everything else (terminals) is handed on to `other`.
 pub fn open_device(memory: Arc<dyn Memory>, other: Option<OpenDevice>) -> OpenDevice {
     Arc::new(move |inode: &Arc<dyn Inode>, rdev, flags| {
         let is_char = inode.metadata()?.file_type() == FileType::Char;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use abi::Errno;
-use abi::errno::{EBADF, EINVAL, EISDIR, ENODEV, ENOTDIR, ENOTTY, ESPIPE};
+use abi::errno::{EBADF, EINVAL, EISDIR, ENODEV, ENOTDIR, ENOTTY, EPERM, ESPIPE};
 use base::io::{Sink, Source};
 use base::lock::{Lock, rank};
 use base::memmap::Mappable;
@@ -17,7 +17,7 @@ use base::time::Time;
 use base::wait::{Events, WaitQueue};
 
 use crate::locks::FileId;
-use crate::vfs::VfsPath;
+use crate::vfs::{FileType, SetAttributes, VfsPath};
 
 /// `open(2)` flags (x86-64).
 #[expect(missing_docs, reason = "open(2) explains each")]
@@ -191,6 +191,63 @@ pub trait FileOps: Debug + Send + Sync + Any {
         Err(ENODEV)
     }
 
+    /// Whether the open is complete: a FIFO's waits for the other side.
+    ///
+    /// # Errors
+    /// `EAGAIN` while it must wait.
+    fn finish_open(&self) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    /// Opens a file without a path once more, through `/proc/PID/fd`; `None` shares the description instead.
+    ///
+    /// # Errors
+    /// As `Inode::open`.
+    fn reopen(&self, _flags: u32) -> Result<Option<Box<dyn FileOps>>, Errno> {
+        Ok(None)
+    }
+
+    /// The first byte at or behind `offset` that is data (`SEEK_DATA`), or in a hole (`SEEK_HOLE`): the end of the file
+    /// counts as a hole. `offset` lies below `size`.
+    ///
+    /// # Errors
+    /// `ENXIO`: no data follows.
+    fn seek_data(&self, offset: u64, _size: u64) -> Result<u64, Errno> {
+        Ok(offset)
+    }
+
+    /// See `seek_data`.
+    ///
+    /// # Errors
+    /// The file system's.
+    fn seek_hole(&self, _offset: u64, size: u64) -> Result<u64, Errno> {
+        Ok(size)
+    }
+
+    /// The seals (`F_SEAL_*` of fcntl(2)).
+    ///
+    /// # Errors
+    /// `EINVAL`: the file cannot have any.
+    fn seals(&self) -> Result<u32, Errno> {
+        Err(EINVAL)
+    }
+
+    /// Adds seals.
+    ///
+    /// # Errors
+    /// `EINVAL`; `EPERM`: sealed against seals; `EBUSY`: it is mapped for writing.
+    fn add_seals(&self, _seals: u32) -> Result<(), Errno> {
+        Err(EINVAL)
+    }
+
+    /// Changes attributes of a file without a path; what has one is changed through its inode.
+    ///
+    /// # Errors
+    /// `EPERM`: it has none of its own.
+    fn set_attributes(&self, _attributes: &SetAttributes) -> Result<(), Errno> {
+        Err(EPERM)
+    }
+
     /// Tells that the status flags (`O_NONBLOCK`, `O_APPEND`, …) were set by `fcntl`.
     fn set_flags(&self, _flags: u32) {}
 
@@ -245,8 +302,22 @@ impl FileDescription {
     /// # Errors
     /// The file's own.
     pub fn lock_id(&self) -> Result<FileId, Errno> {
-        let meta = self.ops.metadata()?;
+        let meta = self.metadata()?;
         Ok((meta.dev, meta.ino))
+    }
+
+    /// `fstat`. What a node stands for (a device, a FIFO) does not know where the node is: the node itself tells.
+    ///
+    /// # Errors
+    /// The file's own.
+    pub fn metadata(&self) -> Result<Metadata, Errno> {
+        let meta = self.ops.metadata()?;
+        match &self.path {
+            Some(path) if !matches!(meta.file_type(), FileType::Regular | FileType::Directory) => {
+                path.inode().metadata()
+            }
+            _ => Ok(meta),
+        }
     }
 
     /// The name under which the description owns locks on `file`, which is its [`lock_id`](Self::lock_id); from now on
@@ -365,7 +436,7 @@ impl FileDescription {
         self.ops.write_at(offset, src)
     }
 
-    /// `lseek(2)` with SEEK_SET, SEEK_CUR, SEEK_END; holes are not told apart (SEEK_DATA, SEEK_HOLE see one piece).
+    /// `lseek(2)`.
     ///
     /// # Errors
     /// `ESPIPE`, `EINVAL`, `ENXIO`, `EOVERFLOW` as lseek(2) says.
@@ -391,13 +462,16 @@ impl FileDescription {
                 if at >= size {
                     return Err(ENXIO);
                 }
-                *position = if whence == 3 { at } else { size };
+                *position = match whence {
+                    3 => self.ops.seek_data(at, size)?,
+                    _ => self.ops.seek_hole(at, size)?,
+                };
                 return Ok(*position);
             }
             _ => return Err(EINVAL),
         };
         let base = i64::try_from(base).map_err(|_| EOVERFLOW)?;
-        let new = base.checked_add(offset).ok_or(EOVERFLOW)?;
+        let new = base.checked_add(offset).ok_or(EINVAL)?;
         *position = u64::try_from(new).map_err(|_| EINVAL)?;
         Ok(*position)
     }

@@ -424,7 +424,7 @@ mod tests {
         assert_eq!(ep(&a).add(3, &a, 1, 0), Err(EINVAL));
         assert_eq!(ep(&a).add(3, &b, 1, 5), Ok(()));
         assert_eq!(ep(&b).add(4, &a, 1, 0), Err(ELOOP));
-        let (r, w) = pipe::new(0);
+        let (r, w) = pipe::new(0, crate::vfs::Owner { uid: 0, gid: 0 });
         assert_eq!(ep(&b).add(5, &r, 1, 6), Ok(()));
         assert_eq!(collected(&a), []);
         w.write(&mut &b"x"[..]).unwrap();

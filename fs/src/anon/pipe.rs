@@ -1,22 +1,25 @@
-//! Pipes (pipe(7)): a ring of bytes with a reading and a writing end.
+//! Pipes (pipe(7)) and FIFOs (fifo(7)): a ring of bytes with reading and writing ends.
 
 use std::any::Any;
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use abi::Errno;
-use abi::errno::{EAGAIN, EFAULT, ENOTTY, EPIPE};
+use abi::errno::{EAGAIN, EBADF, EBUSY, EFAULT, ENOTTY, ENXIO, EPIPE};
 use base::io::{Sink, Source};
 use base::lock::{Lock, rank};
 use base::wait::{Events, WaitQueue};
 
 use super::{new_ino, now};
 use crate::file::{FileDescription, FileOps, IoctlMemory, Metadata, oflag};
+use crate::vfs::{Inode, Owner, SetAttributes};
 
 /// How many bytes fit, as in Linux unless `F_SETPIPE_SZ` was used.
 pub const CAPACITY: usize = 64 << 10;
 /// Writes up to this length are not torn (`PIPE_BUF`).
 pub const PIPE_BUF: usize = 4096;
+/// The largest capacity without a privilege (`/proc/sys/fs/pipe-max-size`).
+pub const CAPACITY_MAX: usize = 1 << 20;
 
 /// The mode of a pipe's inode: `S_IFIFO`, readable and writable for the owner.
 const MODE: u32 = 0o010_600;
@@ -26,53 +29,252 @@ pub(super) const FIONREAD: u32 = 0x541b;
 #[derive(Debug)]
 struct Ring {
     bytes: VecDeque<u8>,
-    readers: bool,
-    writers: bool,
+    capacity: usize,
+    readers: u32,
+    writers: u32,
+    /// Ends that were ever opened: a FIFO's open waits for a change.
+    reader_opens: u64,
+    writer_opens: u64,
+}
+
+impl Ring {
+    fn room(&self) -> usize {
+        self.capacity.saturating_sub(self.bytes.len())
+    }
 }
 
 #[derive(Debug)]
 struct Pipe {
     ino: u64,
-    created: base::time::Time,
+    attributes: Lock<Metadata, { rank::LEAF }>,
     ring: Lock<Ring, { rank::QUEUE }>,
-    /// One queue for each end, so that a write does not wake writers.
-    read_queue: WaitQueue,
-    write_queue: WaitQueue,
+    queue: WaitQueue,
+}
+
+impl Pipe {
+    fn new(owner: Owner) -> Arc<Self> {
+        let (ino, time) = (new_ino(), now());
+        let attributes = Metadata {
+            dev: super::PIPE_DEV,
+            ino,
+            mode: MODE,
+            nlink: 1,
+            uid: owner.uid,
+            gid: owner.gid,
+            blksize: 4096,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            btime: time,
+            ..Metadata::default()
+        };
+        Arc::new(Self {
+            ino,
+            attributes: Lock::new(attributes),
+            ring: Lock::new(Ring {
+                bytes: VecDeque::new(),
+                capacity: CAPACITY,
+                readers: 0,
+                writers: 0,
+                reader_opens: 0,
+                writer_opens: 0,
+            }),
+            queue: WaitQueue::new(),
+        })
+    }
+
+    /// Adds an end.
+    fn open(self: &Arc<Self>, reads: bool, writes: bool, inode: Option<Arc<dyn Inode>>) -> PipeEnd {
+        let mut ring = self.ring.lock();
+        let before = (ring.reader_opens, ring.writer_opens);
+        let is_unwritten = ring.writers == 0;
+        if reads {
+            ring.readers += 1;
+            ring.reader_opens += 1;
+        }
+        if writes {
+            ring.writers += 1;
+            ring.writer_opens += 1;
+        }
+        let missing = match (reads, writes) {
+            (true, false) if ring.writers == 0 => Some(before.1),
+            (false, true) if ring.readers == 0 => Some(before.0),
+            _ => None,
+        };
+        drop(ring);
+        self.queue.notify(Events::READABLE | Events::WRITABLE);
+        let unseen = if is_unwritten { before.1 } else { u64::MAX };
+        PipeEnd { pipe: self.clone(), reads, writes, inode, missing, unseen }
+    }
+}
+
+/// The pipe behind a FIFO while somebody has it open.
+#[derive(Debug, Default)]
+pub struct Fifo(Lock<Weak<Pipe>, { rank::LEAF }>);
+
+impl Fifo {
+    /// Opens the FIFO `inode`. Whether the open must wait, [`FileOps::finish_open`] says.
+    ///
+    /// # Errors
+    /// `ENXIO`: `O_WRONLY | O_NONBLOCK`, and nobody reads.
+    pub fn open(&self, inode: &Arc<dyn Inode>, flags: u32) -> Result<Box<dyn FileOps>, Errno> {
+        let pipe = {
+            let mut slot = self.0.lock();
+            match slot.upgrade() {
+                Some(pipe) => pipe,
+                None => {
+                    let pipe = Pipe::new(Owner { uid: 0, gid: 0 });
+                    *slot = Arc::downgrade(&pipe);
+                    pipe
+                }
+            }
+        };
+        open_end(&pipe, flags, Some(inode.clone()))
+    }
+}
+
+fn open_end(pipe: &Arc<Pipe>, flags: u32, inode: Option<Arc<dyn Inode>>) -> Result<Box<dyn FileOps>, Errno> {
+    let (reads, writes) = match flags & oflag::ACCMODE {
+        oflag::RDONLY => (true, false),
+        oflag::WRONLY => (false, true),
+        _ => (true, true),
+    };
+    let waits = flags & oflag::NONBLOCK == 0;
+    if !waits && !reads && pipe.ring.lock().readers == 0 {
+        return Err(ENXIO);
+    }
+    let mut end = pipe.open(reads, writes, inode);
+    if waits {
+        end.unseen = u64::MAX;
+    } else {
+        end.missing = None;
+    }
+    Ok(Box::new(end))
 }
 
 /// One end of a pipe.
 #[derive(Debug)]
 pub struct PipeEnd {
     pipe: Arc<Pipe>,
-    is_reader: bool,
+    reads: bool,
+    writes: bool,
+    /// The FIFO's inode.
+    inode: Option<Arc<dyn Inode>>,
+    /// The open is complete once the count of the other side's opens differs from this.
+    missing: Option<u64>,
+    /// No hang-up is shown while the count of writers' opens is this: none was there yet.
+    unseen: u64,
 }
 
 /// Makes a pipe; returns its reading and its writing end. `flags` is `O_NONBLOCK` or 0.
-pub fn new(flags: u32) -> (Arc<FileDescription>, Arc<FileDescription>) {
-    let pipe = Arc::new(Pipe {
-        ino: new_ino(),
-        created: now(),
-        ring: Lock::new(Ring { bytes: VecDeque::new(), readers: true, writers: true }),
-        read_queue: WaitQueue::new(),
-        write_queue: WaitQueue::new(),
-    });
+pub fn new(flags: u32, owner: Owner) -> (Arc<FileDescription>, Arc<FileDescription>) {
+    let pipe = Pipe::new(owner);
     let flags = flags & oflag::NONBLOCK;
-    let end = |is_reader, access| {
-        let ops = Box::new(PipeEnd { pipe: pipe.clone(), is_reader });
-        FileDescription::new(ops, None, flags | access)
-    };
-    (end(true, oflag::RDONLY), end(false, oflag::WRONLY))
+    // Both ends are there before either is seen.
+    let (mut read, write) = (pipe.open(true, false, None), pipe.open(false, true, None));
+    read.missing = None;
+    read.unseen = u64::MAX;
+    (
+        FileDescription::new(Box::new(read), None, flags | oflag::RDONLY),
+        FileDescription::new(Box::new(write), None, flags | oflag::WRONLY),
+    )
+}
+
+impl PipeEnd {
+    /// Whether both are ends of one pipe.
+    pub fn is_same_pipe(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.pipe, &other.pipe)
+    }
+
+    /// Copies up to `max` bytes without taking them: `tee`.
+    ///
+    /// # Errors
+    /// `EAGAIN`: it is empty; with no writers left, no bytes are returned.
+    pub fn peek(&self, max: usize) -> Result<Vec<u8>, Errno> {
+        let ring = self.pipe.ring.lock();
+        if ring.bytes.is_empty() && ring.writers > 0 {
+            return Err(EAGAIN);
+        }
+        Ok(ring.bytes.iter().take(max).copied().collect())
+    }
+
+    /// Takes up to `max` bytes, as `read` does.
+    ///
+    /// # Errors
+    /// As `peek`.
+    pub fn take_bytes(&self, max: usize) -> Result<Vec<u8>, Errno> {
+        let mut ring = self.pipe.ring.lock();
+        if ring.bytes.is_empty() && ring.writers > 0 && max > 0 {
+            return Err(EAGAIN);
+        }
+        let n = max.min(ring.bytes.len());
+        let bytes = ring.bytes.drain(..n).collect();
+        drop(ring);
+        if n > 0 {
+            self.pipe.queue.notify(Events::WRITABLE);
+        }
+        Ok(bytes)
+    }
+
+    /// Puts bytes back that `take_bytes` gave and nobody wanted.
+    pub fn put_back(&self, bytes: &[u8]) {
+        let mut ring = self.pipe.ring.lock();
+        for &b in bytes.iter().rev() {
+            ring.bytes.push_front(b);
+        }
+        drop(ring);
+        self.pipe.queue.notify(Events::READABLE);
+    }
+
+    /// How many bytes can be written now.
+    ///
+    /// # Errors
+    /// `EPIPE`: nobody reads; `EAGAIN`: none.
+    pub fn room(&self) -> Result<usize, Errno> {
+        let ring = self.pipe.ring.lock();
+        match ring.room() {
+            _ if ring.readers == 0 => Err(EPIPE),
+            0 => Err(EAGAIN),
+            n => Ok(n),
+        }
+    }
+
+    /// `F_GETPIPE_SZ`.
+    pub fn capacity(&self) -> usize {
+        self.pipe.ring.lock().capacity
+    }
+
+    /// `F_SETPIPE_SZ`, size already rounded; returns the new capacity.
+    ///
+    /// # Errors
+    /// `EBUSY`: there is more in it.
+    pub fn set_capacity(&self, capacity: usize) -> Result<usize, Errno> {
+        let mut ring = self.pipe.ring.lock();
+        if ring.bytes.len() > capacity {
+            return Err(EBUSY);
+        }
+        let grows = capacity > ring.capacity;
+        ring.capacity = capacity;
+        drop(ring);
+        if grows {
+            self.pipe.queue.notify(Events::WRITABLE);
+        }
+        Ok(capacity)
+    }
 }
 
 impl FileOps for PipeEnd {
     fn read_at(&self, _offset: u64, dst: &mut dyn Sink) -> Result<usize, Errno> {
+        if !self.reads {
+            return Err(EBADF);
+        }
         let wanted = dst.remaining();
         if wanted == 0 {
             return Ok(0);
         }
         let mut ring = self.pipe.ring.lock();
         if ring.bytes.is_empty() {
-            return if ring.writers { Err(EAGAIN) } else { Ok(0) };
+            return if ring.writers > 0 { Err(EAGAIN) } else { Ok(0) };
         }
         let mut done = 0;
         let mut failed = None;
@@ -100,21 +302,24 @@ impl FileOps for PipeEnd {
         if done == 0 {
             return Err(failed.unwrap_or(EFAULT));
         }
-        self.pipe.write_queue.notify(Events::WRITABLE);
+        self.pipe.queue.notify(Events::WRITABLE);
         Ok(done)
     }
 
     fn write_at(&self, _offset: u64, src: &mut dyn Source) -> Result<usize, Errno> {
+        if !self.writes {
+            return Err(EBADF);
+        }
         let wanted = src.remaining();
         // Linux's pipe_write looks at the length first: an empty write succeeds even without readers.
         if wanted == 0 {
             return Ok(0);
         }
         let mut ring = self.pipe.ring.lock();
-        if !ring.readers {
+        if ring.readers == 0 {
             return Err(EPIPE);
         }
-        let room = CAPACITY.saturating_sub(ring.bytes.len());
+        let room = ring.room();
         if room == 0 || (wanted <= PIPE_BUF && room < wanted) {
             return Err(EAGAIN);
         }
@@ -126,7 +331,7 @@ impl FileOps for PipeEnd {
             let Some(piece) = buf.get_mut(..len) else { break };
             match src.take(piece) {
                 Ok(n) => {
-                    ring.bytes.extend(piece.iter().take(n));
+                    ring.bytes.extend(piece.get(..n).unwrap_or_default());
                     done += n;
                     if n < len {
                         break;
@@ -142,42 +347,48 @@ impl FileOps for PipeEnd {
         if done == 0 {
             return Err(failed.unwrap_or(EFAULT));
         }
-        self.pipe.read_queue.notify(Events::READABLE);
+        self.pipe.queue.notify(Events::READABLE);
         Ok(done)
     }
 
     fn metadata(&self) -> Result<Metadata, Errno> {
-        let time = self.pipe.created;
-        Ok(Metadata {
-            dev: super::PIPE_DEV,
-            ino: self.pipe.ino,
-            mode: MODE,
-            nlink: 1,
-            blksize: 4096,
-            atime: time,
-            mtime: time,
-            ctime: time,
-            btime: time,
-            ..Metadata::default()
-        })
+        if let Some(inode) = &self.inode {
+            return inode.metadata();
+        }
+        Ok(*self.pipe.attributes.lock())
+    }
+
+    fn set_attributes(&self, set: &SetAttributes) -> Result<(), Errno> {
+        if let Some(inode) = &self.inode {
+            return inode.set_attributes(set);
+        }
+        let mut a = self.pipe.attributes.lock();
+        a.mode = set.mode.map_or(a.mode, |m| MODE & !0o7777 | m & 0o7777);
+        a.uid = set.uid.unwrap_or(a.uid);
+        a.gid = set.gid.unwrap_or(a.gid);
+        a.atime = set.atime.unwrap_or(a.atime);
+        a.mtime = set.mtime.unwrap_or(a.mtime);
+        a.ctime = now();
+        Ok(())
     }
 
     fn ready(&self) -> Events {
         let ring = self.pipe.ring.lock();
         let mut events = Events::empty();
-        if self.is_reader {
+        if self.reads {
             if !ring.bytes.is_empty() {
                 events |= Events::READABLE;
             }
-            if !ring.writers {
+            if ring.writers == 0 && ring.writer_opens != self.unseen {
                 events |= Events::HUP;
             }
-        } else {
+        }
+        if self.writes {
             // Linux's pipes are writable while one of their buffers, a page each, is free.
-            if CAPACITY.saturating_sub(ring.bytes.len()) >= PIPE_BUF {
+            if ring.room() >= PIPE_BUF {
                 events |= Events::WRITABLE;
             }
-            if !ring.readers {
+            if ring.readers == 0 {
                 events |= Events::ERR;
             }
         }
@@ -185,7 +396,26 @@ impl FileOps for PipeEnd {
     }
 
     fn wait_queue(&self) -> Option<&WaitQueue> {
-        Some(if self.is_reader { &self.pipe.read_queue } else { &self.pipe.write_queue })
+        Some(&self.pipe.queue)
+    }
+
+    fn finish_open(&self) -> Result<(), Errno> {
+        let Some(count) = self.missing else { return Ok(()) };
+        let ring = self.pipe.ring.lock();
+        let now = if self.reads { ring.writer_opens } else { ring.reader_opens };
+        if now == count { Err(EAGAIN) } else { Ok(()) }
+    }
+
+    fn reopen(&self, flags: u32) -> Result<Option<Box<dyn FileOps>>, Errno> {
+        let mut flags = flags;
+        if self.inode.is_none() {
+            // An open of a pipe through /proc finds both sides or goes on without (fs/pipe.c, `fifo_open`).
+            let ring = self.pipe.ring.lock();
+            if flags & oflag::ACCMODE != oflag::WRONLY || ring.readers > 0 {
+                flags |= oflag::NONBLOCK;
+            }
+        }
+        open_end(&self.pipe, flags, self.inode.clone()).map(Some)
     }
 
     fn ioctl(&self, request: u32, arg: u64, memory: &mut dyn IoctlMemory) -> Result<u64, Errno> {
@@ -198,7 +428,7 @@ impl FileOps for PipeEnd {
     }
 
     fn anonymous_name(&self) -> Option<Vec<u8>> {
-        Some(format!("pipe:[{}]", self.pipe.ino).into_bytes())
+        self.inode.is_none().then(|| format!("pipe:[{}]", self.pipe.ino).into_bytes())
     }
 
     fn as_any(&self) -> &dyn Any {
@@ -209,18 +439,26 @@ impl FileOps for PipeEnd {
 impl Drop for PipeEnd {
     fn drop(&mut self) {
         let mut ring = self.pipe.ring.lock();
-        if self.is_reader {
-            ring.readers = false;
-            // What nobody can read any more need not be kept.
+        let mut events = Events::empty();
+        if self.reads {
+            ring.readers -= 1;
+            if ring.readers == 0 {
+                // What nobody can read any more need not be kept, unless a FIFO's writer waits for the next reader.
+                events |= Events::ERR | Events::WRITABLE;
+            }
+        }
+        if self.writes {
+            ring.writers -= 1;
+            if ring.writers == 0 {
+                events |= Events::HUP | Events::READABLE;
+            }
+        }
+        if ring.readers == 0 && self.inode.is_none() {
             ring.bytes = VecDeque::new();
-        } else {
-            ring.writers = false;
         }
         drop(ring);
-        if self.is_reader {
-            self.pipe.write_queue.notify(Events::ERR | Events::WRITABLE);
-        } else {
-            self.pipe.read_queue.notify(Events::HUP | Events::READABLE);
+        if !events.is_empty() {
+            self.pipe.queue.notify(events);
         }
     }
 }
@@ -231,7 +469,7 @@ mod tests {
 
     #[test]
     fn bytes_pass_and_closing_is_seen() {
-        let (r, w) = new(0);
+        let (r, w) = new(0, Owner { uid: 0, gid: 0 });
         let mut buf = [0u8; 8];
         assert_eq!(r.read(&mut buf.as_mut_slice()), Err(EAGAIN));
         assert_eq!(w.write(&mut &b"hello"[..]), Ok(5));
@@ -240,7 +478,7 @@ mod tests {
         drop(w);
         assert_eq!(r.ops.ready(), Events::HUP);
         assert_eq!(r.read(&mut buf.as_mut_slice()), Ok(0));
-        let (r, w) = new(0);
+        let (r, w) = new(0, Owner { uid: 0, gid: 0 });
         drop(r);
         assert!(w.ops.ready().contains(Events::ERR));
         assert_eq!(w.write(&mut &b"x"[..]), Err(EPIPE));
@@ -248,7 +486,7 @@ mod tests {
 
     #[test]
     fn short_writes_are_whole_and_long_ones_fill_up() {
-        let (r, w) = new(0);
+        let (r, w) = new(0, Owner { uid: 0, gid: 0 });
         let long = vec![7u8; CAPACITY + 10];
         assert_eq!(w.write(&mut long.as_slice()), Ok(CAPACITY));
         assert_eq!(w.write(&mut &b"x"[..]), Err(EAGAIN));

@@ -22,8 +22,11 @@ pub(super) fn open(inode: Arc<OverlayInode>, flags: u32) -> Result<Box<dyn FileO
         return Ok(Box::new(OpenDirectory { inode, entries: Lock::new(None) }));
     }
     let top = inode.top()?;
-    if top.metadata()?.file_type() != FileType::Regular {
-        return top.open(flags);
+    match top.metadata()?.file_type() {
+        FileType::Regular => {}
+        // Those who open a FIFO meet in the sandbox, never on the host.
+        FileType::Fifo => return inode.copy_up()?.open(flags),
+        _ => return top.open(flags),
     }
     let is_truncated = flags & oflag::TRUNC != 0;
     if flags & oflag::ACCMODE != oflag::RDONLY || is_truncated {
@@ -87,6 +90,14 @@ impl FileOps for OpenFile {
 
     fn allocate(&self, mode: u32, offset: u64, len: u64) -> Result<(), Errno> {
         if self.is_upper { self.ops.allocate(mode, offset, len) } else { Err(EBADF) }
+    }
+
+    fn seek_data(&self, offset: u64, size: u64) -> Result<u64, Errno> {
+        self.ops()?.seek_data(offset, size)
+    }
+
+    fn seek_hole(&self, offset: u64, size: u64) -> Result<u64, Errno> {
+        self.ops()?.seek_hole(offset, size)
     }
 
     fn sync(&self) -> Result<(), Errno> {

@@ -2,11 +2,11 @@
 
 use std::any::Any;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
-use abi::errno::{EFBIG, EINVAL, ENOSPC, EOPNOTSUPP};
+use abi::errno::{EBUSY, EFBIG, EINVAL, ENOSPC, ENXIO, EOPNOTSUPP, EPERM};
 use base::PAGE_SIZE;
 use base::io::{Sink, Source};
 use base::lock::{Lock, rank};
@@ -16,7 +16,7 @@ use super::{Body, Fs, TmpInode};
 use crate::file::{FileOps, Metadata};
 use crate::vfs::mappings::Mappings;
 use crate::vfs::pages::PageMap;
-use crate::vfs::{Inode, Owner};
+use crate::vfs::{Inode, Owner, SetAttributes};
 
 /// Pages are allocated in runs of at most this, so that large files have few of them.
 const RUN_MAX: u64 = 2 << 20;
@@ -35,6 +35,8 @@ pub(super) struct Data {
     mappings: Mappings,
     /// One writer at a time: writes and appends are whole.
     writing: Lock<(), { rank::INODE }>,
+    /// `F_SEAL_*`; changed under `writing`.
+    seals: AtomicU32,
 }
 
 impl Data {
@@ -45,7 +47,12 @@ impl Data {
             pages: Lock::new(PageMap::default()),
             mappings: Mappings::default(),
             writing: Lock::new(()),
+            seals: AtomicU32::new(seal::SEAL),
         })
+    }
+
+    fn has_seal(&self, seals: u32) -> bool {
+        self.seals.load(Ordering::Acquire) & seals != 0
     }
 
     pub(super) fn size(&self) -> u64 {
@@ -127,7 +134,16 @@ impl Data {
         if offset >= SIZE_MAX {
             return Err(EFBIG);
         }
-        let end = offset.saturating_add(len).min(SIZE_MAX);
+        let mut end = offset.saturating_add(len).min(SIZE_MAX);
+        if self.has_seal(seal::WRITE | seal::FUTURE_WRITE) {
+            return Err(EPERM);
+        }
+        if self.has_seal(seal::GROW) {
+            end = end.min(self.size());
+            if offset >= end {
+                return Err(EPERM);
+            }
+        }
         let mut at = offset;
         while at < end {
             let page = at & !(PAGE_SIZE - 1);
@@ -161,7 +177,11 @@ impl Data {
             return Err(EFBIG);
         }
         let _writing = self.writing.lock();
-        let old = self.size.swap(size, Ordering::AcqRel);
+        let old = self.size();
+        if size > old && self.has_seal(seal::GROW) || size < old && self.has_seal(seal::SHRINK) {
+            return Err(EPERM);
+        }
+        self.size.store(size, Ordering::Release);
         if size >= old {
             return Ok(());
         }
@@ -177,6 +197,33 @@ impl Data {
             }
         }
         self.mappings.invalidate(keep..u64::MAX, true);
+        Ok(())
+    }
+
+    /// Takes memory for all pages in `range`, or for none.
+    fn reserve(&self, range: Range<u64>) -> Result<(), Errno> {
+        let end = range.end.next_multiple_of(PAGE_SIZE);
+        let mut new: Vec<Range<u64>> = Vec::new();
+        let mut pages = self.pages.lock();
+        let mut at = range.start & !(PAGE_SIZE - 1);
+        while at < end {
+            let found = pages.find(at).is_some();
+            match self.pages_locked(&mut pages, at, end - at) {
+                Ok(run) => {
+                    self.memory.dec_ref(run);
+                    if !found {
+                        new.push(at..at + run.len);
+                    }
+                    at += run.len;
+                }
+                Err(e) => {
+                    for piece in new {
+                        pages.remove(piece.start, piece.end, &*self.memory);
+                    }
+                    return Err(e);
+                }
+            }
+        }
         Ok(())
     }
 
@@ -242,6 +289,9 @@ impl Mappable for Data {
 
     fn punch_hole(&self, range: Range<u64>) -> Result<(), Errno> {
         let _writing = self.writing.lock();
+        if self.has_seal(seal::WRITE | seal::FUTURE_WRITE) {
+            return Err(EPERM);
+        }
         self.zero_range(range);
         Ok(())
     }
@@ -326,14 +376,20 @@ impl FileOps for OpenFile {
         let data = self.data()?;
         let end = offset.checked_add(len).filter(|&e| e <= SIZE_MAX).ok_or(EFBIG)?;
         let writing = data.writing.lock();
+        let is_hole = mode & (PUNCH_HOLE | ZERO_RANGE) != 0;
+        if is_hole && data.has_seal(seal::WRITE | seal::FUTURE_WRITE) {
+            return Err(EPERM);
+        }
+        if mode & KEEP_SIZE == 0 && end > data.size() && data.has_seal(seal::GROW) {
+            return Err(EPERM);
+        }
         match mode {
             m if m == PUNCH_HOLE | KEEP_SIZE => data.zero_range(offset..end),
             m if m & !KEEP_SIZE == ZERO_RANGE => data.zero_range(offset..end),
-            0 | KEEP_SIZE => {}
+            0 | KEEP_SIZE => data.reserve(offset..end)?,
             _ => return Err(EOPNOTSUPP),
         }
         if mode & KEEP_SIZE == 0 {
-            // Pages come when they are touched: the limit is the sandbox's, not the file's.
             data.size.fetch_max(end, Ordering::AcqRel);
         }
         drop(writing);
@@ -343,6 +399,59 @@ impl FileOps for OpenFile {
 
     fn sync(&self) -> Result<(), Errno> {
         Ok(())
+    }
+
+    fn seek_data(&self, offset: u64, size: u64) -> Result<u64, Errno> {
+        let pages = self.data()?.pages.lock();
+        let found = pages.next(offset & !(PAGE_SIZE - 1)).ok_or(ENXIO)?.max(offset);
+        if found < size { Ok(found) } else { Err(ENXIO) }
+    }
+
+    fn seek_hole(&self, offset: u64, size: u64) -> Result<u64, Errno> {
+        let pages = self.data()?.pages.lock();
+        let mut at = offset;
+        while at < size {
+            let page = at & !(PAGE_SIZE - 1);
+            match pages.find(page) {
+                Some(run) => at = page + run.len,
+                None => break,
+            }
+        }
+        Ok(at.min(size))
+    }
+
+    fn seals(&self) -> Result<u32, Errno> {
+        Ok(self.data()?.seals.load(Ordering::Acquire))
+    }
+
+    /// Source: Linux 6.12 mm/memfd.c, `memfd_add_seals`.
+    fn add_seals(&self, seals: u32) -> Result<(), Errno> {
+        if seals & !seal::ALL != 0 {
+            return Err(EINVAL);
+        }
+        let data = self.data()?;
+        let _writing = data.writing.lock();
+        if data.has_seal(seal::SEAL) {
+            return Err(EPERM);
+        }
+        if seals & seal::WRITE != 0 && !data.has_seal(seal::WRITE) && data.mappings.is_written() {
+            return Err(EBUSY);
+        }
+        let mut all = seals;
+        // Whoever cannot make it a program any more, cannot write one into it either.
+        if seals & seal::EXEC != 0 && self.inode.attributes.lock().mode & 0o111 != 0 {
+            all |= seal::SHRINK | seal::GROW | seal::WRITE | seal::FUTURE_WRITE;
+        }
+        data.seals.fetch_or(all, Ordering::AcqRel);
+        Ok(())
+    }
+
+    fn set_attributes(&self, attributes: &SetAttributes) -> Result<(), Errno> {
+        self.inode.set_attributes(attributes)
+    }
+
+    fn reopen(&self, _flags: u32) -> Result<Option<Box<dyn FileOps>>, Errno> {
+        Ok(Some(Box::new(Self { inode: self.inode.clone(), name: self.name.clone() })))
     }
 
     fn mappable(&self) -> Result<Arc<dyn Mappable>, Errno> {
@@ -358,12 +467,33 @@ impl FileOps for OpenFile {
     }
 }
 
+/// `F_SEAL_*` of fcntl(2).
+#[expect(missing_docs, reason = "fcntl(2) explains each")]
+pub mod seal {
+    pub const SEAL: u32 = 1;
+    pub const SHRINK: u32 = 2;
+    pub const GROW: u32 = 4;
+    pub const WRITE: u32 = 8;
+    pub const FUTURE_WRITE: u32 = 0x10;
+    pub const EXEC: u32 = 0x20;
+    pub(super) const ALL: u32 = 0x3f;
+}
+
 /// Makes the file behind a new `memfd_create(2)` descriptor; `name` is what the guest gave.
-pub fn new_memfd(memory: Arc<dyn Memory>, name: &[u8], owner: Owner) -> Box<dyn FileOps> {
+pub fn new_memfd(
+    memory: Arc<dyn Memory>,
+    name: &[u8],
+    mode: u32,
+    owner: Owner,
+    seals: u32,
+) -> Box<dyn FileOps> {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let ino = NEXT.fetch_add(1, Ordering::Relaxed);
     let fs = Arc::new(Fs { memory, dev: 1, next_ino: AtomicU64::new(ino), open_special: None });
-    let inode = TmpInode::regular(&fs, 0o777, owner);
+    let inode = TmpInode::regular(&fs, mode, owner);
+    if let Body::Regular(data) = &inode.body {
+        data.seals.store(seals, Ordering::Release);
+    }
     inode.attributes.lock().nlink = 0;
     let shown = [b"/memfd:", name, b" (deleted)"].concat();
     Box::new(OpenFile { inode, name: Some(shown) })

@@ -19,10 +19,11 @@ use base::lock::{Lock, rank};
 use base::memmap::Memory;
 use base::time::Time;
 
+use crate::anon::pipe::Fifo;
 use crate::file::{DirEntry, FileOps, Metadata};
 use crate::vfs::{FileType, Inode, Owner, SetAttributes, XattrFlags, mode};
 use data::Data;
-pub use data::{new_memfd, zero_pages};
+pub use data::{new_memfd, seal, zero_pages};
 use dir::Directory;
 
 /// How a device node of this file system is opened.
@@ -35,7 +36,7 @@ struct Fs {
     memory: Arc<dyn Memory>,
     dev: u64,
     next_ino: AtomicU64,
-    /// Opens FIFOs and devices: gets the inode, `st_rdev` and the open flags.
+    /// Opens devices: gets the inode, `st_rdev` and the open flags.
     open_special: Option<OpenDevice>,
 }
 
@@ -44,8 +45,9 @@ enum Body {
     Regular(Arc<Data>),
     Directory(Lock<Directory, { rank::INODE }>),
     Symlink(Box<[u8]>),
-    /// A device, FIFO or socket.
+    /// A device or socket.
     Special(u64),
+    Fifo(Fifo),
 }
 
 /// What changes of every inode.
@@ -85,7 +87,7 @@ pub fn new(memory: Arc<dyn Memory>, mode: u32) -> Arc<dyn Inode> {
     with_devices(memory, mode, None)
 }
 
-/// Makes an empty tmpfs whose device nodes and FIFOs are opened by `open_special`.
+/// Makes an empty tmpfs whose device nodes are opened by `open_special`.
 pub fn with_devices(memory: Arc<dyn Memory>, mode: u32, open_special: Option<OpenDevice>) -> Arc<dyn Inode> {
     let fs = Arc::new(Fs {
         memory,
@@ -189,6 +191,7 @@ impl Inode for TmpInode {
             Body::Regular(data) => (data.size(), data.allocated() / 512, 0),
             Body::Directory(dir) => (dir.lock().len() as u64 * 20 + 40, 0, 0),
             Body::Symlink(target) => (target.len() as u64, 0, 0),
+            Body::Fifo(_) => (0, 0, 0),
             Body::Special(rdev) => (0, 0, *rdev),
         };
         let a = self.attributes.lock();
@@ -237,7 +240,8 @@ impl Inode for TmpInode {
     fn mknod(&self, name: &[u8], mode: u32, rdev: u64, owner: Owner) -> Result<Arc<dyn Inode>, Errno> {
         match mode & mode::IFMT {
             mode::IFREG => self.create(name, mode, owner),
-            mode::IFCHR | mode::IFBLK | mode::IFIFO | mode::IFSOCK => {
+            mode::IFIFO => self.enter(name, Self::new(&self.fs, Body::Fifo(Fifo::default()), mode, owner)),
+            mode::IFCHR | mode::IFBLK | mode::IFSOCK => {
                 self.enter(name, Self::new(&self.fs, Body::Special(rdev), mode, owner))
             }
             _ => Err(EINVAL),
@@ -335,6 +339,10 @@ impl Inode for TmpInode {
             Body::Regular(_) => Ok(Box::new(data::OpenFile::new(self))),
             Body::Directory(_) => Ok(Box::new(OpenDirectory(self))),
             Body::Symlink(_) => Err(abi::errno::ELOOP),
+            Body::Fifo(fifo) => {
+                let inode: Arc<dyn Inode> = self.clone();
+                fifo.open(&inode, flags)
+            }
             Body::Special(rdev) => {
                 let rdev = *rdev;
                 let open = self.fs.open_special.clone().ok_or(ENXIO)?;

@@ -27,4 +27,4 @@ pub use dentry::{Dentry, VfsPath};
 pub use inode::{FileType, Inode, MagicTarget, Owner, SetAttributes, StatFs, XattrFlags, mode};
 pub use mount::{Mount, MountNamespace};
 pub use perm::{check_permission, may};
-pub use walk::Walk;
+pub use walk::{Rules, Walk};

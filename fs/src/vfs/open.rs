@@ -8,7 +8,7 @@ use abi::Errno;
 use abi::errno::{EEXIST, EINVAL, EISDIR, ELOOP, ENOENT, ENOTDIR, ENXIO, EPERM};
 
 use super::perm::{check_permission, is_owner, may};
-use super::walk::{Follow, OpenFileInode, Parent, is_special};
+use super::walk::{Follow, OpenFileInode, Parent, Progress, Rules, is_special};
 use super::{Dentry, Inode, Owner, SetAttributes, VfsPath, Walk, mode};
 use crate::file::{FileDescription, FileOps, Metadata, oflag};
 
@@ -37,14 +37,28 @@ impl Walk<'_> {
     ///
     /// Source: Linux 6.12 fs/open.c, `build_open_flags`; fs/namei.c, `do_open`.
     pub fn open(&self, path: &[u8], flags: u32, mode: u32) -> Result<Arc<FileDescription>, Errno> {
+        self.open_with(path, flags, mode, Rules::empty())
+    }
+
+    /// As `open`, within `rules`; for `BENEATH` and `IN_ROOT` the walk's root and base are the directory meant.
+    ///
+    /// # Errors
+    /// Those of openat2(2).
+    pub fn open_with(
+        &self,
+        path: &[u8],
+        flags: u32,
+        mode: u32,
+        rules: Rules,
+    ) -> Result<Arc<FileDescription>, Errno> {
         let flags = check_flags(flags)?;
         if flags & TMPFILE_BIT != 0 {
-            return self.open_tmpfile(path, flags, mode);
+            return self.open_tmpfile(path, flags, mode, rules);
         }
         if flags & oflag::CREAT != 0 {
-            return self.open_create(path, flags, mode);
+            return self.open_create(path, flags, mode, rules);
         }
-        let place = self.resolve(path, flags & oflag::NOFOLLOW == 0)?;
+        let place = self.resolve_with(path, flags & oflag::NOFOLLOW == 0, rules)?;
         self.open_place(place, flags)
     }
 
@@ -81,7 +95,10 @@ impl Walk<'_> {
         }
         let inode = place.inode();
         if let Some(open) = inode.as_any().downcast_ref::<OpenFileInode>() {
-            return Ok(open.0.clone());
+            return match open.0.ops.reopen(flags)? {
+                Some(ops) => Ok(FileDescription::new(ops, None, flags)),
+                None => Ok(open.0.clone()),
+            };
         }
         let ops = inode.open(flags)?;
         if flags & oflag::TRUNC != 0 && kind == mode::IFREG {
@@ -90,12 +107,18 @@ impl Walk<'_> {
         Ok(FileDescription::new(ops, Some(place), flags))
     }
 
-    fn open_create(&self, path: &[u8], flags: u32, create_mode: u32) -> Result<Arc<FileDescription>, Errno> {
-        let mut links = 0;
-        let mut start = self.start(path);
+    fn open_create(
+        &self,
+        path: &[u8],
+        flags: u32,
+        create_mode: u32,
+        rules: Rules,
+    ) -> Result<Arc<FileDescription>, Errno> {
+        let mut progress = Progress { rules, ..Progress::default() };
+        let mut start = self.start(path, &progress)?;
         let mut path = Cow::Borrowed(path);
         loop {
-            let Parent { dir, name, trailing } = self.parent_from(start, &path, &mut links)?;
+            let Parent { dir, name, trailing } = self.parent_from(start, &path, &mut progress)?;
             let is_dots = matches!(name.as_slice(), b"" | b"." | b"..");
             if trailing || is_dots {
                 // Something is there, or a file cannot be made with such a name.
@@ -132,12 +155,13 @@ impl Walk<'_> {
                 return Err(EEXIST);
             }
             let place = self.ns.down(VfsPath { mount: dir.mount.clone(), dentry });
+            progress.check_mount(&dir, &place)?;
             let meta = place.dentry.inode().metadata()?;
             if meta.mode & mode::IFMT == mode::IFLNK && flags & oflag::NOFOLLOW == 0 {
-                match self.follow(&place, &mut links)? {
+                match self.follow(&place, &mut progress)? {
                     Follow::Place(place) => return self.open_existing(place, flags),
                     Follow::Text(text) => {
-                        start = self.start_of_link(&dir, &text);
+                        start = self.start_of_link(&dir, &text, &progress)?;
                         path = Cow::Owned(text);
                         continue;
                     }
@@ -154,8 +178,14 @@ impl Walk<'_> {
         self.open_place(place, flags)
     }
 
-    fn open_tmpfile(&self, path: &[u8], flags: u32, create_mode: u32) -> Result<Arc<FileDescription>, Errno> {
-        let dir = self.resolve(path, flags & oflag::NOFOLLOW == 0)?;
+    fn open_tmpfile(
+        &self,
+        path: &[u8],
+        flags: u32,
+        create_mode: u32,
+        rules: Rules,
+    ) -> Result<Arc<FileDescription>, Errno> {
+        let dir = self.resolve_with(path, flags & oflag::NOFOLLOW == 0, rules)?;
         if !dir.dentry.inode().metadata()?.is_dir() {
             return Err(ENOTDIR);
         }

@@ -5,11 +5,12 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use abi::Errno;
-use abi::errno::{EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR};
+use abi::errno::{EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EXDEV};
 use base::cred::Credentials;
+use bitflags::bitflags;
 
 use super::perm::{check_permission, may};
-use super::{Dentry, Inode, MagicTarget, Mount, MountNamespace, VfsPath, mode};
+use super::{Dentry, Inode, MagicTarget, Mount, MountNamespace, SetAttributes, VfsPath, mode};
 use crate::file::{FileDescription, FileOps, Metadata};
 
 /// Longest path without its terminating zero byte.
@@ -41,6 +42,37 @@ pub(super) struct Parent {
     pub(super) trailing: bool,
 }
 
+bitflags! {
+    /// What a resolution may not do (`RESOLVE_*` of openat2(2)).
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Rules: u32 {
+        /// Pass into another mount.
+        const NO_XDEV = 1;
+        /// Follow magic links.
+        const NO_MAGICLINKS = 2;
+        /// Follow any link.
+        const NO_SYMLINKS = 4;
+        /// Leave the root of the walk: an error.
+        const BENEATH = 8;
+        /// Leave the root of the walk: its `..` is itself, and `/` means it.
+        const IN_ROOT = 16;
+    }
+}
+
+/// How far a resolution has come.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    pub(super) links: u32,
+    pub(super) rules: Rules,
+}
+
+impl Progress {
+    pub(super) fn check_mount(&self, from: &VfsPath, to: &VfsPath) -> Result<(), Errno> {
+        let stays = !self.rules.contains(Rules::NO_XDEV) || Arc::ptr_eq(&from.mount, &to.mount);
+        if stays { Ok(()) } else { Err(EXDEV) }
+    }
+}
+
 /// Where a symbolic link leads.
 pub(super) enum Follow {
     Text(Vec<u8>),
@@ -60,6 +92,10 @@ impl Inode for OpenFileInode {
         self
     }
 
+    fn set_attributes(&self, attributes: &SetAttributes) -> Result<(), Errno> {
+        self.0.ops.set_attributes(attributes)
+    }
+
     fn open(self: Arc<Self>, _flags: u32) -> Result<Box<dyn FileOps>, Errno> {
         Err(abi::errno::ENXIO)
     }
@@ -75,28 +111,37 @@ impl Walk<'_> {
     /// # Errors
     /// `ENOENT`, `ENOTDIR`, `EACCES`, `ELOOP`, `ENAMETOOLONG`, and the file system's.
     pub fn resolve(&self, path: &[u8], follow_last: bool) -> Result<VfsPath, Errno> {
-        let mut links = 0;
-        let mut start = self.start(path);
+        self.resolve_with(path, follow_last, Rules::empty())
+    }
+
+    pub(super) fn resolve_with(
+        &self,
+        path: &[u8],
+        follow_last: bool,
+        rules: Rules,
+    ) -> Result<VfsPath, Errno> {
+        let mut progress = Progress { links: 0, rules };
+        let mut start = self.start(path, &progress)?;
         let mut path = Cow::Borrowed(path);
         loop {
-            let Parent { dir, name, trailing } = self.parent_from(start, &path, &mut links)?;
+            let Parent { dir, name, trailing } = self.parent_from(start, &path, &mut progress)?;
             if name.is_empty() {
                 return Ok(dir);
             }
-            let mut found = self.step(&dir, &name)?;
+            let mut found = self.step(&dir, &name, &progress)?;
             let mut is_link = false;
             if follow_last || trailing {
                 let meta = found.dentry.inode().metadata()?;
                 is_link = meta.mode & mode::IFMT == mode::IFLNK;
             }
             if is_link {
-                match self.follow(&found, &mut links)? {
+                match self.follow(&found, &mut progress)? {
                     Follow::Place(place) => found = place,
                     Follow::Text(mut text) => {
                         if trailing {
                             text.push(b'/');
                         }
-                        start = self.start_of_link(&dir, &text);
+                        start = self.start_of_link(&dir, &text, &progress)?;
                         path = Cow::Owned(text);
                         continue;
                     }
@@ -120,19 +165,40 @@ impl Walk<'_> {
     }
 
     pub(super) fn parent(&self, path: &[u8]) -> Result<Parent, Errno> {
-        self.parent_from(self.start(path), path, &mut 0)
+        let mut progress = Progress::default();
+        self.parent_from(self.start(path, &progress)?, path, &mut progress)
     }
 
-    pub(super) fn start(&self, path: &[u8]) -> VfsPath {
-        if path.first() == Some(&b'/') { self.root.clone() } else { self.base.clone() }
+    pub(super) fn start(&self, path: &[u8], progress: &Progress) -> Result<VfsPath, Errno> {
+        if path.first() != Some(&b'/') {
+            return Ok(self.base.clone());
+        }
+        if progress.rules.contains(Rules::BENEATH) { Err(EXDEV) } else { Ok(self.root.clone()) }
     }
 
-    pub(super) fn start_of_link(&self, dir: &VfsPath, text: &[u8]) -> VfsPath {
-        if text.first() == Some(&b'/') { self.root.clone() } else { dir.clone() }
+    pub(super) fn start_of_link(
+        &self,
+        dir: &VfsPath,
+        text: &[u8],
+        progress: &Progress,
+    ) -> Result<VfsPath, Errno> {
+        if text.first() != Some(&b'/') {
+            return Ok(dir.clone());
+        }
+        if progress.rules.contains(Rules::BENEATH) {
+            return Err(EXDEV);
+        }
+        progress.check_mount(dir, &self.root)?;
+        Ok(self.root.clone())
     }
 
     /// Walks all of `path` but its last name.
-    pub(super) fn parent_from(&self, start: VfsPath, path: &[u8], links: &mut u32) -> Result<Parent, Errno> {
+    pub(super) fn parent_from(
+        &self,
+        start: VfsPath,
+        path: &[u8],
+        progress: &mut Progress,
+    ) -> Result<Parent, Errno> {
         if path.is_empty() {
             return Err(ENOENT);
         }
@@ -159,7 +225,7 @@ impl Walk<'_> {
                 }
                 return Ok(Parent { dir: at, name: name.to_vec(), trailing: !after.is_empty() });
             }
-            let found = self.step(&at, name)?;
+            let found = self.step(&at, name, progress)?;
             let meta = found.dentry.inode().metadata()?;
             if meta.is_dir() {
                 at = found;
@@ -169,13 +235,13 @@ impl Walk<'_> {
             if meta.mode & mode::IFMT != mode::IFLNK {
                 return Err(ENOTDIR);
             }
-            match self.follow(&found, links)? {
+            match self.follow(&found, progress)? {
                 Follow::Place(place) => {
                     at = place;
                     pos += len;
                 }
                 Follow::Text(mut text) => {
-                    at = self.start_of_link(&at, &text);
+                    at = self.start_of_link(&at, &text, progress)?;
                     text.extend_from_slice(after);
                     path = Cow::Owned(text);
                     pos = 0;
@@ -194,15 +260,18 @@ impl Walk<'_> {
     }
 
     /// Goes from `dir` to `name`, which may be `.` or `..`.
-    pub(super) fn step(&self, dir: &VfsPath, name: &[u8]) -> Result<VfsPath, Errno> {
+    pub(super) fn step(&self, dir: &VfsPath, name: &[u8], progress: &Progress) -> Result<VfsPath, Errno> {
         self.check_search(dir)?;
         match name {
             b"." => return Ok(dir.clone()),
             b".." => {
                 if dir.is_same(&self.root) {
-                    return Ok(dir.clone());
+                    let leaves = progress.rules.contains(Rules::BENEATH);
+                    return if leaves { Err(EXDEV) } else { Ok(dir.clone()) };
                 }
-                return Ok(dir.up().map_or_else(|| dir.clone(), |up| self.ns.down(up)));
+                let up = dir.up().map_or_else(|| dir.clone(), |up| self.ns.down(up));
+                progress.check_mount(dir, &up)?;
+                return Ok(up);
             }
             _ => {}
         }
@@ -210,18 +279,34 @@ impl Walk<'_> {
             return Err(ENAMETOOLONG);
         }
         let dentry = dir.dentry.child(name)?;
-        Ok(self.ns.down(VfsPath { mount: dir.mount.clone(), dentry }))
+        let found = self.ns.down(VfsPath { mount: dir.mount.clone(), dentry });
+        progress.check_mount(dir, &found)?;
+        Ok(found)
     }
 
     /// Where the symbolic link `link` leads.
-    pub(super) fn follow(&self, link: &VfsPath, links: &mut u32) -> Result<Follow, Errno> {
-        *links += 1;
-        if *links > LINKS_MAX {
+    ///
+    /// Source: Linux 6.12 fs/namei.c, `pick_link`, `nd_jump_link`.
+    pub(super) fn follow(&self, link: &VfsPath, progress: &mut Progress) -> Result<Follow, Errno> {
+        progress.links += 1;
+        if progress.links > LINKS_MAX || progress.rules.contains(Rules::NO_SYMLINKS) {
             return Err(ELOOP);
         }
         match link.dentry.inode().magic_link() {
-            Some(MagicTarget::Path(place)) => Ok(Follow::Place(place)),
-            Some(MagicTarget::File(file)) => Ok(Follow::Place(place_in(&link.mount, &file))),
+            Some(target) => {
+                if progress.rules.contains(Rules::NO_MAGICLINKS) {
+                    return Err(ELOOP);
+                }
+                if progress.rules.intersects(Rules::BENEATH | Rules::IN_ROOT) {
+                    return Err(EXDEV);
+                }
+                let place = match target {
+                    MagicTarget::Path(place) => place,
+                    MagicTarget::File(file) => place_in(&link.mount, &file),
+                };
+                progress.check_mount(link, &place)?;
+                Ok(Follow::Place(place))
+            }
             None => {
                 let text = link.dentry.link_target()?;
                 if text.is_empty() { Err(ENOENT) } else { Ok(Follow::Text(text)) }

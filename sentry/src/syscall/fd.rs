@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use abi::errno::{EBADF, EINVAL};
+use abi::errno::{EBADF, EINVAL, EPERM};
 use abi::{Errno, UserAddr};
+use fs::anon::pipe::{CAPACITY_MAX, PipeEnd};
 use fs::file::{FileDescription, oflag};
 
 use super::SysResult;
@@ -41,9 +42,15 @@ pub(super) fn sys_close(cx: &mut Ctx<'_>, fd: i32) -> SysResult {
 
 /// `close_range(2)`.
 pub(super) fn sys_close_range(cx: &mut Ctx<'_>, first: u32, last: u32, flags: u32) -> SysResult {
+    const UNSHARE: u32 = 2;
     const CLOEXEC: u32 = 4;
-    if flags & !CLOEXEC != 0 || first > last {
+    if flags & !(UNSHARE | CLOEXEC) != 0 || first > last {
         return Err(EINVAL.into());
+    }
+    if flags & UNSHARE != 0 {
+        cx.files = cx.files.duplicate();
+        let old = std::mem::replace(&mut cx.task.state.lock().files, cx.files.clone());
+        drop(old);
     }
     cx.files.close_range(first as usize, last as usize, flags & CLOEXEC != 0);
     Ok(0)
@@ -88,6 +95,10 @@ pub(super) fn sys_fcntl(cx: &mut Ctx<'_>, fd: i32, command: u32, arg: u64) -> Sy
     const F_GETFL: u32 = 3;
     const F_SETFL: u32 = 4;
     const F_DUPFD_CLOEXEC: u32 = 1030;
+    const F_SETPIPE_SZ: u32 = 1031;
+    const F_GETPIPE_SZ: u32 = 1032;
+    const F_ADD_SEALS: u32 = 1033;
+    const F_GET_SEALS: u32 = 1034;
     let entry = cx.files.entry(fd)?;
     match command {
         F_DUPFD | F_DUPFD_CLOEXEC => {
@@ -117,8 +128,41 @@ pub(super) fn sys_fcntl(cx: &mut Ctx<'_>, fd: i32, command: u32, arg: u64) -> Sy
             entry.file.set_flags(arg as u32);
             Ok(0)
         }
+        // All that works on more than the descriptor refuses `O_PATH`.
+        _ if entry.file.flags() & oflag::PATH != 0 => Err(EBADF.into()),
+        F_GETPIPE_SZ => Ok(pipe_end(&entry.file)?.capacity() as u64),
+        F_SETPIPE_SZ => {
+            let end = pipe_end(&entry.file)?;
+            let size = pipe_size(arg as u32)?;
+            if size > CAPACITY_MAX && size > end.capacity() && !cx.cred.has(base::cred::cap::SYS_RESOURCE) {
+                return Err(EPERM.into());
+            }
+            Ok(end.set_capacity(size)? as u64)
+        }
+        F_ADD_SEALS => {
+            if !entry.file.is_writable() {
+                return Err(EPERM.into());
+            }
+            entry.file.ops.add_seals(arg as u32)?;
+            Ok(0)
+        }
+        F_GET_SEALS => Ok(entry.file.ops.seals()?.into()),
         _ if super::lock::is_command(command) => super::lock::record_lock(cx, fd, command, arg),
         _ => Err(EINVAL.into()),
+    }
+}
+
+fn pipe_end(file: &FileDescription) -> Result<&PipeEnd, Errno> {
+    file.ops.as_any().downcast_ref().ok_or(EBADF)
+}
+
+/// Linux 6.12 fs/pipe.c, `round_pipe_size`; more than a guest can be given memory for is refused.
+fn pipe_size(size: u32) -> Result<usize, Errno> {
+    const LARGEST: u32 = 1 << 26;
+    match size {
+        0..=4096 => Ok(4096),
+        4097..=LARGEST => Ok(size.next_power_of_two() as usize),
+        _ => Err(EINVAL),
     }
 }
 
@@ -127,7 +171,7 @@ pub(super) fn sys_pipe2(cx: &mut Ctx<'_>, fds: UserAddr, flags: u32) -> SysResul
     if flags & !(oflag::CLOEXEC | oflag::NONBLOCK) != 0 {
         return Err(EINVAL.into());
     }
-    let (read, write) = fs::anon::pipe::new(flags & oflag::NONBLOCK);
+    let (read, write) = fs::anon::pipe::new(flags & oflag::NONBLOCK, cx.new_owner());
     let cloexec = flags & oflag::CLOEXEC != 0;
     let r = cx.install(read, cloexec)?;
     let w = match cx.install(write, cloexec) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use abi::errno::{EBADF, EINVAL, EISDIR, EPIPE};
 use abi::signal::SigInfo;
 use abi::{Errno, UserAddr};
-use base::io::{Sink, Source};
+use base::io::Source;
 use base::wait::Events;
 use fs::file::{FileDescription, IoctlMemory, oflag};
 
@@ -24,7 +24,7 @@ impl Ctx<'_> {
     }
 
     /// Turns `EPIPE` into SIGPIPE and `EPIPE`.
-    fn broken_pipe<T>(&mut self, result: Result<T, Stop>) -> Result<T, Stop> {
+    pub(super) fn broken_pipe<T>(&mut self, result: Result<T, Stop>) -> Result<T, Stop> {
         if matches!(result, Err(Stop::Fail(EPIPE))) {
             let info = SigInfo::kernel(SIGPIPE as u32);
             self.task.kernel.signal_task(&self.task.clone(), SIGPIPE, info);
@@ -241,16 +241,26 @@ pub(super) fn sys_sendfile(
     Ok(done)
 }
 
-/// `getdents64(2)`.
-pub(super) fn sys_getdents64(cx: &mut Ctx<'_>, fd: i32, buf: UserAddr, len: u32) -> SysResult {
-    let file = cx.file(fd)?;
-    check_readable(&file)?;
-    let limit = len as usize;
+/// The layouts of directory entries.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Dirent {
+    /// `struct linux_dirent`: the type in the last byte.
+    Old,
+    /// `struct linux_dirent64`.
+    New,
+}
+
+fn read_entries(cx: &Ctx<'_>, fd: i32, buf: UserAddr, len: u32, layout: Dirent) -> SysResult {
+    let file = cx.open_file(fd)?;
+    let limit = (len as usize).min(1 << 20);
+    let head = if layout == Dirent::Old { 18 } else { 19 };
     let mut out = Vec::with_capacity(limit.min(64 << 10));
     let mut too_small = false;
     file.read_dir(&mut |e| {
-        let size = (19 + e.name.len() + 1 + 7) & !7;
-        if out.len() + size > limit.min(1 << 20) {
+        // The name's zero, and in the old layout the type behind it.
+        let tail = if layout == Dirent::Old { 2 } else { 1 };
+        let size = (head + e.name.len() + tail + 7) & !7;
+        if out.len() + size > limit {
             too_small = true;
             return false;
         }
@@ -258,14 +268,31 @@ pub(super) fn sys_getdents64(cx: &mut Ctx<'_>, fd: i32, buf: UserAddr, len: u32)
         out.extend_from_slice(&e.ino.to_le_bytes());
         out.extend_from_slice(&e.next.to_le_bytes());
         out.extend_from_slice(&(size as u16).to_le_bytes());
-        out.push(e.kind);
+        if layout == Dirent::New {
+            out.push(e.kind);
+        }
         out.extend_from_slice(e.name);
         out.resize(start + size, 0);
+        if layout == Dirent::Old
+            && let Some(last) = out.last_mut()
+        {
+            *last = e.kind;
+        }
         true
     })?;
     if out.is_empty() && too_small {
         return Err(EINVAL.into());
     }
-    cx.mm.sink(buf, len.into())?.put(&out)?;
+    cx.mm.write_all(buf, &out)?;
     Ok(out.len() as u64)
+}
+
+/// `getdents(2)`.
+pub(super) fn sys_getdents(cx: &mut Ctx<'_>, fd: i32, buf: UserAddr, len: u32) -> SysResult {
+    read_entries(cx, fd, buf, len, Dirent::Old)
+}
+
+/// `getdents64(2)`.
+pub(super) fn sys_getdents64(cx: &mut Ctx<'_>, fd: i32, buf: UserAddr, len: u32) -> SysResult {
+    read_entries(cx, fd, buf, len, Dirent::New)
 }

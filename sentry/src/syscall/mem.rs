@@ -1,7 +1,9 @@
 //! Memory: mmap and its family.
 
-use abi::errno::EBADF;
+use abi::errno::{EBADF, EPERM};
 use abi::{Errno, UserAddr};
+
+use fs::tmpfs::seal;
 
 use super::SysResult;
 use crate::mm::{MapCall, Privileges};
@@ -31,6 +33,9 @@ pub(super) fn sys_mmap(
     fd: i32,
     offset: u64,
 ) -> SysResult {
+    const MAP_TYPE: u64 = 0xf;
+    const MAP_PRIVATE: u64 = 2;
+    const PROT_WRITE: u64 = 2;
     let call = MapCall { addr, len, prot, flags, fd, offset };
     let root = cx.fs.lock().root.clone();
     let files = cx.files.clone();
@@ -39,7 +44,18 @@ pub(super) fn sys_mmap(
         if file.flags() & fs::file::oflag::PATH != 0 {
             return Err(EBADF);
         }
-        Ok(crate::task::exec::file_mapping(&file, &root, offset))
+        let mut mapping = crate::task::exec::file_mapping(&file, &root, offset);
+        // A sealed file: mm/memfd.c, `memfd_check_seals_mmap`.
+        if let Ok(seals) = file.ops.seals()
+            && seals & (seal::WRITE | seal::FUTURE_WRITE) != 0
+        {
+            let is_shared = flags & MAP_TYPE != MAP_PRIVATE;
+            if is_shared && prot & PROT_WRITE != 0 {
+                return Err(EPERM);
+            }
+            mapping.writable = false;
+        }
+        Ok(mapping)
     })?;
     Ok(mapped)
 }

@@ -1,17 +1,15 @@
 //! Names: opening, stat, directories, links.
 
-use std::sync::Arc;
-
-use abi::errno::{EBADF, EINVAL, ENOENT, ENOTDIR, ERANGE};
+use abi::errno::{EINVAL, ENOENT, ENOTDIR, EOPNOTSUPP, EPERM, ERANGE};
 use abi::{Errno, UserAddr};
 use base::time::Time;
-use fs::file::{FileDescription, Metadata, oflag};
+use fs::file::Metadata;
 use fs::vfs::{SetTime, Walk};
 
 use super::SysResult;
 use crate::task::Ctx;
 
-const AT_FDCWD: i32 = -100;
+pub(super) const AT_FDCWD: i32 = -100;
 const AT_SYMLINK_NOFOLLOW: u32 = 0x100;
 const AT_REMOVEDIR: u32 = 0x200;
 const AT_EACCESS: u32 = 0x200;
@@ -21,7 +19,7 @@ const AT_EMPTY_PATH: u32 = 0x1000;
 
 impl Ctx<'_> {
     /// A walk whose relative paths begin at directory descriptor `dirfd`.
-    fn walk_at(&self, dirfd: i32, path: &[u8]) -> Result<Walk<'_>, Errno> {
+    pub(super) fn walk_at(&self, dirfd: i32, path: &[u8]) -> Result<Walk<'_>, Errno> {
         let mut walk = self.walk();
         if dirfd != AT_FDCWD && path.first() != Some(&b'/') {
             let file = self.file(dirfd)?;
@@ -30,31 +28,10 @@ impl Ctx<'_> {
         Ok(walk)
     }
 
-    fn umasked(&self, mode: u32) -> u32 {
+    /// Permission bits without those of the umask.
+    pub(super) fn umasked(&self, mode: u32) -> u32 {
         mode & 0o7777 & !self.fs.lock().umask
     }
-}
-
-fn open(cx: &mut Ctx<'_>, dirfd: i32, path: UserAddr, flags: u32, mode: u32) -> SysResult {
-    let path = cx.path(path)?;
-    let mode = if flags & (oflag::CREAT | 0o20_000_000) != 0 { cx.umasked(mode) } else { 0 };
-    let file = cx.walk_at(dirfd, &path)?.open(&path, flags, mode)?;
-    Ok(cx.install(file, flags & oflag::CLOEXEC != 0)? as u64)
-}
-
-/// `open(2)`.
-pub(super) fn sys_open(cx: &mut Ctx<'_>, path: UserAddr, flags: u32, mode: u32) -> SysResult {
-    open(cx, AT_FDCWD, path, flags, mode)
-}
-
-/// `openat(2)`.
-pub(super) fn sys_openat(cx: &mut Ctx<'_>, dirfd: i32, path: UserAddr, flags: u32, mode: u32) -> SysResult {
-    open(cx, dirfd, path, flags, mode)
-}
-
-/// `creat(2)`.
-pub(super) fn sys_creat(cx: &mut Ctx<'_>, path: UserAddr, mode: u32) -> SysResult {
-    open(cx, AT_FDCWD, path, oflag::CREAT | oflag::WRONLY | oflag::TRUNC, mode)
 }
 
 /// `struct stat` of x86-64.
@@ -92,7 +69,7 @@ fn metadata_at(cx: &Ctx<'_>, dirfd: i32, path: UserAddr, flags: u32) -> Result<M
         if dirfd == AT_FDCWD {
             return cx.fs.lock().cwd.inode().metadata();
         }
-        return cx.file(dirfd)?.ops.metadata();
+        return cx.file(dirfd)?.metadata();
     }
     cx.walk_at(dirfd, &bytes)?.stat(&bytes, flags & AT_SYMLINK_NOFOLLOW == 0)
 }
@@ -109,7 +86,7 @@ pub(super) fn sys_lstat(cx: &mut Ctx<'_>, path: UserAddr, buf: UserAddr) -> SysR
 
 /// `fstat(2)`.
 pub(super) fn sys_fstat(cx: &mut Ctx<'_>, fd: i32, buf: UserAddr) -> SysResult {
-    let meta = cx.file(fd)?.ops.metadata()?;
+    let meta = cx.file(fd)?.metadata()?;
     cx.mm.write_value(buf, &stat_bytes(&meta))?;
     Ok(0)
 }
@@ -246,11 +223,15 @@ pub(super) fn sys_getcwd(cx: &mut Ctx<'_>, buf: UserAddr, len: u64) -> SysResult
     Ok(path.len() as u64)
 }
 
-fn enter(cx: &mut Ctx<'_>, place: fs::vfs::VfsPath) -> SysResult {
+fn check_enter(cx: &Ctx<'_>, place: &fs::vfs::VfsPath) -> Result<(), Errno> {
     if place.inode().metadata()?.mode & 0o170_000 != 0o040_000 {
-        return Err(ENOTDIR.into());
+        return Err(ENOTDIR);
     }
-    cx.walk().access_at(&place, 1)?;
+    cx.walk().access_at(place, 1)
+}
+
+fn enter(cx: &mut Ctx<'_>, place: fs::vfs::VfsPath) -> SysResult {
+    check_enter(cx, &place)?;
     let old = std::mem::replace(&mut cx.fs.lock().cwd, place);
     drop(old);
     Ok(0)
@@ -268,6 +249,19 @@ pub(super) fn sys_fchdir(cx: &mut Ctx<'_>, fd: i32) -> SysResult {
     let file = cx.file(fd)?;
     let place = file.path.clone().ok_or(ENOTDIR)?;
     enter(cx, place)
+}
+
+/// `chroot(2)`.
+pub(super) fn sys_chroot(cx: &mut Ctx<'_>, path: UserAddr) -> SysResult {
+    let path = cx.path(path)?;
+    let place = cx.walk().resolve(&path, true)?;
+    check_enter(cx, &place)?;
+    if !cx.cred.has(base::cred::cap::SYS_CHROOT) {
+        return Err(EPERM.into());
+    }
+    let old = std::mem::replace(&mut cx.fs.lock().root, place);
+    drop(old);
+    Ok(0)
 }
 
 /// `mkdirat(2)`.
@@ -387,22 +381,41 @@ pub(super) fn sys_fchmodat(cx: &mut Ctx<'_>, dirfd: i32, path: UserAddr, mode: u
     Ok(0)
 }
 
+/// `fchmodat2(2)`.
+pub(super) fn sys_fchmodat2(
+    cx: &mut Ctx<'_>,
+    dirfd: i32,
+    path: UserAddr,
+    mode: u32,
+    flags: u32,
+) -> SysResult {
+    if flags & !(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH) != 0 {
+        return Err(EINVAL.into());
+    }
+    let path = cx.path(path)?;
+    let walk = cx.walk_at(dirfd, &path)?;
+    let place = if path.is_empty() && flags & AT_EMPTY_PATH != 0 {
+        walk.base.clone()
+    } else {
+        walk.resolve(&path, flags & AT_SYMLINK_NOFOLLOW == 0)?
+    };
+    if place.inode().metadata()?.mode & 0o170_000 == 0o120_000 {
+        return Err(EOPNOTSUPP.into());
+    }
+    walk.chmod_at(&place, mode & 0o7777)?;
+    Ok(0)
+}
+
 /// `chmod(2)`.
 pub(super) fn sys_chmod(cx: &mut Ctx<'_>, path: UserAddr, mode: u32) -> SysResult {
     sys_fchmodat(cx, AT_FDCWD, path, mode)
 }
 
-fn place_of(file: &Arc<FileDescription>) -> Result<fs::vfs::VfsPath, Errno> {
-    if file.flags() & oflag::PATH != 0 {
-        return Err(EBADF);
-    }
-    file.path.clone().ok_or(EINVAL)
-}
-
 /// `fchmod(2)`.
 pub(super) fn sys_fchmod(cx: &mut Ctx<'_>, fd: i32, mode: u32) -> SysResult {
-    let place = place_of(&cx.file(fd)?)?;
-    cx.walk().chmod_at(&place, mode & 0o7777)?;
+    let file = cx.open_file(fd)?;
+    let walk = cx.walk();
+    walk.chmod_at(&walk.place_of(&file), mode & 0o7777)?;
     Ok(0)
 }
 
@@ -445,9 +458,50 @@ pub(super) fn sys_lchown(cx: &mut Ctx<'_>, path: UserAddr, uid: u32, gid: u32) -
 
 /// `fchown(2)`.
 pub(super) fn sys_fchown(cx: &mut Ctx<'_>, fd: i32, uid: u32, gid: u32) -> SysResult {
-    let place = place_of(&cx.file(fd)?)?;
-    cx.walk().chown_at(&place, owner(uid), owner(gid))?;
+    let file = cx.open_file(fd)?;
+    let walk = cx.walk();
+    walk.chown_at(&walk.place_of(&file), owner(uid), owner(gid))?;
     Ok(0)
+}
+
+/// Stamps to set; `None` means the time that it is, for both.
+type Stamps = Option<(SetTime, SetTime)>;
+
+fn set_times(cx: &Ctx<'_>, dirfd: i32, path: UserAddr, stamps: Stamps, flags: u32) -> SysResult {
+    let now = cx.now();
+    let (atime, mtime) = stamps.unwrap_or((SetTime::Now(now), SetTime::Now(now)));
+    if (atime, mtime) == (SetTime::Omit, SetTime::Omit) {
+        // Linux does not even look for the file.
+        return Ok(0);
+    }
+    if flags & !(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH) != 0 {
+        return Err(EINVAL.into());
+    }
+    if path.is_null() && dirfd != AT_FDCWD {
+        if flags != 0 {
+            return Err(EINVAL.into());
+        }
+        let file = cx.open_file(dirfd)?;
+        let walk = cx.walk();
+        walk.utimes_at(&walk.place_of(&file), atime, mtime)?;
+        return Ok(0);
+    }
+    let path = cx.path(path)?;
+    let walk = cx.walk_at(dirfd, &path)?;
+    let place = if path.is_empty() && flags & AT_EMPTY_PATH != 0 {
+        walk.base.clone()
+    } else {
+        walk.resolve(&path, flags & AT_SYMLINK_NOFOLLOW == 0)?
+    };
+    walk.utimes_at(&place, atime, mtime)?;
+    Ok(0)
+}
+
+impl Ctx<'_> {
+    /// The time of day.
+    fn now(&self) -> Time {
+        self.task.kernel.time.now(crate::time::Clock::Realtime)
+    }
 }
 
 /// `utimensat(2)`.
@@ -460,32 +514,48 @@ pub(super) fn sys_utimensat(
 ) -> SysResult {
     const UTIME_NOW: i64 = (1 << 30) - 1;
     const UTIME_OMIT: i64 = (1 << 30) - 2;
-    let now = cx.task.kernel.time.now(crate::time::Clock::Realtime);
-    let (atime, mtime) = if times.is_null() {
-        (SetTime::Now(now), SetTime::Now(now))
-    } else {
-        let raw: [i64; 4] = cx.mm.read_value(times)?;
-        let parse = |sec: i64, nsec: i64| match nsec {
-            UTIME_NOW => Ok(SetTime::Now(now)),
-            UTIME_OMIT => Ok(SetTime::Omit),
-            0..1_000_000_000 => Ok(SetTime::To(Time { sec, nsec: nsec as u32 })),
-            _ => Err(EINVAL),
-        };
-        (parse(raw[0], raw[1])?, parse(raw[2], raw[3])?)
+    if times.is_null() {
+        return set_times(cx, dirfd, path, None, flags);
+    }
+    let raw: [i64; 4] = cx.mm.read_value(times)?;
+    let now = cx.now();
+    let parse = |sec: i64, nsec: i64| match nsec {
+        UTIME_NOW => Ok(SetTime::Now(now)),
+        UTIME_OMIT => Ok(SetTime::Omit),
+        0..1_000_000_000 => Ok(SetTime::To(Time { sec, nsec: nsec as u32 })),
+        _ => Err(EINVAL),
     };
-    if flags & !(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH) != 0 {
-        return Err(EINVAL.into());
+    let stamps = (parse(raw[0], raw[1])?, parse(raw[2], raw[3])?);
+    set_times(cx, dirfd, path, Some(stamps), flags)
+}
+
+/// `futimesat(2)`.
+pub(super) fn sys_futimesat(cx: &mut Ctx<'_>, dirfd: i32, path: UserAddr, times: UserAddr) -> SysResult {
+    if times.is_null() {
+        return set_times(cx, dirfd, path, None, 0);
     }
-    if path.is_null() {
-        let place = place_of(&cx.file(dirfd)?)?;
-        cx.walk().utimes_at(&place, atime, mtime)?;
-        return Ok(0);
+    let raw: [i64; 4] = cx.mm.read_value(times)?;
+    let parse = |sec: i64, usec: i64| match usec {
+        0..1_000_000 => Ok(SetTime::To(Time { sec, nsec: usec as u32 * 1000 })),
+        _ => Err(EINVAL),
+    };
+    let stamps = (parse(raw[0], raw[1])?, parse(raw[2], raw[3])?);
+    set_times(cx, dirfd, path, Some(stamps), 0)
+}
+
+/// `utimes(2)`.
+pub(super) fn sys_utimes(cx: &mut Ctx<'_>, path: UserAddr, times: UserAddr) -> SysResult {
+    sys_futimesat(cx, AT_FDCWD, path, times)
+}
+
+/// `utime(2)`.
+pub(super) fn sys_utime(cx: &mut Ctx<'_>, path: UserAddr, times: UserAddr) -> SysResult {
+    if times.is_null() {
+        return set_times(cx, AT_FDCWD, path, None, 0);
     }
-    let path = cx.path(path)?;
-    let walk = cx.walk_at(dirfd, &path)?;
-    let place = walk.resolve(&path, flags & AT_SYMLINK_NOFOLLOW == 0)?;
-    walk.utimes_at(&place, atime, mtime)?;
-    Ok(0)
+    let raw: [i64; 2] = cx.mm.read_value(times)?;
+    let [atime, mtime] = raw.map(|sec| SetTime::To(Time { sec, nsec: 0 }));
+    set_times(cx, AT_FDCWD, path, Some((atime, mtime)), 0)
 }
 
 /// `truncate(2)`.

@@ -4,8 +4,8 @@
 use abi::UserAddr;
 
 use super::{
-    Argument, Row, Support, SysResult, cred, fd, file, lock, mem, path, poll, sched, sig, sock, sockmsg,
-    system, task, time, xattr,
+    Argument, Row, Support, SysResult, cred, fd, file, lock, mem, open, path, poll, range, sched, sig, sock,
+    sockmsg, splice, system, task, time, xattr,
 };
 use crate::task::Ctx;
 use Support::{Absent, Full, Partial};
@@ -37,13 +37,13 @@ macro_rules! syscalls {
 syscalls! {
     0 read = file::sys_read(fd: i32, buf: UserAddr, len: u64), Full;
     1 write = file::sys_write(fd: i32, buf: UserAddr, len: u64), Full;
-    2 open = path::sys_open(path: UserAddr, flags: u32, mode: u32), Full;
+    2 open = open::sys_open(path: UserAddr, flags: u32, mode: u32), Full;
     3 close = fd::sys_close(fd: i32), Full;
     4 stat = path::sys_stat(path: UserAddr, buf: UserAddr), Full;
     5 fstat = path::sys_fstat(fd: i32, buf: UserAddr), Full;
     6 lstat = path::sys_lstat(path: UserAddr, buf: UserAddr), Full;
     7 poll = poll::sys_poll(fds: UserAddr, count: u32, timeout_ms: i32), Full;
-    8 lseek = file::sys_lseek(fd: i32, offset: i64, whence: u32), Partial("holes are not told apart");
+    8 lseek = file::sys_lseek(fd: i32, offset: i64, whence: u32), Partial("files of the host have no holes");
     9 mmap = mem::sys_mmap(addr: u64, len: u64, prot: u64, flags: u64, fd: i32, offset: u64), Partial("no huge pages");
     10 mprotect = mem::sys_mprotect(addr: u64, len: u64, prot: u64), Partial("no protection keys");
     11 munmap = mem::sys_munmap(addr: u64, len: u64), Full;
@@ -107,20 +107,20 @@ syscalls! {
     69 msgsnd, Absent;
     70 msgrcv, Absent;
     71 msgctl, Absent;
-    72 fcntl = fd::sys_fcntl(fd: i32, command: u32, arg: u64), Partial("no leases, owners or seals");
+    72 fcntl = fd::sys_fcntl(fd: i32, command: u32, arg: u64), Partial("no leases, no owners, no notifications");
     73 flock = lock::sys_flock(fd: i32, operation: u32), Full;
     74 fsync = file::sys_fsync(fd: i32), Full;
     75 fdatasync = file::sys_fdatasync(fd: i32), Full;
     76 truncate = path::sys_truncate(path: UserAddr, len: i64), Full;
     77 ftruncate = file::sys_ftruncate(fd: i32, len: i64), Full;
-    78 getdents, Absent;
+    78 getdents = file::sys_getdents(fd: i32, buf: UserAddr, len: u32), Full;
     79 getcwd = path::sys_getcwd(buf: UserAddr, len: u64), Full;
     80 chdir = path::sys_chdir(path: UserAddr), Full;
     81 fchdir = path::sys_fchdir(fd: i32), Full;
     82 rename = path::sys_rename(old: UserAddr, new: UserAddr), Full;
     83 mkdir = path::sys_mkdir(path: UserAddr, mode: u32), Full;
     84 rmdir = path::sys_rmdir(path: UserAddr), Full;
-    85 creat = path::sys_creat(path: UserAddr, mode: u32), Full;
+    85 creat = open::sys_creat(path: UserAddr, mode: u32), Full;
     86 link = path::sys_link(old: UserAddr, new: UserAddr), Full;
     87 unlink = path::sys_unlink(path: UserAddr), Full;
     88 symlink = path::sys_symlink(target: UserAddr, path: UserAddr), Full;
@@ -167,8 +167,8 @@ syscalls! {
     129 rt_sigqueueinfo, Absent;
     130 rt_sigsuspend = sig::sys_rt_sigsuspend(mask: UserAddr, size: u64), Full;
     131 sigaltstack = sig::sys_sigaltstack(new: UserAddr, old: UserAddr), Full;
-    132 utime, Absent;
-    133 mknod, Absent;
+    132 utime = path::sys_utime(path: UserAddr, times: UserAddr), Full;
+    133 mknod = open::sys_mknod(path: UserAddr, mode: u32, dev: u32), Full;
     134 uselib, Absent;
     135 personality = system::sys_personality(new: u32), Partial("only ADDR_NO_RANDOMIZE and the uname of PER_LINUX32 have an effect");
     136 ustat, Absent;
@@ -196,8 +196,8 @@ syscalls! {
     158 arch_prctl = task::sys_arch_prctl(code: u32, addr: UserAddr), Partial("FS and GS bases only");
     159 adjtimex, Absent;
     160 setrlimit = task::sys_setrlimit(resource: u32, limit: UserAddr), Full;
-    161 chroot, Absent;
-    162 sync, Absent;
+    161 chroot = path::sys_chroot(path: UserAddr), Full;
+    162 sync = range::sys_sync(), Partial("does not make the host write its caches to disk");
     163 acct, Absent;
     164 settimeofday, Absent;
     165 mount, Absent;
@@ -222,7 +222,7 @@ syscalls! {
     184 tuxcall, Absent;
     185 security, Absent;
     186 gettid = task::sys_gettid(), Full;
-    187 readahead, Absent;
+    187 readahead = range::sys_readahead(fd: i32, offset: i64, count: u64), Full;
     188 setxattr = xattr::sys_setxattr(path: UserAddr, name: UserAddr, value: UserAddr, size: u64, flags: u32), Partial("no access control lists (system.*)");
     189 lsetxattr = xattr::sys_lsetxattr(path: UserAddr, name: UserAddr, value: UserAddr, size: u64, flags: u32), Partial("no access control lists (system.*)");
     190 fsetxattr = xattr::sys_fsetxattr(fd: i32, name: UserAddr, value: UserAddr, size: u64, flags: u32), Partial("no access control lists (system.*)");
@@ -256,7 +256,7 @@ syscalls! {
     218 set_tid_address = task::sys_set_tid_address(addr: UserAddr), Full;
     219 restart_syscall, Absent;
     220 semtimedop, Absent;
-    221 fadvise64, Absent;
+    221 fadvise64 = range::sys_fadvise64(fd: i32, offset: i64, len: i64, advice: u32), Full;
     222 timer_create, Absent;
     223 timer_settime, Absent;
     224 timer_gettime, Absent;
@@ -270,7 +270,7 @@ syscalls! {
     232 epoll_wait = poll::sys_epoll_wait(epfd: i32, events: UserAddr, max: i32, timeout_ms: i32), Full;
     233 epoll_ctl = poll::sys_epoll_ctl(epfd: i32, op: u32, fd: i32, event: UserAddr), Full;
     234 tgkill = sig::sys_tgkill(tgid: i32, tid: i32, signo: i32), Full;
-    235 utimes, Absent;
+    235 utimes = path::sys_utimes(path: UserAddr, times: UserAddr), Full;
     236 vserver, Absent;
     237 mbind, Absent;
     238 set_mempolicy, Absent;
@@ -292,11 +292,11 @@ syscalls! {
     254 inotify_add_watch, Absent;
     255 inotify_rm_watch, Absent;
     256 migrate_pages, Absent;
-    257 openat = path::sys_openat(dirfd: i32, path: UserAddr, flags: u32, mode: u32), Full;
+    257 openat = open::sys_openat(dirfd: i32, path: UserAddr, flags: u32, mode: u32), Full;
     258 mkdirat = path::sys_mkdirat(dirfd: i32, path: UserAddr, mode: u32), Full;
-    259 mknodat, Absent;
+    259 mknodat = open::sys_mknodat(dirfd: i32, path: UserAddr, mode: u32, dev: u32), Full;
     260 fchownat = path::sys_fchownat(dirfd: i32, path: UserAddr, uid: u32, gid: u32, flags: u32), Full;
-    261 futimesat, Absent;
+    261 futimesat = path::sys_futimesat(dirfd: i32, path: UserAddr, times: UserAddr), Full;
     262 newfstatat = path::sys_newfstatat(dirfd: i32, path: UserAddr, buf: UserAddr, flags: u32), Full;
     263 unlinkat = path::sys_unlinkat(dirfd: i32, path: UserAddr, flags: u32), Full;
     264 renameat = path::sys_renameat(old_dir: i32, old: UserAddr, new_dir: i32, new: UserAddr), Full;
@@ -310,17 +310,17 @@ syscalls! {
     272 unshare, Absent;
     273 set_robust_list = task::sys_set_robust_list(head: UserAddr, len: u64), Partial("kept, and not walked at exit");
     274 get_robust_list, Absent;
-    275 splice, Absent;
-    276 tee, Absent;
-    277 sync_file_range, Absent;
-    278 vmsplice, Absent;
+    275 splice = splice::sys_splice(in_fd: i32, in_offset: UserAddr, out_fd: i32, out_offset: UserAddr, len: u64, flags: u32), Full;
+    276 tee = splice::sys_tee(in_fd: i32, out_fd: i32, len: u64, flags: u32), Full;
+    277 sync_file_range = range::sys_sync_file_range(fd: i32, offset: i64, len: i64, flags: u32), Full;
+    278 vmsplice = splice::sys_vmsplice(fd: i32, iov: UserAddr, count: u64, flags: u32), Full;
     279 move_pages, Absent;
     280 utimensat = path::sys_utimensat(dirfd: i32, path: UserAddr, times: UserAddr, flags: u32), Full;
     281 epoll_pwait = poll::sys_epoll_pwait(epfd: i32, events: UserAddr, max: i32, timeout_ms: i32, mask: UserAddr, size: u64), Full;
     282 signalfd, Absent;
     283 timerfd_create, Absent;
     284 eventfd = poll::sys_eventfd(initial: u32), Full;
-    285 fallocate, Absent;
+    285 fallocate = range::sys_fallocate(fd: i32, mode: u32, offset: i64, len: i64), Partial("no COLLAPSE_RANGE, INSERT_RANGE, UNSHARE_RANGE; host files only grow");
     286 timerfd_settime, Absent;
     287 timerfd_gettime, Absent;
     288 accept4 = sock::sys_accept4(fd: i32, addr: UserAddr, len: UserAddr, flags: u32), Full;
@@ -330,8 +330,8 @@ syscalls! {
     292 dup3 = fd::sys_dup3(old: i32, new: i32, flags: u32), Full;
     293 pipe2 = fd::sys_pipe2(fds: UserAddr, flags: u32), Partial("O_DIRECT is refused");
     294 inotify_init1, Absent;
-    295 preadv, Absent;
-    296 pwritev, Absent;
+    295 preadv = range::sys_preadv(fd: i32, iov: UserAddr, count: u64, offset: i64, high: u64), Full;
+    296 pwritev = range::sys_pwritev(fd: i32, iov: UserAddr, count: u64, offset: i64, high: u64), Full;
     297 rt_tgsigqueueinfo, Absent;
     298 perf_event_open, Absent;
     299 recvmmsg = sockmsg::sys_recvmmsg(fd: i32, list: UserAddr, count: u32, flags: u32, timeout: UserAddr), Partial("no MSG_OOB on AF_UNIX");
@@ -341,7 +341,7 @@ syscalls! {
     303 name_to_handle_at, Absent;
     304 open_by_handle_at, Absent;
     305 clock_adjtime, Absent;
-    306 syncfs, Absent;
+    306 syncfs = range::sys_syncfs(fd: i32), Partial("writes the one file");
     307 sendmmsg = sockmsg::sys_sendmmsg(fd: i32, list: UserAddr, count: u32, flags: u32), Partial("no MSG_OOB on AF_UNIX");
     308 setns, Absent;
     309 getcpu = system::sys_getcpu(cpu: UserAddr, node: UserAddr), Full;
@@ -354,16 +354,16 @@ syscalls! {
     316 renameat2 = path::sys_renameat2(old_dir: i32, old: UserAddr, new_dir: i32, new: UserAddr, flags: u32), Full;
     317 seccomp, Absent;
     318 getrandom = task::sys_getrandom(buf: UserAddr, len: u64, flags: u32), Full;
-    319 memfd_create, Absent;
+    319 memfd_create = open::sys_memfd_create(name: UserAddr, flags: u32), Partial("no huge pages");
     320 kexec_file_load, Absent;
     321 bpf, Absent;
     322 execveat, Absent;
     323 userfaultfd, Absent;
     324 membarrier, Absent;
     325 mlock2 = mem::sys_mlock2(addr: u64, len: u64, flags: u32), Full;
-    326 copy_file_range, Absent;
-    327 preadv2, Absent;
-    328 pwritev2, Absent;
+    326 copy_file_range = splice::sys_copy_file_range(in_fd: i32, in_offset: UserAddr, out_fd: i32, out_offset: UserAddr, len: u64, flags: u32), Full;
+    327 preadv2 = range::sys_preadv2(fd: i32, iov: UserAddr, count: u64, offset: i64, high: u64, flags: u32), Partial("no RWF_ATOMIC, RWF_DONTCACHE");
+    328 pwritev2 = range::sys_pwritev2(fd: i32, iov: UserAddr, count: u64, offset: i64, high: u64, flags: u32), Partial("no RWF_ATOMIC, RWF_DONTCACHE");
     329 pkey_mprotect, Absent;
     330 pkey_alloc, Absent;
     331 pkey_free, Absent;
@@ -382,8 +382,8 @@ syscalls! {
     433 fspick, Absent;
     434 pidfd_open, Absent;
     435 clone3 = task::sys_clone3(args: UserAddr, size: u64), Partial("no namespaces, pidfd, set_tid or cgroup");
-    436 close_range = fd::sys_close_range(first: u32, last: u32, flags: u32), Partial("CLOSE_RANGE_UNSHARE is refused");
-    437 openat2, Absent;
+    436 close_range = fd::sys_close_range(first: u32, last: u32, flags: u32), Full;
+    437 openat2 = open::sys_openat2(dirfd: i32, path: UserAddr, how: UserAddr, size: u64), Full;
     438 pidfd_getfd, Absent;
     439 faccessat2 = path::sys_faccessat2(dirfd: i32, path: UserAddr, mode: u32, flags: u32), Partial("uses the effective ids");
     440 process_madvise, Absent;
@@ -398,7 +398,7 @@ syscalls! {
     449 futex_waitv, Absent;
     450 set_mempolicy_home_node, Absent;
     451 cachestat, Absent;
-    452 fchmodat2, Absent;
+    452 fchmodat2 = path::sys_fchmodat2(dirfd: i32, path: UserAddr, mode: u32, flags: u32), Full;
     453 map_shadow_stack, Absent;
     454 futex_wake, Absent;
     455 futex_wait, Absent;

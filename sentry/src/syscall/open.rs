@@ -1,0 +1,168 @@
+//! Opening files, and making nodes and files without a name.
+
+use std::sync::Arc;
+
+use abi::errno::{E2BIG, EAGAIN, EFAULT, EINVAL, ENAMETOOLONG, ENOSYS, ENOTDIR};
+use abi::{Errno, UserAddr};
+use base::wait::Events;
+use fs::file::{FileDescription, oflag};
+use fs::tmpfs::seal;
+use fs::vfs::{Owner, Rules};
+
+use super::path::AT_FDCWD;
+use super::{Restart, Stop, SysResult};
+use crate::task::Ctx;
+use crate::task::block::Registration;
+
+/// `O_TMPFILE` without `O_DIRECTORY`.
+const TMPFILE_BIT: u32 = 0o20_000_000;
+
+impl Ctx<'_> {
+    /// Whom what the task makes belongs to.
+    pub fn new_owner(&self) -> Owner {
+        Owner { uid: self.cred.fsuid, gid: self.cred.fsgid }
+    }
+
+    /// Waits until an open is complete: a FIFO's waits for the other side.
+    fn finish_open(&mut self, file: &Arc<FileDescription>) -> Result<(), Stop> {
+        match file.ops.finish_open() {
+            Err(EAGAIN) => {}
+            other => return Ok(other?),
+        }
+        let Some(queue) = file.ops.wait_queue() else { return Ok(()) };
+        let _registration = Registration::new(queue, self.task.parker.clone(), Events::all());
+        self.sleep_until(None, Restart::Sys, |_| match file.ops.finish_open() {
+            Err(EAGAIN) => Ok(None),
+            other => other.map(Some).map_err(Stop::Fail),
+        })?;
+        Ok(())
+    }
+}
+
+fn open(cx: &mut Ctx<'_>, dirfd: i32, path: UserAddr, flags: u32, mode: u32) -> SysResult {
+    let path = cx.path(path)?;
+    let mode = if flags & (oflag::CREAT | TMPFILE_BIT) != 0 { cx.umasked(mode) } else { 0 };
+    let file = cx.walk_at(dirfd, &path)?.open(&path, flags, mode)?;
+    cx.finish_open(&file)?;
+    Ok(cx.install(file, flags & oflag::CLOEXEC != 0)? as u64)
+}
+
+/// `open(2)`.
+pub(super) fn sys_open(cx: &mut Ctx<'_>, path: UserAddr, flags: u32, mode: u32) -> SysResult {
+    open(cx, AT_FDCWD, path, flags, mode)
+}
+
+/// `openat(2)`.
+pub(super) fn sys_openat(cx: &mut Ctx<'_>, dirfd: i32, path: UserAddr, flags: u32, mode: u32) -> SysResult {
+    open(cx, dirfd, path, flags, mode)
+}
+
+/// `creat(2)`.
+pub(super) fn sys_creat(cx: &mut Ctx<'_>, path: UserAddr, mode: u32) -> SysResult {
+    open(cx, AT_FDCWD, path, oflag::CREAT | oflag::WRONLY | oflag::TRUNC, mode)
+}
+
+/// `openat2(2)`.
+///
+/// Source: Linux 6.12 fs/open.c, `build_open_flags`.
+pub(super) fn sys_openat2(
+    cx: &mut Ctx<'_>,
+    dirfd: i32,
+    path: UserAddr,
+    how: UserAddr,
+    size: u64,
+) -> SysResult {
+    /// All flags of open(2) that Linux knows (`VALID_OPEN_FLAGS`).
+    const VALID: u64 = 0o37_777_703;
+    const RESOLVE_CACHED: u64 = 0x20;
+    const PATH_WITH: u64 = (oflag::DIRECTORY | oflag::NOFOLLOW | oflag::PATH | oflag::CLOEXEC) as u64;
+    if size < 24 {
+        return Err(EINVAL.into());
+    }
+    if size > 4096 {
+        return Err(E2BIG.into());
+    }
+    let mut rest = vec![0u8; (size - 24) as usize];
+    let [flags, mode, resolve]: [u64; 3] = cx.mm.read_value(how)?;
+    cx.mm.read_exact(how.checked_add(24).ok_or(EFAULT)?, &mut rest)?;
+    if rest.iter().any(|&b| b != 0) {
+        return Err(E2BIG.into());
+    }
+    if flags & !VALID != 0 || resolve & !(u64::from(Rules::all().bits()) | RESOLVE_CACHED) != 0 {
+        return Err(EINVAL.into());
+    }
+    let rules = Rules::from_bits_truncate(resolve as u32);
+    if rules.contains(Rules::BENEATH | Rules::IN_ROOT) {
+        return Err(EINVAL.into());
+    }
+    let makes = flags & u64::from(oflag::CREAT | TMPFILE_BIT) != 0;
+    if (makes && mode & !0o7777 != 0) || (!makes && mode != 0) {
+        return Err(EINVAL.into());
+    }
+    if flags & u64::from(oflag::PATH) != 0 && flags & !PATH_WITH != 0 {
+        return Err(EINVAL.into());
+    }
+    if resolve & RESOLVE_CACHED != 0 && (makes || flags & u64::from(oflag::TRUNC) != 0) {
+        return Err(EAGAIN.into());
+    }
+    let (flags, mode) = (flags as u32, cx.umasked(mode as u32));
+    let path = cx.path(path)?;
+    let mut walk = cx.walk_at(dirfd, &path)?;
+    if rules.intersects(Rules::BENEATH | Rules::IN_ROOT) {
+        // The directory is the root even for a path that begins with a slash.
+        if dirfd != AT_FDCWD {
+            walk.base = cx.file(dirfd)?.path.clone().ok_or(ENOTDIR)?;
+        }
+        walk.root = walk.base.clone();
+    }
+    let file = walk.open_with(&path, flags, if makes { mode } else { 0 }, rules)?;
+    cx.finish_open(&file)?;
+    Ok(cx.install(file, flags & oflag::CLOEXEC != 0)? as u64)
+}
+
+/// `mknodat(2)`.
+pub(super) fn sys_mknodat(cx: &mut Ctx<'_>, dirfd: i32, path: UserAddr, mode: u32, dev: u32) -> SysResult {
+    let path = cx.path(path)?;
+    let mode = mode & 0o170_000 | cx.umasked(mode);
+    cx.walk_at(dirfd, &path)?.mknod(&path, mode, dev.into())?;
+    Ok(0)
+}
+
+/// `mknod(2)`.
+pub(super) fn sys_mknod(cx: &mut Ctx<'_>, path: UserAddr, mode: u32, dev: u32) -> SysResult {
+    sys_mknodat(cx, AT_FDCWD, path, mode, dev)
+}
+
+/// `memfd_create(2)`.
+pub(super) fn sys_memfd_create(cx: &mut Ctx<'_>, name: UserAddr, flags: u32) -> SysResult {
+    const CLOEXEC: u32 = 1;
+    const ALLOW_SEALING: u32 = 2;
+    const HUGETLB: u32 = 4;
+    const NOEXEC_SEAL: u32 = 8;
+    const EXEC: u32 = 16;
+    const HUGE_SIZE: u32 = 0x3f << 26;
+    /// `NAME_MAX` without "memfd:".
+    const LONGEST: usize = 249;
+    let known = CLOEXEC | ALLOW_SEALING | NOEXEC_SEAL | EXEC | HUGETLB;
+    let known = if flags & HUGETLB != 0 { known | HUGE_SIZE } else { known };
+    if flags & !known != 0 || flags & EXEC != 0 && flags & NOEXEC_SEAL != 0 {
+        return Err(EINVAL.into());
+    }
+    let name = cx.mm.read_cstr(name, LONGEST + 1).map_err(|e: Errno| match e {
+        ENAMETOOLONG => EINVAL,
+        e => e,
+    })?;
+    if flags & HUGETLB != 0 {
+        // As a kernel without huge pages.
+        return Err(ENOSYS.into());
+    }
+    let (mode, seals) = match flags & (ALLOW_SEALING | NOEXEC_SEAL) {
+        0 => (0o777, seal::SEAL),
+        ALLOW_SEALING => (0o777, 0),
+        _ => (0o666, seal::EXEC),
+    };
+    let memory = cx.task.kernel.memory.clone();
+    let ops = fs::tmpfs::new_memfd(memory, &name, mode, cx.new_owner(), seals);
+    let file = FileDescription::new(ops, None, oflag::RDWR);
+    Ok(cx.install(file, flags & CLOEXEC != 0)? as u64)
+}
