@@ -100,6 +100,11 @@ pub trait Memory: Send + Sync {
 
     /// Bytes that the host holds for the file now.
     fn resident(&self) -> u64;
+
+    /// Bytes that the host may hold for the file: the sandbox's limit, or what memory the host has.
+    fn total(&self) -> u64 {
+        u64::MAX
+    }
 }
 
 /// Why a page of a mapped file cannot be had.

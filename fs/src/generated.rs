@@ -37,6 +37,63 @@ pub trait Text: Send + Sync {
     }
 }
 
+/// The methods of a directory in which no name can be made: the lookup itself fails (Linux `proc_lookup`).
+macro_rules! refuse_new_names {
+    () => {
+        fn create(
+            &self,
+            _name: &[u8],
+            _mode: u32,
+            _owner: $crate::vfs::Owner,
+        ) -> Result<Arc<dyn Inode>, Errno> {
+            Err(ENOENT)
+        }
+
+        fn mkdir(
+            &self,
+            _name: &[u8],
+            _mode: u32,
+            _owner: $crate::vfs::Owner,
+        ) -> Result<Arc<dyn Inode>, Errno> {
+            Err(ENOENT)
+        }
+
+        fn mknod(
+            &self,
+            _name: &[u8],
+            _mode: u32,
+            _rdev: u64,
+            _owner: $crate::vfs::Owner,
+        ) -> Result<Arc<dyn Inode>, Errno> {
+            Err(ENOENT)
+        }
+
+        fn symlink(
+            &self,
+            _name: &[u8],
+            _target: &[u8],
+            _owner: $crate::vfs::Owner,
+        ) -> Result<Arc<dyn Inode>, Errno> {
+            Err(ENOENT)
+        }
+
+        fn link(&self, _name: &[u8], _inode: &Arc<dyn Inode>) -> Result<Arc<dyn Inode>, Errno> {
+            Err(ENOENT)
+        }
+
+        fn rename(
+            &self,
+            _old_name: &[u8],
+            _new_parent: &Arc<dyn Inode>,
+            _new_name: &[u8],
+            _flags: u32,
+        ) -> Result<(), Errno> {
+            Err(ENOENT)
+        }
+    };
+}
+pub(crate) use refuse_new_names;
+
 /// What `stat` tells of a generated file.
 #[derive(Clone, Copy, Debug)]
 pub struct Stamp {
@@ -236,6 +293,7 @@ pub struct Builder {
     kind: u64,
     time: Time,
     next_ino: AtomicU64,
+    strict: bool,
 }
 
 /// A node's name in its directory.
@@ -245,7 +303,13 @@ impl Builder {
     /// Begins a tree on a file system with device number `dev`; `kind` is what statfs(2) calls it, `first_ino` the
     /// first inode number to use.
     pub fn new(dev: u64, kind: u64, first_ino: u64) -> Self {
-        Self { dev, kind, time: crate::tmpfs::now(), next_ino: AtomicU64::new(first_ino) }
+        Self { dev, kind, time: crate::tmpfs::now(), next_ino: AtomicU64::new(first_ino), strict: false }
+    }
+
+    /// From now on files without a write bit cannot be opened for writing; no capability helps (Linux
+    /// `proc_sys_permission`, `kernfs_fop_open`).
+    pub fn strict(self) -> Self {
+        Self { strict: true, ..self }
     }
 
     fn stamp(&self) -> Stamp {
@@ -276,7 +340,7 @@ impl Builder {
 
     /// A file with permission bits `mode`.
     pub fn file(&self, mode: u32, source: impl Text + 'static) -> Arc<dyn Inode> {
-        Arc::new(StaticText { stamp: self.stamp(), mode, source: Arc::new(source) })
+        Arc::new(StaticText { stamp: self.stamp(), mode, strict: self.strict, source: Arc::new(source) })
     }
 }
 
@@ -330,6 +394,8 @@ impl Inode for StaticDir {
         Ok(Box::new(OpenDir::new(self, meta)))
     }
 
+    refuse_new_names!();
+
     fn statfs(&self) -> Result<StatFs, Errno> {
         Ok(self.stamp.statfs())
     }
@@ -338,6 +404,7 @@ impl Inode for StaticDir {
 struct StaticText {
     stamp: Stamp,
     mode: u32,
+    strict: bool,
     source: Arc<dyn Text>,
 }
 
@@ -361,10 +428,8 @@ impl Inode for StaticText {
         accept_size_only(attributes)
     }
 
-    /// # Errors
-    /// `EACCES` to write what has no write bit: no capability helps (Linux `proc_sys_permission`).
     fn open(self: Arc<Self>, flags: u32) -> Result<Box<dyn FileOps>, Errno> {
-        if flags & oflag::ACCMODE != oflag::RDONLY && self.mode & 0o222 == 0 {
+        if self.strict && flags & oflag::ACCMODE != oflag::RDONLY && self.mode & 0o222 == 0 {
             return Err(EACCES);
         }
         let meta = self.metadata()?;

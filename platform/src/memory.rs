@@ -325,6 +325,10 @@ impl Memory for MemoryFile {
         self.mapping.residency(offset, pages);
     }
 
+    fn total(&self) -> u64 {
+        self.budget().min(host::system::total_memory())
+    }
+
     fn resident(&self) -> u64 {
         // What has no reference any more is not counted as held.
         if self.freed_bytes.load(Ordering::Relaxed) > 0 {

@@ -143,8 +143,8 @@ impl Kernel {
         memory.write(image.offset, loader::vdso::IMAGE);
         let vdso = FixedPages::new(&memory, image);
         let boot_ns = time.now(crate::time::Clock::Boottime).as_ns();
-        let limit = setup.platform.memory().budget();
-        let system = System::new(setup.hostname, limit, u64::try_from(boot_ns).unwrap_or(0));
+        let total = memory.total();
+        let system = System::new(setup.hostname, total, u64::try_from(boot_ns).unwrap_or(0));
         Ok(Arc::new(Self {
             platform: setup.platform,
             memory,

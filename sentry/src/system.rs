@@ -83,8 +83,8 @@ pub fn random_uuid() -> String {
 }
 
 impl System {
-    /// The machine whose host name is `hostname`, with at most `limit` bytes of memory.
-    pub fn new(hostname: String, limit: u64, boot_ns: u64) -> Self {
+    /// The machine whose host name is `hostname`, with `total_memory` bytes of memory.
+    pub fn new(hostname: String, total_memory: u64, boot_ns: u64) -> Self {
         let cpus = host::system::affinity(0).unwrap_or_else(|e| {
             log::warn!("sched_getaffinity: {e}");
             let mut one = [0; MAX_CPUS / 64];
@@ -98,7 +98,7 @@ impl System {
             names: Lock::new(Names { host, domain: b"(none)".to_vec() }),
             cpus,
             weights: CpuWeights::new(count),
-            total_memory: limit.min(host::system::total_memory()),
+            total_memory,
             boot_id: random_uuid(),
             forks: AtomicU64::new(1),
             dead: Lock::new(Usage::default()),

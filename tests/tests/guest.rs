@@ -65,6 +65,21 @@ fn memory() {
 }
 
 #[test]
+fn cred() {
+    area_matches("cred");
+}
+
+#[test]
+fn proc() {
+    area_matches("proc");
+}
+
+#[test]
+fn sched() {
+    area_matches("sched");
+}
+
+#[test]
 fn traps() {
     area_matches("traps");
 }

@@ -32,7 +32,7 @@ use base::time::Time;
 use host::file::{Stat, stat_child};
 
 use crate::file::{FileOps, Metadata};
-use crate::vfs::{FileType, Inode, Owner, SetAttributes, XattrFlags};
+use crate::vfs::{FileType, Inode, Owner, SetAttributes, StatFs, XattrFlags};
 use data::Data;
 use fds::Fds;
 
@@ -192,6 +192,25 @@ impl Inode for HostInode {
 
     fn as_any(&self) -> &dyn Any {
         self
+    }
+
+    fn statfs(&self) -> Result<StatFs, Errno> {
+        // What cannot be opened, such as a symbolic link, is on its directory's file system.
+        let fd = match (self.fd(), self.place().parent) {
+            (Err(_), Some(parent)) => parent.fd()?,
+            (fd, _) => fd?,
+        };
+        let s = host::system::fs_space(fd.as_fd())?;
+        Ok(StatFs {
+            kind: s.kind,
+            block_size: s.block_size,
+            blocks: s.blocks,
+            free: s.free,
+            available: s.available,
+            files: s.files,
+            files_free: s.files_free,
+            name_len: s.name_len,
+        })
     }
 
     fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>, Errno> {

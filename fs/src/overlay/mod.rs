@@ -25,7 +25,7 @@ use abi::errno::{EIO, ENODATA, ENOENT, ENOTDIR, EOPNOTSUPP};
 use base::lock::{Lock, rank};
 
 use crate::file::{FileOps, Metadata};
-use crate::vfs::{Inode, Owner, SetAttributes, XattrFlags, mode};
+use crate::vfs::{Inode, Owner, SetAttributes, StatFs, XattrFlags, mode};
 
 /// The attribute of an upper directory that hides the lower one.
 const OPAQUE: &[u8] = b"trusted.overlay.opaque";
@@ -263,6 +263,12 @@ impl Inode for OverlayInode {
 
     fn as_any(&self) -> &dyn Any {
         self
+    }
+
+    /// What is written goes to the upper layer.
+    fn statfs(&self) -> Result<StatFs, Errno> {
+        let upper = self.fs.upper_root.get().ok_or(EIO)?;
+        Ok(StatFs { kind: StatFs::OVERLAY, ..upper.statfs()? })
     }
 
     fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>, Errno> {

@@ -10,7 +10,7 @@ use abi::errno::ENOENT;
 use super::task::{Handle, ino, opaque_debug};
 use super::{Descriptor, denied, parse_id};
 use crate::file::{FileOps, Metadata, oflag};
-use crate::generated::{Entry, Listing, OpenDir, OpenText, Text};
+use crate::generated::{Entry, Listing, OpenDir, OpenText, Text, refuse_new_names};
 use crate::vfs::{FileType, Inode, MagicTarget, StatFs, mode};
 
 /// Which of the two directories.
@@ -78,6 +78,13 @@ impl Inode for FdDir {
     fn open(self: Arc<Self>, _flags: u32) -> Result<Box<dyn FileOps>, Errno> {
         let meta = self.metadata()?;
         Ok(Box::new(OpenDir::new(self, meta)))
+    }
+
+    refuse_new_names!();
+
+    /// A process sees its own descriptors, whoever its files belong to (Linux `proc_fd_permission`).
+    fn allows(&self, _want: u32) -> bool {
+        self.handle.proc.system.current().is_some_and(|me| me.pid == self.handle.task.id().pid)
     }
 
     fn statfs(&self) -> Result<StatFs, Errno> {

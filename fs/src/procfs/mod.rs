@@ -17,13 +17,13 @@ use abi::errno::{EACCES, ENOENT};
 use base::time::Time;
 
 use crate::file::{FileDescription, FileOps, Metadata};
-use crate::generated::{Entry, Listing, Named, OpenDir, Stamp};
+use crate::generated::{Entry, Listing, Named, OpenDir, Stamp, refuse_new_names};
 use crate::vfs::{FileType, Inode, Owner, StatFs, VfsPath, mode};
 
 pub use task::{OpenMemory, TaskFile, TaskLink, TaskMemory};
 
 /// The device number of every procfs.
-pub const DEV: u64 = 0x16;
+pub const DEV: u64 = 0xe;
 
 /// A task by its numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,9 +208,7 @@ impl Inode for Root {
         Ok(Box::new(OpenDir::new(self, meta)))
     }
 
-    fn create(&self, _name: &[u8], _mode: u32, _owner: Owner) -> Result<Arc<dyn Inode>, Errno> {
-        Err(ENOENT)
-    }
+    refuse_new_names!();
 
     fn statfs(&self) -> Result<StatFs, Errno> {
         Ok(self.0.stamp(ROOT_INO).statfs())

@@ -10,8 +10,8 @@ use base::io::{Sink, Source};
 
 use super::fd::{FdDir, FdView};
 use super::{Proc, Task, TaskAccess, denied, parse_id};
-use crate::file::{FileOps, Metadata, oflag};
-use crate::generated::{Entry, Listing, OpenDir, OpenText, Stamp, Text, accept_size_only};
+use crate::file::{FileOps, Metadata};
+use crate::generated::{Entry, Listing, OpenDir, OpenText, Stamp, Text, accept_size_only, refuse_new_names};
 use crate::vfs::{FileType, Inode, MagicTarget, SetAttributes, StatFs, mode};
 
 /// The texts of a task's directory, named as in proc(5).
@@ -228,6 +228,8 @@ impl Inode for TaskDir {
         Ok(Box::new(OpenDir::new(self, meta)))
     }
 
+    refuse_new_names!();
+
     fn statfs(&self) -> Result<StatFs, Errno> {
         Ok(self.0.proc.stamp(0).statfs())
     }
@@ -281,6 +283,8 @@ impl Inode for ThreadsDir {
         Ok(Box::new(OpenDir::new(self, meta)))
     }
 
+    refuse_new_names!();
+
     fn statfs(&self) -> Result<StatFs, Errno> {
         Ok(self.handle.proc.stamp(0).statfs())
     }
@@ -331,7 +335,7 @@ impl Inode for TaskNode {
         accept_size_only(attributes)
     }
 
-    fn open(self: Arc<Self>, flags: u32) -> Result<Box<dyn FileOps>, Errno> {
+    fn open(self: Arc<Self>, _flags: u32) -> Result<Box<dyn FileOps>, Errno> {
         let meta = self.metadata().map_err(|_| ESRCH)?;
         match self.row.kind {
             Kind::Memory => {
@@ -341,9 +345,6 @@ impl Inode for TaskNode {
             Kind::Text(file) => {
                 if is_private(file) {
                     denied(self.handle.task.check(TaskAccess::Read))?;
-                }
-                if flags & oflag::ACCMODE != oflag::RDONLY && self.row.mode & 0o222 == 0 {
-                    return Err(abi::errno::EACCES);
                 }
                 Ok(Box::new(OpenText::new(self, meta)))
             }

@@ -21,7 +21,7 @@ use base::time::Time;
 
 use crate::anon::pipe::Fifo;
 use crate::file::{DirEntry, FileOps, Metadata};
-use crate::vfs::{FileType, Inode, Owner, SetAttributes, XattrFlags, mode};
+use crate::vfs::{FileType, Inode, Owner, SetAttributes, StatFs, XattrFlags, mode};
 use data::Data;
 pub use data::{new_memfd, seal, zero_pages};
 use dir::Directory;
@@ -273,6 +273,21 @@ impl Inode for TmpInode {
         flags: u32,
     ) -> Result<(), Errno> {
         dir::rename(self, old_name, new_parent, new_name, flags)
+    }
+
+    /// Files take what memory the sandbox has left; there is no limit on inodes.
+    fn statfs(&self) -> Result<StatFs, Errno> {
+        let total = self.fs.memory.total();
+        let free = total.saturating_sub(self.fs.memory.resident()) / base::PAGE_SIZE;
+        Ok(StatFs {
+            kind: StatFs::TMPFS,
+            block_size: base::PAGE_SIZE,
+            blocks: total / base::PAGE_SIZE,
+            free,
+            available: free,
+            name_len: 255,
+            ..StatFs::default()
+        })
     }
 
     fn read_link(&self) -> Result<Vec<u8>, Errno> {

@@ -263,6 +263,9 @@ impl Walk<'_> {
         self.check_search(&new.dir)?;
         let (from, into) = (&old.dir.dentry, &new.dir.dentry);
         if !from.is_cached() || !into.is_cached() {
+            // In procfs nothing can be renamed, and the lookup of a new name fails already.
+            from.child(&old.name)?;
+            into.child(&new.name)?;
             return Err(EPERM);
         }
         let tree = RENAME.lock();

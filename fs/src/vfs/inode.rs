@@ -331,6 +331,11 @@ pub trait Inode: Debug + Send + Sync + Any {
         Err(abi::errno::ENOSYS)
     }
 
+    /// Whether the caller may do what `want` (`may::*`) says though the permission bits refuse it.
+    fn allows(&self, _want: u32) -> bool {
+        false
+    }
+
     /// Whether names in this directory may be remembered; false where they come and go by themselves, as in procfs.
     fn cacheable(&self) -> bool {
         true

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use abi::Errno;
 use abi::errno::{EEXIST, EINVAL, EISDIR, ELOOP, ENOENT, ENOTDIR, ENXIO, EPERM};
 
-use super::perm::{check_permission, is_owner, may};
+use super::perm::{check_inode, check_permission, is_owner, may};
 use super::walk::{Follow, OpenFileInode, Parent, Progress, Rules, is_special};
 use super::{Dentry, Inode, Owner, SetAttributes, VfsPath, Walk, mode};
 use crate::file::{FileDescription, FileOps, Metadata, oflag};
@@ -86,7 +86,7 @@ impl Walk<'_> {
         if want & may::WRITE != 0 && !is_special(&meta) {
             place.mount.want_write()?;
         }
-        check_permission(&meta, want, self.cred)?;
+        check_inode(place.dentry.inode().as_ref(), &meta, want, self.cred)?;
         if flags & oflag::NOATIME != 0 && !is_owner(&meta, self.cred) {
             return Err(EPERM);
         }

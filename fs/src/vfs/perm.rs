@@ -4,7 +4,7 @@ use abi::Errno;
 use abi::errno::EACCES;
 use base::cred::{Credentials, cap};
 
-use super::mode;
+use super::{Inode, mode};
 use crate::file::Metadata;
 
 /// Bits of an access request (access(2)).
@@ -47,6 +47,16 @@ pub fn check_permission(meta: &Metadata, want: u32, cred: &Credentials) -> Resul
         return Ok(());
     }
     Err(EACCES)
+}
+
+/// As [`check_permission`], for an inode that may make exceptions.
+pub(super) fn check_inode(
+    inode: &dyn Inode,
+    meta: &Metadata,
+    want: u32,
+    cred: &Credentials,
+) -> Result<(), Errno> {
+    check_permission(meta, want, cred).or_else(|e| if inode.allows(want) { Ok(()) } else { Err(e) })
 }
 
 /// Whether the sticky bit of directory `dir` keeps `cred` from removing `victim`.

@@ -9,7 +9,7 @@ use abi::errno::{EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EXDEV};
 use base::cred::Credentials;
 use bitflags::bitflags;
 
-use super::perm::{check_permission, may};
+use super::perm::{check_inode, may};
 use super::{Dentry, Inode, MagicTarget, Mount, MountNamespace, SetAttributes, VfsPath, mode};
 use crate::file::{FileDescription, FileOps, Metadata};
 
@@ -256,7 +256,7 @@ impl Walk<'_> {
         if !meta.is_dir() {
             return Err(ENOTDIR);
         }
-        check_permission(&meta, may::EXEC, self.cred)
+        check_inode(dir.dentry.inode().as_ref(), &meta, may::EXEC, self.cred)
     }
 
     /// Goes from `dir` to `name`, which may be `.` or `..`.
@@ -357,7 +357,7 @@ impl Walk<'_> {
         if want & may::WRITE != 0 && !is_special(&meta) {
             place.mount.want_write()?;
         }
-        check_permission(&meta, want, self.cred)
+        check_inode(place.dentry.inode().as_ref(), &meta, want, self.cred)
     }
 }
 

@@ -23,7 +23,7 @@ pub struct MemoryUse {
     pub rss_anon: u64,
     /// `RssFile` and `RssShmem` together.
     pub rss_file: u64,
-    /// The program's own text, of `sizes.exec`: `VmExe`.
+    /// The program's own text in whole pages, of `sizes.exec`: `VmExe`.
     pub text: u64,
 }
 
@@ -68,7 +68,9 @@ impl MemoryManager {
             peak_rss: st.peak_rss,
             rss_anon,
             rss_file,
-            text: st.layout.end_code.saturating_sub(st.layout.start_code),
+            text: base::page_up(st.layout.end_code)
+                .unwrap_or(0)
+                .saturating_sub(base::page_down(st.layout.start_code)),
         }
     }
 

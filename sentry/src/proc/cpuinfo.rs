@@ -68,7 +68,7 @@ const WORDS: &[Word] = &[
         0,
         2,
         "- avx512vbmi umip pku ospke waitpkg avx512_vbmi2 - gfni vaes vpclmulqdq avx512_vnni avx512_bitalg tme \
-         avx512_vpopcntdq - la57 - - - - - rdpid - bus_lock_detect cldemote - movdiri movdir64b enqcmd sgx_lc",
+         avx512_vpopcntdq - - - - - - - rdpid - bus_lock_detect cldemote - movdiri movdir64b enqcmd sgx_lc",
     ),
     word(
         7,
@@ -223,7 +223,8 @@ pub(super) fn text(kernel: &Kernel) -> String {
             khz * 2 / 1000,
             khz * 2 % 1000 / 10,
             sizes & 255,
-            sizes >> 8 & 255,
+            // Guests have four levels of page tables, whatever the processor knows.
+            (sizes >> 8 & 255).min(48),
         );
     }
     text

@@ -216,7 +216,7 @@ impl ProcTask {
             pages(m.sizes.total),
             pages(m.rss()),
             pages(m.rss_file),
-            pages(m.text.next_multiple_of(PAGE_SIZE)),
+            pages(m.text),
             pages(m.sizes.data + m.sizes.stack),
         );
         Ok(text.into_bytes())

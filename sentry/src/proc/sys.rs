@@ -13,13 +13,13 @@ use crate::kernel::Kernel;
 use crate::task::attributes::{cpu_numbers, list_text, mask_text};
 
 /// The device number of every sysfs.
-const DEV: u64 = 0x17;
+const DEV: u64 = 0xf;
 
 type Files = Vec<(String, Arc<dyn Inode>)>;
 
 /// Makes `/sys`.
 pub fn new_sysfs(kernel: &Arc<Kernel>) -> Arc<dyn Inode> {
-    let builder = Builder::new(DEV, StatFs::SYSFS, 1);
+    let builder = Builder::new(DEV, StatFs::SYSFS, 1).strict();
     let weak = Arc::downgrade(kernel);
     let mut files: Files = Vec::new();
     cpus(&builder, kernel, &mut files);

@@ -6,7 +6,7 @@ use abi::Errno;
 use abi::errno::{EINVAL, EPERM, ESRCH};
 use base::cred::cap;
 use fs::generated::{Builder, Named, Text};
-use fs::vfs::Inode;
+use fs::vfs::{Inode, StatFs};
 
 use super::machine::made;
 use crate::kernel::{Kernel, PID_MAX};
@@ -115,7 +115,8 @@ pub(super) fn tree_of(builder: &Builder, files: Vec<(String, Arc<dyn Inode>)>) -
 }
 
 /// `/proc/sys`.
-pub(super) fn tree(builder: &Builder, kernel: &Arc<Kernel>) -> Arc<dyn Inode> {
+pub(super) fn tree(kernel: &Arc<Kernel>) -> Arc<dyn Inode> {
+    let builder = Builder::new(fs::procfs::DEV, StatFs::PROC, fs::procfs::FIRST_INO + 0x1000).strict();
     let weak = Arc::downgrade(kernel);
     let mut files: Vec<(String, Arc<dyn Inode>)> = FIXED
         .iter()
@@ -124,5 +125,5 @@ pub(super) fn tree(builder: &Builder, kernel: &Arc<Kernel>) -> Arc<dyn Inode> {
     let name = |pick| builder.file(0o644, NameFile { kernel: weak.clone(), pick });
     files.push(("kernel/hostname".to_owned(), name(|n| &mut n.host)));
     files.push(("kernel/domainname".to_owned(), name(|n| &mut n.domain)));
-    tree_of(builder, files)
+    tree_of(&builder, files)
 }

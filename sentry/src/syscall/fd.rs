@@ -114,13 +114,7 @@ pub(super) fn sys_fcntl(cx: &mut Ctx<'_>, fd: i32, command: u32, arg: u64) -> Sy
             cx.files.set_cloexec(fd, arg & 1 != 0)?;
             Ok(0)
         }
-        F_GETFL => Ok((entry.file.flags()
-            | if entry.file.path.is_some() && entry.file.flags() & oflag::PATH == 0 {
-                oflag::LARGEFILE
-            } else {
-                0
-            })
-        .into()),
+        F_GETFL => Ok(entry.file.flags().into()),
         F_SETFL => {
             if entry.file.flags() & oflag::PATH != 0 {
                 return Err(EBADF.into());

@@ -41,6 +41,8 @@ impl Ctx<'_> {
 
 fn open(cx: &mut Ctx<'_>, dirfd: i32, path: UserAddr, flags: u32, mode: u32) -> SysResult {
     let path = cx.path(path)?;
+    // Linux fs/open.c, `force_o_largefile`.
+    let flags = flags | oflag::LARGEFILE;
     let mode = if flags & (oflag::CREAT | TMPFILE_BIT) != 0 { cx.umasked(mode) } else { 0 };
     let file = cx.walk_at(dirfd, &path)?.open(&path, flags, mode)?;
     cx.finish_open(&file)?;
