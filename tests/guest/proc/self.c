@@ -44,6 +44,9 @@ static char *field(const char *name) {
     return out;
 }
 
+// Without the signals that the test's own start may have set to be ignored.
+static unsigned short_of(const char *set) { return strtoull(set, NULL, 16) & 0x7fffffff; }
+
 static void link_of(const char *path) {
     char target[4096];
     struct stat st;
@@ -122,7 +125,7 @@ int main(int argc, char **argv) {
     printf("Uid %s Gid %s Threads %s\n", field("Uid"), field("Gid"), field("Threads"));
     printf("VmSize %d VmRSS %d VmStk %d VmExe %d\n", atoi(field("VmSize")) > 100, atoi(field("VmRSS")) > 10,
            atoi(field("VmStk")) >= 132, atoi(field("VmExe")) > 100);
-    printf("SigBlk %s SigIgn %s NoNewPrivs %s\n", field("SigBlk"), field("SigIgn"), field("NoNewPrivs"));
+    printf("SigBlk %s SigIgn %x NoNewPrivs %s\n", field("SigBlk"), short_of(field("SigIgn")), field("NoNewPrivs"));
     struct sigaction sa = {.sa_handler = SIG_IGN};
     sigaction(SIGUSR1, &sa, NULL);
     sa.sa_handler = (void (*)(int))main;
@@ -135,7 +138,7 @@ int main(int argc, char **argv) {
     slurp("/proc/self/status");
     printf("SigPnd %s ShdPnd %s", field("SigPnd"), field("ShdPnd"));
     printf(" SigBlk %s", field("SigBlk"));
-    printf(" SigIgn %s", field("SigIgn"));
+    printf(" SigIgn %x", short_of(field("SigIgn")));
     printf(" SigCgt %s\n", field("SigCgt"));
 
     printf("cmdline %d ", slurp("/proc/self/cmdline") > 0);
