@@ -19,6 +19,10 @@ use super::{Fault, MMAP_MIN_ADDR, MemoryManager, State, allows};
 const WINDOW: u64 = 64 << 10;
 /// The largest.
 const WINDOW_MAX: u64 = 2 << 20;
+/// The first window of a file mapping: a copy of it costs less than the faults that it saves.
+const WINDOW_FILE: u64 = 256 << 10;
+/// Writable private mappings of files up to this length are taken for data segments.
+const DATA_SEGMENT: u64 = 2 << 20;
 /// The first window of copies: a fork's child or parent often writes a page or two and is done.
 const COPY: u64 = 32 << 10;
 /// The largest.
@@ -249,13 +253,16 @@ impl MemoryManager {
 
     /// A missing page of a private file mapping.
     fn fault_private_file(&self, st: &mut State, area: &Area, page: u64, write: bool) -> Result<(), Fault> {
-        let (wanted, _) = area.window.next(page, WINDOW, WINDOW_MAX);
+        let (wanted, _) = area.window.next(page, WINDOW_FILE, WINDOW_MAX);
         let range = st.pmas.hole(page, area.clip(wanted.clone()));
         self.fill_from_file(st, area, range.clone(), page, false, Show::Map)?;
         if let Some(v) = st.vmas.find_mut(page) {
             v.window = Window::remember(&range, &wanted);
         }
-        if write { self.break_cow(st, area, page) } else { Ok(()) }
+        // A data segment is going to be written: its relocations, if nothing else. One fault does for both.
+        let is_data =
+            area.flags.contains(VmFlags::WRITE) && area.range.end - area.range.start <= DATA_SEGMENT;
+        if write || is_data { self.break_cow(st, area, page) } else { Ok(()) }
     }
 
     /// Gets the pages of `range`, which has none, from the file. Only `must` has to succeed.
