@@ -56,6 +56,9 @@ impl fmt::Display for Errno {
 
 impl std::error::Error for Errno {}
 
+/// Internal to the kernel, and never seen by a guest: a signal interrupted the call, which starts again afterwards unless
+/// a handler without `SA_RESTART` ran.
+pub const ERESTARTSYS: Errno = Errno::known(512);
 /// Operation not permitted.
 pub const EPERM: Errno = Errno::known(1);
 /// No such file or directory.

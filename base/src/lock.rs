@@ -14,6 +14,8 @@ pub mod rank {
     pub const SIGNALS: u16 = 20;
     /// Other state of one task or thread group.
     pub const TASK: u16 = 30;
+    /// What a process does on each signal.
+    pub const HANDLERS: u16 = 32;
     /// Mount tables.
     pub const MOUNT: u16 = 36;
     /// A task's root and working directory.

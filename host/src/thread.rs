@@ -55,3 +55,10 @@ pub fn interrupt(id: i32) {
     // SAFETY: no pointers; a stale id gives ESRCH, and tgkill never reaches another process.
     unsafe { libc::syscall(libc::SYS_tgkill, std::process::id(), id, interrupt_signal()) };
 }
+
+/// Stops this process as SIGSTOP does; returns once somebody has continued it.
+pub fn stop_process() {
+    let me = std::process::id().cast_signed();
+    // SAFETY: no pointers; the signal goes to this process.
+    unsafe { libc::kill(me, libc::SIGSTOP) };
+}

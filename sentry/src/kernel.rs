@@ -12,6 +12,7 @@ use platform::Platform;
 
 use crate::futex::FutexTable;
 use crate::mm::FixedPages;
+use crate::signal::queue::QueuedSignals;
 use crate::strace::Tracer;
 use crate::system::System;
 use crate::task::{Task, ThreadGroup};
@@ -39,6 +40,10 @@ pub struct Process {
     pub exit_signal: i32,
     /// Whether the process has called execve since it was forked.
     pub has_execed: bool,
+    /// The parent's thread that made it.
+    pub parent_tid: i32,
+    /// Whom it acted for when it ended.
+    pub uid: u32,
 }
 
 /// All processes and threads, by ID.
@@ -72,6 +77,15 @@ impl Tree {
     }
 }
 
+/// What the host's main thread waits for.
+#[derive(Debug, Default)]
+struct Outcome {
+    /// The first process's wait status.
+    ended: Option<i32>,
+    /// All processes have stopped.
+    stopped: bool,
+}
+
 /// The kernel of one sandbox.
 pub struct Kernel {
     /// The machine.
@@ -98,12 +112,14 @@ pub struct Kernel {
     pub system: System,
     /// Tells of system calls.
     pub tracer: Option<Tracer>,
+    /// How many signals each user has queued.
+    pub queued_signals: Arc<QueuedSignals>,
     /// Syscalls and faults handled.
     pub syscalls: AtomicU64,
     /// Page faults handled.
     pub faults: AtomicU64,
-    ended: Lock<Option<i32>, { rank::LEAF }>,
-    ended_changed: Condition,
+    outcome: Lock<Outcome, { rank::LEAF }>,
+    outcome_changed: Condition,
 }
 
 impl std::fmt::Debug for Kernel {
@@ -158,29 +174,53 @@ impl Kernel {
             aslr: setup.aslr,
             system,
             tracer: setup.tracer,
+            queued_signals: Arc::default(),
             syscalls: AtomicU64::new(0),
             faults: AtomicU64::new(0),
-            ended: Lock::new(None),
-            ended_changed: Condition::new(),
+            outcome: Lock::default(),
+            outcome_changed: Condition::new(),
         }))
     }
 
     /// Ends the sandbox with the first process's wait status.
     pub fn end(&self, status: i32) {
-        *self.ended.lock() = Some(status);
-        self.ended_changed.notify_all();
+        self.outcome.lock().ended = Some(status);
+        self.outcome_changed.notify_all();
+    }
+
+    /// A process has stopped: when no other runs, the host's process stops too, so that whoever started it can see that
+    /// and continue it.
+    pub(crate) fn process_stopped(&self, tree: &Tree) {
+        let runs = |p: &Process| p.zombie.is_none() && !p.group.signals.lock().stop.stopped;
+        if !tree.processes.values().any(runs) {
+            self.outcome.lock().stopped = true;
+            self.outcome_changed.notify_all();
+        }
+    }
+
+    /// Stops with the processes, and makes the first one's group go on when the host continues us.
+    fn stop_with_all(&self) {
+        host::thread::stop_process();
+        let pgid = self.tree.lock().processes.get(&1).map(|p| p.pgid);
+        if let Some(pgid) = pgid {
+            self.signal_group(pgid, crate::signal::SIGCONT);
+        }
     }
 
     /// Waits until the first process has ended; returns its wait status. Keeps the clocks current meanwhile.
     pub fn wait_for_end(&self) -> i32 {
         let mut limit = self.time.refresh();
-        let mut ended = self.ended.lock();
+        let mut outcome = self.outcome.lock();
         loop {
-            if let Some(status) = *ended {
+            if let Some(status) = outcome.ended {
                 return status;
             }
-            if self.ended_changed.wait_for(&mut ended, limit) {
-                drop(ended);
+            if std::mem::take(&mut outcome.stopped) {
+                drop(outcome);
+                self.stop_with_all();
+                outcome = self.outcome.lock();
+            } else if self.outcome_changed.wait_for(&mut outcome, limit) {
+                drop(outcome);
                 limit = self.time.refresh();
                 self.sample_load();
                 let file = self.platform.memory();
@@ -190,7 +230,7 @@ impl Kernel {
                         self.kill_largest();
                     }
                 }
-                ended = self.ended.lock();
+                outcome = self.outcome.lock();
             }
         }
     }

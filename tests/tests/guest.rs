@@ -80,6 +80,11 @@ fn sched() {
 }
 
 #[test]
+fn signals() {
+    area_matches("signals");
+}
+
+#[test]
 fn traps() {
     area_matches("traps");
 }

@@ -26,7 +26,7 @@ fn now() -> Time {
 }
 
 /// What `fstat` tells of the files that share Linux's one anonymous inode.
-fn anon_metadata() -> crate::file::Metadata {
+pub fn anon_metadata() -> crate::file::Metadata {
     crate::file::Metadata {
         dev: ANON_DEV,
         ino: 1,

@@ -12,7 +12,7 @@ use super::{ProcTask, Standing, View};
 use crate::kernel::Kernel;
 use crate::mm::{ExecLayout, MemoryUse};
 use crate::task::attributes::{cpu_numbers, list_text, mask_text};
-use crate::task::{Pending, Phase, Task, Usage};
+use crate::task::{Phase, Task, Usage};
 
 /// `USER_HZ`.
 pub(crate) const TICKS_PER_SEC: u64 = 100;
@@ -31,15 +31,14 @@ pub(crate) const fn ticks(ns: u64) -> u64 {
 /// The state of a thread: letter and word.
 fn state_of(task: Option<&Task>) -> (char, &'static str) {
     let Some(task) = task else { return ('Z', "zombie") };
+    if task.state.lock().stopped {
+        return ('T', "stopped");
+    }
     match task.account.phase() {
         Phase::User | Phase::Kernel => ('R', "running"),
         Phase::Asleep => ('S', "sleeping"),
         Phase::Held => ('D', "disk sleep"),
     }
-}
-
-fn set_of(pending: &[Pending]) -> u64 {
-    pending.iter().fold(0, |set, p| set | crate::signal::bit(p.signo))
 }
 
 /// Signal sets of a thread and its process.
@@ -50,7 +49,7 @@ struct Signals {
     blocked: u64,
     ignored: u64,
     caught: u64,
-    queued: usize,
+    queued: u64,
 }
 
 /// The priority field: 20 + nice, or below -1 for real-time threads.
@@ -80,9 +79,8 @@ impl ProcTask {
     fn signals(&self, view: &View) -> Signals {
         let mut s = Signals { blocked: view.mask, ..Signals::default() };
         let group = self.group.signals.lock();
-        s.shared = set_of(&group.pending);
-        s.queued = group.pending.len();
-        for (i, action) in group.actions.iter().enumerate() {
+        s.shared = group.pending.set();
+        for (i, action) in group.handlers.copy().iter().enumerate() {
             match action.handler {
                 0 => {}
                 1 => s.ignored |= 1 << i,
@@ -91,9 +89,9 @@ impl ProcTask {
         }
         drop(group);
         if let Some(task) = &view.task {
+            s.queued = task.kernel.queued_signals.of(task.cred().uid);
             let state = task.state.lock();
-            s.pending = set_of(&state.pending);
-            s.queued += state.pending.len();
+            s.pending = state.pending.set();
         }
         s
     }

@@ -159,6 +159,7 @@ fn result_text(name: &str, raw: [u64; 6], result: SysResult) -> String {
         },
         Err(Stop::Fail(e)) => format!("-1 {} ({})", e.name(), e.text()),
         Err(Stop::Restart(Restart::Sys)) => "? ERESTARTSYS (To be restarted if SA_RESTART is set)".to_owned(),
+        Err(Stop::Restart(Restart::NoIntr)) => "? ERESTARTNOINTR (To be restarted)".to_owned(),
         Err(Stop::Restart(Restart::NoHand)) => "? ERESTARTNOHAND (To be restarted if no handler)".to_owned(),
         Err(Stop::Restart(Restart::Block)) => "? ERESTART_RESTARTBLOCK (Interrupted by signal)".to_owned(),
         Err(Stop::NoReturn) if name == "execve" => "0".to_owned(),

@@ -1,11 +1,12 @@
 //! System calls: the table, and the handlers by theme.
 //!
 //! Reading order: `table.rs`; then the handlers: `file.rs` (reading and writing), `path.rs` (names), `fd.rs` (descriptors,
-//! pipes), `poll.rs` (waiting for descriptors), `mem.rs`, `task.rs` (processes, limits, futexes), `sig.rs`, `time.rs`,
+//! pipes), `poll.rs` (waiting for descriptors), `mem.rs`, `task.rs` (processes, limits, futexes), `wait.rs`,
+//! `sig.rs`, `time.rs`,
 //! `cred.rs` (users, capabilities), `prctl.rs`, `sched.rs`, `system.rs` (names, usage, file systems), `sock.rs` and
 //! `sockmsg.rs` (sockets).
 
-use abi::errno::EFAULT;
+use abi::errno::{EFAULT, ERESTARTSYS};
 use abi::{Errno, UserAddr};
 
 use crate::task::Ctx;
@@ -29,6 +30,7 @@ pub mod system;
 pub mod table;
 pub mod task;
 pub mod time;
+pub mod wait;
 pub mod xattr;
 
 /// How an interrupted call goes on (Linux include/linux/errno.h).
@@ -36,6 +38,8 @@ pub mod xattr;
 pub enum Restart {
     /// `ERESTARTSYS`: again, unless a handler without `SA_RESTART` ran.
     Sys,
+    /// `ERESTARTNOINTR`: again in any case.
+    NoIntr,
     /// `ERESTARTNOHAND`: again, unless a handler ran.
     NoHand,
     /// `ERESTART_RESTARTBLOCK`: again with the same deadline, unless a handler ran.
@@ -55,7 +59,10 @@ pub enum Stop {
 
 impl From<Errno> for Stop {
     fn from(e: Errno) -> Self {
-        Self::Fail(e)
+        match e {
+            ERESTARTSYS => Self::Restart(Restart::Sys),
+            e => Self::Fail(e),
+        }
     }
 }
 

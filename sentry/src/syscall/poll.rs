@@ -34,8 +34,8 @@ impl Ctx<'_> {
     /// Ends `take_mask`: unless a signal ended the call, the old mask holds before signals are delivered.
     fn end_mask(&mut self, result: &SysResult) {
         let is_interrupted = matches!(result, Err(Stop::Restart(_) | Stop::Fail(EINTR)));
-        if !is_interrupted && let Some(mask) = self.saved_mask.take() {
-            self.task.state.lock().mask = mask;
+        if !is_interrupted {
+            self.restore_mask();
         }
     }
 

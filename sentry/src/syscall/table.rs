@@ -5,7 +5,7 @@ use abi::UserAddr;
 
 use super::{
     Argument, Row, Support, SysResult, cred, fd, file, lock, mem, open, path, poll, range, sched, sig, sock,
-    sockmsg, splice, system, task, time, xattr,
+    sockmsg, splice, system, task, time, wait, xattr,
 };
 use crate::task::Ctx;
 use Support::{Absent, Full, Partial};
@@ -96,7 +96,7 @@ syscalls! {
     58 vfork = task::sys_vfork(), Full;
     59 execve = task::sys_execve(path: UserAddr, argv: UserAddr, envp: UserAddr), Partial("only the leader may call it while other threads live; set-user-ID bits are ignored");
     60 exit = task::sys_exit(code: i32), Full;
-    61 wait4 = task::sys_wait4(pid: i32, status: UserAddr, options: u32, usage: UserAddr), Partial("no stopped children");
+    61 wait4 = wait::sys_wait4(pid: i32, status: UserAddr, options: u32, usage: UserAddr), Full;
     62 kill = sig::sys_kill(pid: i32, signo: i32), Full;
     63 uname = system::sys_uname(buf: UserAddr), Full;
     64 semget, Absent;
@@ -162,9 +162,9 @@ syscalls! {
     124 getsid = task::sys_getsid(pid: i32), Full;
     125 capget = cred::sys_capget(header: UserAddr, data: UserAddr), Full;
     126 capset = cred::sys_capset(header: UserAddr, data: UserAddr), Full;
-    127 rt_sigpending, Absent;
-    128 rt_sigtimedwait, Absent;
-    129 rt_sigqueueinfo, Absent;
+    127 rt_sigpending = sig::sys_rt_sigpending(set: UserAddr, size: u64), Full;
+    128 rt_sigtimedwait = sig::sys_rt_sigtimedwait(set: UserAddr, info: UserAddr, timeout: UserAddr, size: u64), Full;
+    129 rt_sigqueueinfo = sig::sys_rt_sigqueueinfo(pid: i32, signo: i32, info: UserAddr), Full;
     130 rt_sigsuspend = sig::sys_rt_sigsuspend(mask: UserAddr, size: u64), Full;
     131 sigaltstack = sig::sys_sigaltstack(new: UserAddr, old: UserAddr), Full;
     132 utime = path::sys_utime(path: UserAddr, times: UserAddr), Full;
@@ -282,7 +282,7 @@ syscalls! {
     244 mq_notify, Absent;
     245 mq_getsetattr, Absent;
     246 kexec_load, Absent;
-    247 waitid, Absent;
+    247 waitid = wait::sys_waitid(which: u32, id: i32, info: UserAddr, options: u32, usage: UserAddr), Full;
     248 add_key, Absent;
     249 request_key, Absent;
     250 keyctl, Absent;
@@ -308,7 +308,7 @@ syscalls! {
     270 pselect6 = poll::sys_pselect6(count: i32, read: UserAddr, write: UserAddr, except: UserAddr, timeout: UserAddr, mask: UserAddr), Full;
     271 ppoll = poll::sys_ppoll(fds: UserAddr, count: u32, timeout: UserAddr, mask: UserAddr, size: u64), Full;
     272 unshare, Absent;
-    273 set_robust_list = task::sys_set_robust_list(head: UserAddr, len: u64), Partial("kept, and not walked at exit");
+    273 set_robust_list = task::sys_set_robust_list(head: UserAddr, len: u64), Full;
     274 get_robust_list, Absent;
     275 splice = splice::sys_splice(in_fd: i32, in_offset: UserAddr, out_fd: i32, out_offset: UserAddr, len: u64, flags: u32), Full;
     276 tee = splice::sys_tee(in_fd: i32, out_fd: i32, len: u64, flags: u32), Full;
@@ -317,14 +317,14 @@ syscalls! {
     279 move_pages, Absent;
     280 utimensat = path::sys_utimensat(dirfd: i32, path: UserAddr, times: UserAddr, flags: u32), Full;
     281 epoll_pwait = poll::sys_epoll_pwait(epfd: i32, events: UserAddr, max: i32, timeout_ms: i32, mask: UserAddr, size: u64), Full;
-    282 signalfd, Absent;
+    282 signalfd = sig::sys_signalfd(fd: i32, mask: UserAddr, size: u64), Full;
     283 timerfd_create, Absent;
     284 eventfd = poll::sys_eventfd(initial: u32), Full;
     285 fallocate = range::sys_fallocate(fd: i32, mode: u32, offset: i64, len: i64), Partial("no COLLAPSE_RANGE, INSERT_RANGE, UNSHARE_RANGE; host files only grow");
     286 timerfd_settime, Absent;
     287 timerfd_gettime, Absent;
     288 accept4 = sock::sys_accept4(fd: i32, addr: UserAddr, len: UserAddr, flags: u32), Full;
-    289 signalfd4, Absent;
+    289 signalfd4 = sig::sys_signalfd4(fd: i32, mask: UserAddr, size: u64, flags: u32), Full;
     290 eventfd2 = poll::sys_eventfd2(initial: u32, flags: u32), Full;
     291 epoll_create1 = poll::sys_epoll_create1(flags: u32), Full;
     292 dup3 = fd::sys_dup3(old: i32, new: i32, flags: u32), Full;
@@ -332,7 +332,7 @@ syscalls! {
     294 inotify_init1, Absent;
     295 preadv = range::sys_preadv(fd: i32, iov: UserAddr, count: u64, offset: i64, high: u64), Full;
     296 pwritev = range::sys_pwritev(fd: i32, iov: UserAddr, count: u64, offset: i64, high: u64), Full;
-    297 rt_tgsigqueueinfo, Absent;
+    297 rt_tgsigqueueinfo = sig::sys_rt_tgsigqueueinfo(tgid: i32, tid: i32, signo: i32, info: UserAddr), Full;
     298 perf_event_open, Absent;
     299 recvmmsg = sockmsg::sys_recvmmsg(fd: i32, list: UserAddr, count: u32, flags: u32, timeout: UserAddr), Partial("no MSG_OOB on AF_UNIX");
     300 fanotify_init, Absent;
@@ -370,7 +370,7 @@ syscalls! {
     332 statx = path::sys_statx(dirfd: i32, path: UserAddr, flags: u32, mask: u32, buf: UserAddr), Partial("no mount id, no attributes");
     333 io_pgetevents, Absent;
     334 rseq, Absent;
-    424 pidfd_send_signal, Absent;
+    424 pidfd_send_signal = sig::sys_pidfd_send_signal(fd: i32, signo: i32, info: UserAddr, flags: u32), Full;
     425 io_uring_setup, Absent;
     426 io_uring_enter, Absent;
     427 io_uring_register, Absent;
@@ -380,7 +380,7 @@ syscalls! {
     431 fsconfig, Absent;
     432 fsmount, Absent;
     433 fspick, Absent;
-    434 pidfd_open, Absent;
+    434 pidfd_open = sig::sys_pidfd_open(pid: i32, flags: u32), Partial("no PIDFD_THREAD");
     435 clone3 = task::sys_clone3(args: UserAddr, size: u64), Partial("no namespaces, pidfd, set_tid or cgroup");
     436 close_range = fd::sys_close_range(first: u32, last: u32, flags: u32), Full;
     437 openat2 = open::sys_openat2(dirfd: i32, path: UserAddr, how: UserAddr, size: u64), Full;

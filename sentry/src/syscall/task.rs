@@ -3,14 +3,12 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use abi::errno::{E2BIG, EAGAIN, ECHILD, EFAULT, EINVAL, ENOSYS, EPERM, ESRCH, ETIMEDOUT};
+use abi::errno::{E2BIG, EAGAIN, EFAULT, EINVAL, ENOSYS, EPERM, ESRCH, ETIMEDOUT};
 use abi::{Errno, UserAddr};
-use base::wait::Events;
 
 use super::{Restart, Stop, SysResult};
 use crate::mm::FutexScope;
 use crate::task::Ctx;
-use crate::task::block::Registration;
 use crate::task::clone::{CloneArgs, flag};
 
 /// `fork(2)`.
@@ -82,11 +80,13 @@ pub(super) fn sys_execve(cx: &mut Ctx<'_>, path: UserAddr, argv: UserAddr, envp:
 /// `exit(2)`.
 pub(super) fn sys_exit(cx: &mut Ctx<'_>, code: i32) -> SysResult {
     let group = cx.task.group.clone();
-    if group.live.load(Ordering::SeqCst) == 1 {
-        let status = (code & 0xff) << 8;
-        let _ = group.exit_status.compare_exchange(-1, status, Ordering::SeqCst, Ordering::SeqCst);
-    }
+    let mut signals = group.signals.lock();
     cx.task.killed.store(true, Ordering::SeqCst);
+    cx.task.signal_pending.store(true, Ordering::SeqCst);
+    // The thread that ends last says how the process ended.
+    if signals.threads.iter().all(|t| t.killed.load(Ordering::SeqCst)) {
+        signals.end(&group, (code & 0xff) << 8);
+    }
     Err(Stop::NoReturn)
 }
 
@@ -94,58 +94,6 @@ pub(super) fn sys_exit(cx: &mut Ctx<'_>, code: i32) -> SysResult {
 pub(super) fn sys_exit_group(cx: &mut Ctx<'_>, code: i32) -> SysResult {
     cx.start_group_exit((code & 0xff) << 8);
     Err(Stop::NoReturn)
-}
-
-/// `wait4(2)`.
-pub(super) fn sys_wait4(
-    cx: &mut Ctx<'_>,
-    pid: i32,
-    status: UserAddr,
-    options: u32,
-    usage: UserAddr,
-) -> SysResult {
-    const WNOHANG: u32 = 1;
-    const KNOWN: u32 = WNOHANG | 2 | 8 | 0x2000_0000 | 0x4000_0000 | 0x8000_0000;
-    if options & !KNOWN != 0 {
-        return Err(EINVAL.into());
-    }
-    let me = cx.task.group.clone();
-    let _registration = Registration::new(&me.child_events, cx.task.parker.clone(), Events::IN);
-    let found = cx.sleep_until(None, Restart::Sys, |cx| {
-        let tree = cx.task.kernel.tree.lock();
-        let Some(process) = tree.processes.get(&me.pid) else { return Err(ECHILD.into()) };
-        let pgid = process.pgid;
-        let mut any = false;
-        for &child in &process.children {
-            let Some(c) = tree.processes.get(&child) else { continue };
-            let wanted = match pid {
-                -1 => true,
-                0 => c.pgid == pgid,
-                p if p > 0 => child == p,
-                p => c.pgid == p.wrapping_neg(),
-            };
-            if !wanted {
-                continue;
-            }
-            any = true;
-            if let Some(s) = c.zombie {
-                return Ok(Some(Some((child, s))));
-            }
-        }
-        if !any {
-            return Err(ECHILD.into());
-        }
-        Ok((options & WNOHANG != 0).then_some(None))
-    })?;
-    let Some(Some((child, value))) = found else { return Ok(0) };
-    let spent = cx.task.kernel.reap(child);
-    if !status.is_null() {
-        cx.mm.write_value(status, &value)?;
-    }
-    if !usage.is_null() {
-        cx.mm.write_value(usage, &super::system::rusage_words(&spent))?;
-    }
-    Ok(child as u64)
 }
 
 /// `getpid(2)`.
@@ -267,10 +215,34 @@ pub(super) fn sys_arch_prctl(cx: &mut Ctx<'_>, code: u32, addr: UserAddr) -> Sys
 
 /// `prctl(2)`.
 pub(super) fn sys_prctl(cx: &mut Ctx<'_>, option: i32, a2: u64, a3: u64, a4: u64, a5: u64) -> SysResult {
+    const PR_SET_PDEATHSIG: i32 = 1;
+    const PR_GET_PDEATHSIG: i32 = 2;
+    const PR_SET_CHILD_SUBREAPER: i32 = 36;
+    const PR_GET_CHILD_SUBREAPER: i32 = 37;
     const PR_SET_NAME: i32 = 15;
     const PR_GET_NAME: i32 = 16;
     const PR_SET_VMA: i32 = 0x5356_4d41;
     match option {
+        PR_SET_PDEATHSIG => {
+            if a2 > 64 {
+                return Err(EINVAL.into());
+            }
+            cx.task.parent_death_signal.store(a2 as i32, Ordering::Relaxed);
+            Ok(0)
+        }
+        PR_GET_PDEATHSIG => {
+            cx.mm.write_value(UserAddr(a2), &cx.task.parent_death_signal.load(Ordering::Relaxed))?;
+            Ok(0)
+        }
+        PR_SET_CHILD_SUBREAPER => {
+            cx.task.group.subreaper.store(a2 != 0, Ordering::Relaxed);
+            Ok(0)
+        }
+        PR_GET_CHILD_SUBREAPER => {
+            let on = i32::from(cx.task.group.subreaper.load(Ordering::Relaxed));
+            cx.mm.write_value(UserAddr(a2), &on)?;
+            Ok(0)
+        }
         PR_SET_NAME => {
             let mut name = [0u8; 16];
             let n = cx.mm.copy_in(UserAddr(a2), &mut name[..15])?;

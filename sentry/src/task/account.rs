@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use base::lock::{Lock, rank};
 
 use super::{Task, ThreadGroup};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Tree};
 
 /// What a thread does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -309,6 +309,11 @@ impl Kernel {
     /// What the process has used, with its ended threads and without its children.
     pub fn group_usage(&self, group: &Arc<ThreadGroup>) -> Usage {
         let tree = self.tree.lock();
+        self.group_usage_in(&tree, group)
+    }
+
+    /// [`Kernel::group_usage`] with the tree locked.
+    pub fn group_usage_in(&self, tree: &Tree, group: &Arc<ThreadGroup>) -> Usage {
         let mut usage = *group.account.dead.lock();
         for task in tree.tasks.values().filter(|t| Arc::ptr_eq(&t.group, group)) {
             usage.add(&task.account.usage());

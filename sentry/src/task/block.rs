@@ -114,7 +114,7 @@ impl Ctx<'_> {
     ) -> Result<T, Stop> {
         match op(self) {
             Err(EAGAIN) if !file.is_nonblocking() => {}
-            other => return other.map_err(Stop::Fail),
+            other => return other.map_err(Stop::from),
         }
         self.blocking_until(file, mask, None, op)
     }
@@ -135,7 +135,7 @@ impl Ctx<'_> {
         let _registration = Registration::new(queue, self.task.parker.clone(), mask);
         let done = self.sleep_until(deadline, Restart::Sys, |cx| match op(cx) {
             Err(EAGAIN) => Ok(None),
-            other => other.map(Some).map_err(Stop::Fail),
+            other => other.map(Some).map_err(Stop::from),
         });
         match done {
             Err(Stop::Restart(_)) if deadline.is_some() => Err(Stop::Fail(EINTR)),

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use abi::errno::{EAGAIN, EINVAL, ENOMEM};
 use abi::signal::StackT;
 use abi::{Errno, UserAddr};
-use base::lock::{Condition, Lock, rank};
+use base::lock::{Lock, rank};
+use base::wait::{Events, Wake};
 use platform::Context;
 
 use super::{
@@ -14,7 +15,8 @@ use super::{
 };
 use crate::kernel::Process;
 use crate::mm::Limits;
-use crate::signal::SIGCHLD;
+use crate::signal::{Handlers, Queue, SIGCHLD};
+use crate::syscall::{Restart, Stop};
 
 /// `CLONE_*` (sched.h).
 #[expect(missing_docs, reason = "clone(2) explains each")]
@@ -69,24 +71,25 @@ pub struct CloneArgs {
 }
 
 /// Tells a parent in vfork that the child let go of its address space.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct VforkDone {
-    done: Lock<bool, { rank::LEAF }>,
-    changed: Condition,
+    done: AtomicBool,
+    parent: Arc<Parker>,
 }
 
 impl VforkDone {
-    /// Wakes the parent.
-    pub fn finish(&self) {
-        *self.done.lock() = true;
-        self.changed.notify_all();
+    fn new(parent: Arc<Parker>) -> Self {
+        Self { done: AtomicBool::new(false), parent }
     }
 
-    fn wait(&self) {
-        let mut done = self.done.lock();
-        while !*done {
-            self.changed.wait(&mut done);
-        }
+    /// Wakes the parent.
+    pub fn finish(&self) {
+        self.done.store(true, Ordering::SeqCst);
+        self.parent.wake(Events::IN);
+    }
+
+    fn is_finished(&self) -> bool {
+        self.done.load(Ordering::SeqCst)
     }
 }
 
@@ -103,6 +106,7 @@ fn new_group(
         signals: Lock::new(signals),
         exit_status: AtomicI32::new(-1),
         execing: AtomicI32::new(0),
+        subreaper: AtomicBool::new(false),
         live: AtomicI32::new(1),
         child_events: base::wait::WaitQueue::new(),
         limits,
@@ -172,10 +176,9 @@ pub fn start_first(first: FirstTask) -> Result<(), Errno> {
     let mut context = kernel.platform.new_context().map_err(|_| ENOMEM)?;
     let pid = kernel.tree.lock().new_id();
     let limits: Arc<Limits> = Arc::default();
-    let signals = GroupSignals { actions: [abi::signal::SigAction::default(); 64], pending: Vec::new() };
     let group = new_group(
         pid,
-        signals,
+        GroupSignals::default(),
         limits.clone(),
         DEFAULT_RLIMITS,
         first.path.clone(),
@@ -195,7 +198,11 @@ pub fn start_first(first: FirstTask) -> Result<(), Errno> {
         group: group.clone(),
         state: Lock::new(TaskState {
             mask: 0,
-            pending: Vec::new(),
+            real_mask: None,
+            pending: Queue::default(),
+            stop_pending: false,
+            stop_dequeued: false,
+            stopped: false,
             name: Vec::new(),
             cred: cred.clone(),
             files: first.files.clone(),
@@ -203,14 +210,17 @@ pub fn start_first(first: FirstTask) -> Result<(), Errno> {
         parker: Arc::new(Parker::default()),
         kicker: context.kicker(),
         killed: AtomicBool::new(false),
+        signal_pending: AtomicBool::new(false),
+        parent_death_signal: AtomicI32::new(0),
         mm: Lock::new(mm.clone()),
         fs: Lock::new(fs.clone()),
         attributes: Lock::new(Attributes::new(kernel.system.cpus)),
-        account: Account::new(kernel.boot_ns(), kernel.system.weights.clone()),
+        account: Arc::new(Account::new(kernel.boot_ns(), kernel.system.weights.clone())),
     });
     {
         let mut tree = kernel.tree.lock();
         tree.tasks.insert(pid, task.clone());
+        group.signals.lock().threads.push(task.clone());
         let process = Process {
             group,
             parent: 0,
@@ -220,6 +230,8 @@ pub fn start_first(first: FirstTask) -> Result<(), Errno> {
             zombie: None,
             exit_signal: SIGCHLD,
             has_execed: false,
+            parent_tid: 0,
+            uid: cred.uid,
         };
         tree.processes.insert(pid, process);
     }
@@ -281,13 +293,16 @@ impl Ctx<'_> {
     ///
     /// # Errors
     /// `EINVAL` for contradicting or unsupported flags; `EAGAIN`, `ENOMEM` without resources.
-    pub fn clone_task(&mut self, args: &CloneArgs) -> Result<i32, Errno> {
+    pub fn clone_task(&mut self, args: &CloneArgs) -> Result<i32, Stop> {
         let f = args.flags;
         if f & !flag::SUPPORTED != 0
             || (f & flag::SIGHAND != 0 && f & flag::VM == 0)
             || (f & flag::THREAD != 0 && f & flag::SIGHAND == 0)
         {
-            return Err(EINVAL);
+            return Err(EINVAL.into());
+        }
+        if self.has_signal() {
+            return Err(Stop::Restart(Restart::NoIntr));
         }
         let kernel = self.task.kernel.clone();
         let mut context = kernel.platform.new_context().map_err(|_| EAGAIN)?;
@@ -312,18 +327,25 @@ impl Ctx<'_> {
             let state = self.task.state.lock();
             (self.saved_mask.unwrap_or(state.mask), state.name.clone())
         };
-        let actions = self.task.group.signals.lock().actions;
+        let handlers = {
+            let signals = self.task.group.signals.lock();
+            if f & flag::SIGHAND != 0 {
+                signals.handlers.clone()
+            } else {
+                Arc::new(Handlers::new(signals.handlers.copy()))
+            }
+        };
         let rlimits = *self.task.group.rlimits.lock();
         let exe = self.task.group.exe.lock().clone();
         let tid = kernel.tree.lock().new_id();
         kernel.system.count_fork();
         let attributes = self.task.attributes.lock().inherit();
         let group = if is_thread {
-            self.task.group.live.fetch_add(1, Ordering::SeqCst);
             self.task.group.clone()
         } else {
             let attributes = *self.task.group.attributes.lock();
-            new_group(tid, GroupSignals { actions, pending: Vec::new() }, limits, rlimits, exe, attributes)
+            let signals = GroupSignals { handlers, ..GroupSignals::default() };
+            new_group(tid, signals, limits, rlimits, exe, attributes)
         };
         let task = Arc::new(Task {
             kernel: kernel.clone(),
@@ -331,7 +353,11 @@ impl Ctx<'_> {
             group: group.clone(),
             state: Lock::new(TaskState {
                 mask,
-                pending: Vec::new(),
+                real_mask: None,
+                pending: Queue::default(),
+                stop_pending: false,
+                stop_dequeued: false,
+                stopped: false,
                 name,
                 cred: self.cred.clone(),
                 files: files.clone(),
@@ -339,41 +365,18 @@ impl Ctx<'_> {
             parker: Arc::new(Parker::default()),
             kicker: context.kicker(),
             killed: AtomicBool::new(false),
+            signal_pending: AtomicBool::new(false),
+            parent_death_signal: AtomicI32::new(0),
             mm: Lock::new(mm.clone()),
             fs: Lock::new(fs.clone()),
             attributes: Lock::new(attributes),
-            account: Account::new(kernel.boot_ns(), kernel.system.weights.clone()),
+            account: Arc::new(Account::new(kernel.boot_ns(), kernel.system.weights.clone())),
         });
-        let pid = self.task.group.pid;
-        {
-            let mut tree = kernel.tree.lock();
-            if !is_thread {
-                let (my_parent, pgid, sid) =
-                    tree.processes.get(&pid).map_or((0, pid, pid), |p| (p.parent, p.pgid, p.sid));
-                let parent = if f & flag::PARENT != 0 { my_parent } else { pid };
-                tree.processes.insert(
-                    tid,
-                    Process {
-                        group,
-                        parent,
-                        children: Vec::new(),
-                        pgid,
-                        sid,
-                        zombie: None,
-                        exit_signal: args.exit_signal,
-                        has_execed: false,
-                    },
-                );
-                if let Some(p) = tree.processes.get_mut(&parent) {
-                    p.children.push(tid);
-                }
-            }
-            tree.tasks.insert(tid, task.clone());
-        }
+        self.add_to_tree(&task, args)?;
         if f & flag::PARENT_SETTID != 0 {
             let _ = self.mm.write_value(UserAddr(args.parent_tid), &tid);
         }
-        let vfork = (f & flag::VFORK != 0).then(Arc::<VforkDone>::default);
+        let vfork = (f & flag::VFORK != 0).then(|| Arc::new(VforkDone::new(self.task.parker.clone())));
         let child_vfork = vfork.clone();
         let altstack = if f & flag::VM != 0 && f & flag::VFORK == 0 { StackT::NONE } else { self.altstack };
         let args = *args;
@@ -397,21 +400,81 @@ impl Ctx<'_> {
         if let Err(e) = spawned {
             let mut tree = kernel.tree.lock();
             tree.tasks.remove(&tid);
+            child.group.signals.lock().threads.retain(|t| !Arc::ptr_eq(t, &child));
             if is_thread {
                 child.group.live.fetch_sub(1, Ordering::SeqCst);
-            } else if let Some(p) = tree.processes.remove(&tid)
-                && let Some(parent) = tree.processes.get_mut(&p.parent)
-            {
-                parent.children.retain(|&c| c != tid);
+            } else {
+                tree.forget(tid);
             }
-            return Err(e);
+            return Err(e.into());
         }
         drop(child);
         if let Some(done) = vfork {
             self.task.account.enter(Phase::Held);
-            done.wait();
+            self.wait_for_vfork(&done);
             self.task.account.enter(Phase::Kernel);
         }
         Ok(tid)
+    }
+
+    /// Makes a new task known; from then on it gets signals.
+    fn add_to_tree(&mut self, task: &Arc<Task>, args: &CloneArgs) -> Result<(), Stop> {
+        let f = args.flags;
+        let pid = self.task.group.pid;
+        let mut tree = self.task.kernel.tree.lock();
+        let mut signals = self.task.group.signals.lock();
+        // A signal to a group of processes, or the end of this one, must not miss the new task.
+        if self.has_signal() {
+            return Err(Stop::Restart(Restart::NoIntr));
+        }
+        if f & flag::THREAD != 0 {
+            let mut state = task.state.lock();
+            state.stop_pending = signals.stop.to_stop > 0;
+            if state.stop_pending {
+                signals.stop.to_stop += 1;
+                task.signal_pending.store(true, Ordering::SeqCst);
+            }
+            drop(state);
+            signals.threads.push(task.clone());
+            drop(signals);
+            self.task.group.live.fetch_add(1, Ordering::SeqCst);
+        } else {
+            drop(signals);
+            task.group.signals.lock().threads.push(task.clone());
+            let me = tree.processes.get(&pid);
+            let (my_parent, my_parent_tid, pgid, sid) =
+                me.map_or((0, 0, pid, pid), |p| (p.parent, p.parent_tid, p.pgid, p.sid));
+            let (parent, parent_tid) =
+                if f & flag::PARENT != 0 { (my_parent, my_parent_tid) } else { (pid, self.task.tid) };
+            let process = Process {
+                group: task.group.clone(),
+                parent,
+                children: Vec::new(),
+                pgid,
+                sid,
+                zombie: None,
+                exit_signal: args.exit_signal,
+                has_execed: false,
+                parent_tid,
+                uid: self.cred.uid,
+            };
+            tree.processes.insert(task.tid, process);
+            if let Some(p) = tree.processes.get_mut(&parent) {
+                p.children.push(task.tid);
+            }
+        }
+        tree.tasks.insert(task.tid, task.clone());
+        Ok(())
+    }
+
+    /// Waits until the child of vfork(2) lets go of the address space; only the end of the thread cuts it short.
+    fn wait_for_vfork(&mut self, done: &VforkDone) {
+        loop {
+            self.task.parker.prepare();
+            if done.is_finished() || self.task.must_exit() {
+                return;
+            }
+            self.task.parker.park(None);
+        }
     }
 }

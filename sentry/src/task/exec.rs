@@ -2,21 +2,24 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use abi::errno::{EACCES, EAGAIN, EIO, ELOOP, ENOEXEC, ENOMEM};
 use abi::mman::{MapFlags, Prot};
 use abi::regs::UserRegs;
 use abi::signal::StackT;
 use abi::{Errno, UserAddr};
+use base::lock::Lock;
 use base::memmap::{Access, MappedFile, MappingOrigin};
+use base::wait::Events;
 use fs::file::{FileDescription, oflag};
 use fs::vfs::Walk;
 use loader::elf::{self, Placement, ReadAt, Source};
 use loader::layout::{HeapPlace, Layout, Randomness};
 use loader::stack::{AuxInput, StackInput, StackPlan};
 
-use super::Ctx;
+use super::block::Registration;
+use super::{Ctx, Task, TaskState};
 use crate::mm::{FileMapping, MapBacking, MapRequest, MapType, MemoryManager, Params, VmFlags, VmName};
 
 /// A mapped file's name, and the reference that keeps it open.
@@ -279,11 +282,7 @@ impl Ctx<'_> {
         self.regs = UserRegs { rip: entry, rsp: sp, ..UserRegs::new_user64() };
         let fp = crate::signal::frame::initial_fp(self.task.kernel.platform.xsave_layout());
         self.context.set_fp_state(&fp).map_err(|_| ENOMEM)?;
-        for action in &mut self.task.group.signals.lock().actions {
-            if action.handler != 1 {
-                *action = abi::signal::SigAction::default();
-            }
-        }
+        self.task.group.signals.lock().reset_handlers();
         *self.task.group.exe.lock() = exe_path;
         let name = path.rsplit(|&b| b == b'/').next().unwrap_or(path);
         let mut state = self.task.state.lock();
@@ -331,31 +330,88 @@ impl Ctx<'_> {
         Ok(base + 4096)
     }
 
-    /// Ends the other threads of the process, for exec.
+    /// Ends the other threads of the process, for exec, and takes over the leader's ID.
     fn end_other_threads(&mut self) -> Result<(), Errno> {
         let group = self.task.group.clone();
-        if group.live.load(Ordering::SeqCst) == 1 {
-            return Ok(());
+        {
+            let signals = group.signals.lock();
+            let ending = group.exit_status.load(Ordering::SeqCst) >= 0;
+            if ending || group.execing.load(Ordering::SeqCst) != 0 {
+                return Err(EAGAIN);
+            }
+            if group.live.load(Ordering::SeqCst) == 1 && self.task.tid == group.pid {
+                return Ok(());
+            }
+            group.execing.store(self.task.tid, Ordering::SeqCst);
+            for t in signals.threads.iter().filter(|t| !Arc::ptr_eq(t, &self.task)) {
+                t.killed.store(true, Ordering::SeqCst);
+                t.signal_wake();
+            }
         }
+        let registration = Registration::new(&group.child_events, self.task.parker.clone(), Events::IN);
+        loop {
+            self.task.parker.prepare();
+            if group.live.load(Ordering::SeqCst) == 1 {
+                break;
+            }
+            if self.task.must_exit() {
+                group.execing.store(0, Ordering::SeqCst);
+                return Err(EAGAIN);
+            }
+            self.park(None);
+        }
+        drop(registration);
         if self.task.tid != group.pid {
-            // A thread other than the leader would have to take over the leader's ID: not done yet.
-            return Err(EAGAIN);
+            self.become_leader();
         }
-        let others: Vec<_> = {
-            let tree = self.task.kernel.tree.lock();
-            tree.tasks
-                .values()
-                .filter(|t| Arc::ptr_eq(&t.group, &group) && t.tid != self.task.tid)
-                .cloned()
-                .collect()
-        };
-        for t in others {
-            t.killed.store(true, Ordering::SeqCst);
-            t.interrupt();
-        }
-        while group.live.load(Ordering::SeqCst) > 1 {
-            std::thread::sleep(std::time::Duration::from_micros(200));
-        }
+        group.execing.store(0, Ordering::SeqCst);
         Ok(())
+    }
+
+    /// Goes on as the thread with the process's ID, whose own thread has ended.
+    fn become_leader(&mut self) {
+        let (old, pid) = (self.task.clone(), self.task.group.pid);
+        let mm = old.mm.lock().clone();
+        let fs = old.fs.lock().clone();
+        let mut tree = old.kernel.tree.lock();
+        let mut signals = old.group.signals.lock();
+        let mut from = old.state.lock();
+        let task = Arc::new(Task {
+            kernel: old.kernel.clone(),
+            tid: pid,
+            group: old.group.clone(),
+            state: Lock::new(TaskState {
+                mask: from.mask,
+                real_mask: None,
+                pending: std::mem::take(&mut from.pending),
+                stop_pending: from.stop_pending,
+                stop_dequeued: false,
+                stopped: false,
+                name: from.name.clone(),
+                cred: from.cred.clone(),
+                files: from.files.clone(),
+            }),
+            parker: old.parker.clone(),
+            kicker: old.kicker.clone(),
+            killed: AtomicBool::new(false),
+            signal_pending: AtomicBool::new(true),
+            parent_death_signal: AtomicI32::new(old.parent_death_signal.load(Ordering::Relaxed)),
+            mm: Lock::new(mm),
+            fs: Lock::new(fs),
+            attributes: Lock::new(old.attributes.lock().clone()),
+            account: old.account.clone(),
+        });
+        drop(from);
+        signals.threads.clear();
+        signals.threads.push(task.clone());
+        drop(signals);
+        tree.tasks.remove(&old.tid);
+        tree.tasks.insert(pid, task.clone());
+        for child in tree.processes.values_mut().filter(|p| p.parent_tid == old.tid) {
+            child.parent_tid = pid;
+        }
+        drop(tree);
+        super::current::set_current(Some(task.clone()));
+        self.task = task;
     }
 }

@@ -1,15 +1,16 @@
-//! The end of threads and processes, and waiting for it (Linux kernel/exit.c).
+//! The end of threads and processes (Linux kernel/exit.c).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use abi::UserAddr;
-use abi::signal::SigInfo;
+use abi::signal::{SaFlags, SigInfo, code};
 use base::wait::Events;
 
-use super::{Ctx, DeadLeader, ThreadGroup, Usage};
+use super::{Ctx, DeadLeader, Task, ThreadGroup, Usage};
+use crate::kernel::{Kernel, Tree};
 use crate::mm::FutexScope;
-use crate::signal::SIGCHLD;
+use crate::signal::{SIG_IGN, SIGCHLD, SIGCONT, SIGHUP};
 
 impl Ctx<'_> {
     /// Ends this thread, and with the last one the process.
@@ -24,13 +25,14 @@ impl Ctx<'_> {
         if self.task.group.live.load(Ordering::SeqCst) == 1 {
             self.task.note_rss();
         }
-        self.release_mm();
         let kernel = self.task.kernel.clone();
         let group = self.task.group.clone();
+        self.leave_signals();
+        self.release_mm();
         // Descriptors are closed before the parent hears of the end, as Linux does: a reader sees EOF first.
         self.files = Arc::default();
         self.task.state.lock().files = self.files.clone();
-        let last = {
+        {
             let mut tree = kernel.tree.lock();
             let usage = self.task.account.usage();
             group.account.dead.lock().add(&usage);
@@ -40,13 +42,36 @@ impl Ctx<'_> {
                 *group.dead_leader.lock() = Some(leader);
             }
             tree.tasks.remove(&self.task.tid);
-            group.live.fetch_sub(1, Ordering::SeqCst) == 1
-        };
-        group.child_events.notify(Events::IN);
-        if last {
-            self.exit_process();
+            if group.live.fetch_sub(1, Ordering::SeqCst) == 1 {
+                self.exit_process(&mut tree);
+            } else {
+                kernel.leave_children(&mut tree, &self.task);
+            }
         }
+        group.child_events.notify(Events::IN);
         super::current::set_current(None);
+    }
+
+    /// Takes the thread out of all that signals do with its process (`exit_signals`).
+    fn leave_signals(&mut self) {
+        let group = self.task.group.clone();
+        let mut signals = group.signals.lock();
+        signals.threads.retain(|t| !Arc::ptr_eq(t, &self.task));
+        let mut state = self.task.state.lock();
+        let open = !state.mask;
+        let owed = std::mem::take(&mut state.stop_pending);
+        state.pending.clear();
+        drop(state);
+        self.task.retarget(&signals, open);
+        let complete = owed && signals.stop_reached();
+        if signals.threads.is_empty() {
+            signals.pending.clear();
+            signals.signalfds.clear();
+        }
+        drop(signals);
+        if complete {
+            self.task.kernel.tell_stopped(&group);
+        }
     }
 
     fn dead_leader(&self) -> DeadLeader {
@@ -63,8 +88,9 @@ impl Ctx<'_> {
         }
     }
 
-    /// Lets go of the address space: wakes who joins on the thread and a parent in vfork.
+    /// Lets go of the address space: wakes who joins on the thread, who waits for its locks, and a parent in vfork.
     pub fn release_mm(&mut self) {
+        self.exit_robust_list();
         if self.clear_tid != 0 {
             let addr = UserAddr(std::mem::take(&mut self.clear_tid));
             if self.mm.write_value(addr, &0u32).is_ok()
@@ -78,73 +104,187 @@ impl Ctx<'_> {
         }
     }
 
-    fn exit_process(&mut self) {
+    fn exit_process(&mut self, tree: &mut Tree) {
         let kernel = self.task.kernel.clone();
         let group = self.task.group.clone();
         let pid = group.pid;
         let status = group.exit_status.load(Ordering::SeqCst).max(0);
-        let mut tree = kernel.tree.lock();
+        kernel.reparent_children(tree, &group);
         let Some(me) = tree.processes.get_mut(&pid) else { return };
         me.zombie = Some(status);
-        let parent = me.parent;
-        let exit_signal = me.exit_signal;
-        let orphans = std::mem::take(&mut me.children);
-        for &child in &orphans {
-            if let Some(p) = tree.processes.get_mut(&child) {
-                p.parent = 1;
-            }
-        }
-        if pid != 1
-            && let Some(init) = tree.processes.get_mut(&1)
-        {
-            init.children.extend(orphans);
-        }
-        let parent_group = tree.processes.get(&parent).map(|p| p.group.clone());
-        drop(tree);
+        me.uid = self.cred.uid;
+        let (parent, pgid, exit_signal) = (me.parent, me.pgid, me.exit_signal);
         if pid == 1 {
             kernel.end(status);
             return;
         }
-        let Some(parent_group) = parent_group else { return };
-        let action = parent_group.signals.lock().actions[(SIGCHLD - 1) as usize];
-        const SA_NOCLDWAIT: u64 = 2;
-        if exit_signal == SIGCHLD && (action.handler == 1 || action.flags & SA_NOCLDWAIT != 0) {
-            kernel.forget(pid);
-        }
         if exit_signal != 0 {
-            let (code, value) = if status & 0x7f == 0 {
-                (1, status >> 8 & 0xff)
-            } else {
-                (if status & 0x80 != 0 { 3 } else { 2 }, status & 0x7f)
-            };
-            let info = SigInfo::child(code, pid, self.cred.uid, value, 0, 0);
-            let _ = kernel.signal_process(parent, exit_signal, info);
+            // The process's own end may leave its group without anybody to continue it.
+            kernel.check_orphaned(tree, pgid, parent, pid);
         }
-        parent_group.child_events.notify(Events::IN);
+        kernel.tell_end(tree, pid);
     }
 }
 
-impl crate::kernel::Kernel {
-    /// Forgets a zombie that was waited for; returns what it and its children have used, which the parent's children now
-    /// have used.
-    pub fn reap(&self, pid: i32) -> Usage {
-        let Some((child, parent)) = self.forget(pid) else { return Usage::default() };
-        let mut usage = self.group_usage(&child);
+impl Kernel {
+    /// What a zombie and its children have used.
+    pub fn zombie_usage(&self, tree: &Tree, child: &Arc<ThreadGroup>) -> Usage {
+        let mut usage = self.group_usage_in(tree, child);
         usage.add(&child.account.children.lock());
-        if let Some(parent) = parent {
-            parent.account.children.lock().add(&usage);
-        }
         usage
     }
 
+    /// Forgets a zombie that was waited for; what it used, its parent's children now have used.
+    pub fn reap(&self, tree: &mut Tree, pid: i32, usage: &Usage) {
+        if let Some((_, Some(parent))) = tree.forget(pid) {
+            parent.account.children.lock().add(usage);
+        }
+    }
+
+    /// Tells the parent that process `pid` is a zombie; reaps it when the parent does not care.
+    pub(crate) fn tell_end(&self, tree: &mut Tree, pid: i32) {
+        let Some(me) = tree.processes.get(&pid) else { return };
+        let (Some(status), parent_pid, exit_signal, uid) = (me.zombie, me.parent, me.exit_signal, me.uid)
+        else {
+            return;
+        };
+        let usage = self.group_usage_in(tree, &me.group);
+        let Some(parent) = tree.processes.get(&parent_pid).map(|p| p.group.clone()) else {
+            tree.processes.remove(&pid);
+            return;
+        };
+        let action = parent.signals.lock().handlers.get(SIGCHLD);
+        let ignored = exit_signal == SIGCHLD && action.handler == SIG_IGN;
+        let reap = exit_signal == SIGCHLD && (ignored || action.sa_flags().contains(SaFlags::NOCLDWAIT));
+        if exit_signal != 0 && !ignored {
+            let (code, value) = exit_code(status);
+            let ticks = |ns: u64| (ns / 10_000_000) as i64;
+            let mut info =
+                SigInfo::child(code, pid, uid, value, ticks(usage.user_ns), ticks(usage.system_ns));
+            info.signo = exit_signal;
+            let _ = self.signal_process_in(tree, parent_pid, exit_signal, info);
+        }
+        if reap {
+            tree.forget(pid);
+        }
+        parent.child_events.notify(Events::IN);
+    }
+
+    /// A thread ends while others of its process go on: its children become theirs.
+    fn leave_children(&self, tree: &mut Tree, ended: &Arc<Task>) {
+        let heir = ended.group.first_thread().map_or(ended.group.pid, |t| t.tid);
+        let children = tree.processes.get(&ended.group.pid).map(|p| p.children.clone()).unwrap_or_default();
+        for child in children {
+            if let Some(c) = tree.processes.get_mut(&child)
+                && c.parent_tid == ended.tid
+            {
+                c.parent_tid = heir;
+                let group = c.group.clone();
+                self.send_parent_death(tree, &group);
+            }
+        }
+    }
+
+    fn send_parent_death(&self, tree: &Tree, child: &ThreadGroup) {
+        for t in child.threads() {
+            let signo = t.parent_death_signal.load(Ordering::Relaxed);
+            if signo != 0 {
+                let info = SigInfo::kill(signo as u32, 0, 0, 0);
+                let _ = self.signal_process_in(tree, child.pid, signo, info);
+            }
+        }
+    }
+
+    /// Gives the children of a process that ends to the nearest subreaper above it, or to the first process.
+    fn reparent_children(&self, tree: &mut Tree, ended: &Arc<ThreadGroup>) {
+        let pid = ended.pid;
+        let Some(me) = tree.processes.get_mut(&pid) else { return };
+        let children = std::mem::take(&mut me.children);
+        let mut reaper = me.parent;
+        while let Some(p) = tree.processes.get(&reaper) {
+            if reaper == 1 || (p.group.subreaper.load(Ordering::Relaxed) && p.zombie.is_none()) {
+                break;
+            }
+            reaper = p.parent;
+        }
+        if pid == 1 || !tree.processes.contains_key(&reaper) {
+            // The sandbox ends with its first process.
+            return;
+        }
+        for &child in &children {
+            let Some(c) = tree.processes.get_mut(&child) else { continue };
+            c.parent = reaper;
+            c.parent_tid = reaper;
+            c.exit_signal = SIGCHLD;
+            let (group, zombie, pgid) = (c.group.clone(), c.zombie.is_some(), c.pgid);
+            if let Some(r) = tree.processes.get_mut(&reaper) {
+                r.children.push(child);
+            }
+            self.send_parent_death(tree, &group);
+            if zombie {
+                self.tell_end(tree, child);
+            }
+            self.check_orphaned(tree, pgid, pid, 0);
+        }
+    }
+
+    /// Sends SIGHUP and SIGCONT to a process group with stopped members that nobody outside it in its session looks after
+    /// any more (`kill_orphaned_pgrp`). `parent` was such a process; `leaving` does not count as a member.
+    fn check_orphaned(&self, tree: &Tree, pgid: i32, parent: i32, leaving: i32) {
+        let Some(p) = tree.processes.get(&parent) else { return };
+        let sid = tree.processes.values().find(|m| m.pgid == pgid).map_or(0, |m| m.sid);
+        if p.pgid == pgid || p.sid != sid || !tree.is_orphaned(pgid, leaving) {
+            return;
+        }
+        let stopped = tree
+            .processes
+            .values()
+            .any(|m| m.pgid == pgid && m.zombie.is_none() && m.group.signals.lock().stop.stopped);
+        if stopped {
+            self.signal_group_in(tree, pgid, SIGHUP);
+            self.signal_group_in(tree, pgid, SIGCONT);
+        }
+    }
+}
+
+impl Tree {
+    /// Whether no member of process group `pgid` but `leaving` has a parent in the same session and another group. The
+    /// parent of the first process is whoever started the sandbox.
+    pub fn is_orphaned(&self, pgid: i32, leaving: i32) -> bool {
+        !self.processes.iter().any(|(&pid, p)| {
+            p.pgid == pgid
+                && pid != leaving
+                && p.zombie.is_none()
+                && self.processes.get(&p.parent).map_or(p.parent == 0, |q| q.pgid != pgid && q.sid == p.sid)
+        })
+    }
+
     /// Takes a zombie out of the tree; returns its group and its parent's.
-    fn forget(&self, pid: i32) -> Option<(Arc<ThreadGroup>, Option<Arc<ThreadGroup>>)> {
-        let mut tree = self.tree.lock();
-        let p = tree.processes.remove(&pid)?;
-        let parent = tree.processes.get_mut(&p.parent).map(|parent| {
+    pub(super) fn forget(&mut self, pid: i32) -> Option<(Arc<ThreadGroup>, Option<Arc<ThreadGroup>>)> {
+        let p = self.processes.remove(&pid)?;
+        // What a pidfd shows once nothing is left of the process.
+        p.group.live.store(-1, Ordering::SeqCst);
+        let parent = self.processes.get_mut(&p.parent).map(|parent| {
             parent.children.retain(|&c| c != pid);
             parent.group.clone()
         });
         Some((p.group, parent))
+    }
+}
+
+impl Ctx<'_> {
+    /// Whether the process's group is orphaned: terminal stop signals have no effect then.
+    pub fn in_orphaned_group(&self) -> bool {
+        let tree = self.task.kernel.tree.lock();
+        tree.processes.get(&self.task.group.pid).is_none_or(|p| tree.is_orphaned(p.pgid, 0))
+    }
+}
+
+/// `si_code` and `si_status` of a child that ended with wait status `status`.
+pub fn exit_code(status: i32) -> (i32, i32) {
+    match status & 0x7f {
+        0 => (code::CLD_EXITED, status >> 8 & 0xff),
+        signo if status & 0x80 != 0 => (code::CLD_DUMPED, signo),
+        signo => (code::CLD_KILLED, signo),
     }
 }

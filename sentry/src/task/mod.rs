@@ -9,7 +9,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
-use abi::signal::{SigAction, SigInfo};
 use base::cred::Credentials;
 use base::lock::{Lock, rank};
 use fs::vfs::VfsPath;
@@ -17,6 +16,7 @@ use platform::Kick;
 
 use crate::kernel::Kernel;
 use crate::mm::{Limits, MemoryManager};
+use crate::signal::Queue;
 
 pub mod account;
 pub mod attributes;
@@ -26,43 +26,31 @@ pub mod current;
 pub mod exec;
 pub mod exit;
 pub mod fd;
+pub mod pidfd;
+pub mod robust;
 pub mod run;
 
+pub use crate::signal::GroupSignals;
 pub use account::{Account, GroupAccount, Phase, Usage};
 pub use attributes::{Attributes, GroupAttributes};
 pub use block::Parker;
+pub use current::current;
 pub use fd::FdTable;
 pub use run::Ctx;
-
-/// A signal that was sent and not yet delivered.
-#[derive(Clone, Debug)]
-pub struct Pending {
-    /// The number.
-    pub signo: i32,
-    /// What the handler is told.
-    pub info: SigInfo,
-}
-
-/// Signal state of a process.
-#[derive(Debug)]
-pub struct GroupSignals {
-    /// Actions by number - 1.
-    pub actions: [SigAction; 64],
-    /// Sent to the process as a whole.
-    pub pending: Vec<Pending>,
-}
 
 /// A process.
 #[derive(Debug)]
 pub struct ThreadGroup {
     /// The process ID.
     pub pid: i32,
-    /// Handlers and pending signals.
+    /// Handlers, pending signals, threads, job control.
     pub signals: Lock<GroupSignals, { rank::SIGNALS }>,
-    /// Set once the whole group is to end: the wait status, or -1.
+    /// Set once the whole group is to end: the wait status, or -1. Changes under the lock of `signals`.
     pub exit_status: AtomicI32,
-    /// The thread that survives an exec while others end; 0 else.
+    /// The thread that survives an exec while others end; 0 else. Changes under the lock of `signals`.
     pub execing: AtomicI32,
+    /// Orphans among its descendants become its children (`PR_SET_CHILD_SUBREAPER`).
+    pub subreaper: AtomicBool,
     /// Threads alive.
     pub live: AtomicI32,
     /// Woken when a child changes state or a thread ends.
@@ -112,8 +100,16 @@ pub struct FsContext {
 pub struct TaskState {
     /// Blocked signals.
     pub mask: u64,
+    /// What is blocked once sigtimedwait(2), which unblocks for its duration, is over.
+    pub real_mask: Option<u64>,
     /// Sent to this thread.
-    pub pending: Vec<Pending>,
+    pub pending: Queue,
+    /// It must take part in a stop of the process.
+    pub stop_pending: bool,
+    /// It took a stop signal from its queue, and no SIGCONT came since.
+    pub stop_dequeued: bool,
+    /// It takes part in a stop.
+    pub stopped: bool,
     /// comm, 15 bytes.
     pub name: Vec<u8>,
     /// Its credentials.
@@ -138,12 +134,16 @@ pub struct Task {
     pub kicker: Arc<dyn Kick>,
     /// Must end now (exec by another thread).
     pub killed: AtomicBool,
+    /// There are signals to look at, or the thread must stop or end: see the module `signal`.
+    pub signal_pending: AtomicBool,
+    /// What it is sent when the thread that made its process ends (`PR_SET_PDEATHSIG`).
+    pub parent_death_signal: AtomicI32,
     /// The address space, for /proc and ptrace.
     pub mm: Lock<Arc<MemoryManager>, { rank::LEAF }>,
     /// For prctl(2), sched(7), personality(2).
     pub attributes: Lock<Attributes, { rank::LEAF }>,
     /// What it has used.
-    pub account: Account,
+    pub account: Arc<Account>,
     /// Root and working directory.
     pub fs: Lock<Arc<Lock<FsContext, { rank::FS_CONTEXT }>>, { rank::LEAF }>,
 }

@@ -53,14 +53,11 @@ impl Ctx<'_> {
     /// Runs user code until the thread ends.
     pub fn run(&mut self) {
         loop {
-            if self.task.must_exit() {
-                self.exit_thread();
-                return;
-            }
             if self.has_signal() {
                 self.deliver_signals(None);
-                if self.ended || self.task.must_exit() {
-                    continue;
+                if self.task.must_exit() {
+                    self.exit_thread();
+                    return;
                 }
             }
             let space = self.mm.space().clone();
