@@ -4,8 +4,8 @@
 use abi::UserAddr;
 
 use super::{
-    Argument, Row, Support, SysResult, cred, fd, file, lock, mem, open, path, poll, range, sched, sig, sock,
-    sockmsg, splice, system, task, time, wait, xattr,
+    Argument, Row, Support, SysResult, cred, fd, file, limits, lock, mem, open, path, poll, range, sched,
+    sig, sock, sockmsg, splice, system, task, time, wait, xattr,
 };
 use crate::task::Ctx;
 use Support::{Absent, Full, Partial};
@@ -94,7 +94,7 @@ syscalls! {
     56 clone = task::sys_clone(flags: u64, stack: u64, parent_tid: u64, child_tid: u64, tls: u64), Partial("no namespaces, pidfd or ptrace flags");
     57 fork = task::sys_fork(), Full;
     58 vfork = task::sys_vfork(), Full;
-    59 execve = task::sys_execve(path: UserAddr, argv: UserAddr, envp: UserAddr), Partial("only the leader may call it while other threads live; set-user-ID bits are ignored");
+    59 execve = task::sys_execve(path: UserAddr, argv: UserAddr, envp: UserAddr), Full;
     60 exit = task::sys_exit(code: i32), Full;
     61 wait4 = wait::sys_wait4(pid: i32, status: UserAddr, options: u32, usage: UserAddr), Full;
     62 kill = sig::sys_kill(pid: i32, signo: i32), Full;
@@ -132,7 +132,7 @@ syscalls! {
     94 lchown = path::sys_lchown(path: UserAddr, uid: u32, gid: u32), Full;
     95 umask = path::sys_umask(mask: u32), Full;
     96 gettimeofday = time::sys_gettimeofday(tv: UserAddr, tz: UserAddr), Full;
-    97 getrlimit = task::sys_getrlimit(resource: u32, limit: UserAddr), Full;
+    97 getrlimit = limits::sys_getrlimit(resource: u32, limit: UserAddr), Full;
     98 getrusage = system::sys_getrusage(who: i32, buf: UserAddr), Partial("no block I/O, swaps or messages");
     99 sysinfo = system::sys_sysinfo(buf: UserAddr), Full;
     100 times = system::sys_times(buf: UserAddr), Full;
@@ -195,7 +195,7 @@ syscalls! {
     157 prctl = task::sys_prctl(option: i32, a2: u64, a3: u64, a4: u64, a5: u64), Partial("names, privileges, dumpable, timer slack; no seccomp, PR_SET_MM or speculation control");
     158 arch_prctl = task::sys_arch_prctl(code: u32, addr: UserAddr), Partial("FS and GS bases only");
     159 adjtimex, Absent;
-    160 setrlimit = task::sys_setrlimit(resource: u32, limit: UserAddr), Full;
+    160 setrlimit = limits::sys_setrlimit(resource: u32, limit: UserAddr), Full;
     161 chroot = path::sys_chroot(path: UserAddr), Full;
     162 sync = range::sys_sync(), Partial("does not make the host write its caches to disk");
     163 acct, Absent;
@@ -337,7 +337,7 @@ syscalls! {
     299 recvmmsg = sockmsg::sys_recvmmsg(fd: i32, list: UserAddr, count: u32, flags: u32, timeout: UserAddr), Partial("no MSG_OOB on AF_UNIX");
     300 fanotify_init, Absent;
     301 fanotify_mark, Absent;
-    302 prlimit64 = task::sys_prlimit64(pid: i32, resource: u32, new: UserAddr, old: UserAddr), Partial("of the caller only");
+    302 prlimit64 = limits::sys_prlimit64(pid: i32, resource: u32, new: UserAddr, old: UserAddr), Partial("of the caller only");
     303 name_to_handle_at, Absent;
     304 open_by_handle_at, Absent;
     305 clock_adjtime, Absent;

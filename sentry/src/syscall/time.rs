@@ -22,7 +22,7 @@ pub(super) fn timeout(cx: &Ctx<'_>, addr: UserAddr) -> Result<Option<u64>, Errno
 
 fn clock_ns(cx: &Ctx<'_>, clock: i32) -> Result<u64, Errno> {
     match clock {
-        2 => Ok(host::clock::process_cpu_ns().unsigned_abs()),
+        2 => Ok(cx.task.kernel.group_usage(&cx.task.group).cpu_ns()),
         3 => Ok(host::clock::thread_cpu_ns().unsigned_abs()),
         _ => {
             let clock = Clock::from_id(clock).ok_or(EINVAL)?;

@@ -179,6 +179,8 @@ impl Ctx<'_> {
             self.task.group.limits.clone(),
             Params { mmap_base: layout.mmap_base, total_memory: self.task.kernel.system.total_memory },
         )?;
+        let new_cred = self.exec_cred(&file, &file.ops.metadata()?);
+        let (cred, secure) = (new_cred.cred.clone(), new_cred.secure);
         self.end_other_threads()?;
 
         let bias = match image.kind {
@@ -218,11 +220,11 @@ impl Ctx<'_> {
                 phdr_count: image.phdr_count.into(),
                 interp_base,
                 entry: plan.entry,
-                uid: self.cred.uid,
-                euid: self.cred.euid,
-                gid: self.cred.gid,
-                egid: self.cred.egid,
-                secure: false,
+                uid: cred.uid,
+                euid: cred.euid,
+                gid: cred.gid,
+                egid: cred.egid,
+                secure,
                 rseq: None,
             },
         })?;
@@ -257,6 +259,7 @@ impl Ctx<'_> {
         });
         let window = stack.sp.saturating_sub(32 << 10).max(start) & !4095;
         let _ = mm.prefault(window..layout.stack_top, Some(Access::WRITE));
+        self.take_exec_cred(new_cred);
         self.install_program(mm, entry, stack.sp, path, exe_path)
     }
 

@@ -24,6 +24,7 @@ pub mod block;
 pub mod clone;
 pub mod current;
 pub mod exec;
+mod exec_cred;
 pub mod exit;
 pub mod fd;
 pub mod pidfd;
