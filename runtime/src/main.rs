@@ -31,6 +31,9 @@ enum Command {
         /// Print JSON.
         #[arg(long)]
         json: bool,
+        /// Print the page docs/syscalls.md.
+        #[arg(long, conflicts_with = "json")]
+        markdown: bool,
     },
 }
 
@@ -73,11 +76,39 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Run(options) => ExitCode::from(run::run(&options)),
         Command::Check { json } => ExitCode::from(u8::try_from(check::run(json)).unwrap_or(FAILED)),
-        Command::Syscalls { json } => {
+        Command::Syscalls { markdown: true, .. } => {
+            print!("{}", syscalls_page());
+            ExitCode::SUCCESS
+        }
+        Command::Syscalls { json, .. } => {
             syscalls(json);
             ExitCode::SUCCESS
         }
     }
+}
+
+/// The compatibility table: what `docs/syscalls.md` holds.
+fn syscalls_page() -> String {
+    use sentry::syscall::Support;
+    use sentry::syscall::table::ROWS;
+    let count = |f: fn(&Support) -> bool| ROWS.iter().filter(|r| f(&r.support)).count();
+    let mut page = format!(
+        "# System calls\n\nMade by `ringfence syscalls --markdown` from the syscall table. {} calls: {} full, {} partial, {} \
+         absent (`ENOSYS`).\n\n| number | call | support | what is missing |\n|---|---|---|---|\n",
+        ROWS.len(),
+        count(|s| matches!(s, Support::Full)),
+        count(|s| matches!(s, Support::Partial(_))),
+        count(|s| matches!(s, Support::Absent)),
+    );
+    for r in ROWS {
+        let (support, note) = match r.support {
+            Support::Full => ("full", ""),
+            Support::Partial(note) => ("partial", note),
+            Support::Absent => ("absent", ""),
+        };
+        page += &format!("| {} | {} | {support} | {note} |\n", r.number, r.name);
+    }
+    page
 }
 
 fn syscalls(json: bool) {

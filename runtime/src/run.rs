@@ -43,6 +43,12 @@ pub(crate) struct Options {
     /// Memory that the sandbox may have, such as 512M or 4G: a process that wants more is killed.
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     memory: Option<u64>,
+    /// Threads that the sandbox may have at once, all processes together.
+    #[arg(long, value_name = "N", default_value_t = 32768, value_parser = clap::value_parser!(u32).range(1..=32768))]
+    pids: u32,
+    /// Write ringfence's own messages to FILE, at the level that RUST_LOG names (default: info).
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
     /// Print system calls to stderr as strace does; with NAMES (separated by commas) only those.
     #[arg(long, value_name = "NAMES", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     strace: Option<String>,
@@ -82,6 +88,7 @@ pub(crate) fn run(options: &Options) -> u8 {
 
 fn try_run(options: &Options) -> Result<u8, Failure> {
     let calibration = sentry::time::Calibration::begin();
+    start_log(options)?;
     let cred = parse_user(&options.user)?;
     let machine = platform_kvm::Options { device: options.kvm_device.clone(), ..Default::default() };
     let platform = platform_kvm::KvmPlatform::new(&machine).map_err(|e| Failure::own(e.to_string()))?;
@@ -96,6 +103,7 @@ fn try_run(options: &Options) -> Result<u8, Failure> {
         mounts: mounts.clone(),
         aslr: !options.no_aslr,
         hostname: options.hostname.clone(),
+        max_tasks: options.pids as usize,
         tracer: make_tracer(options)?,
     })
     .map_err(|e| Failure::own(format!("kernel: {e}")))?;
@@ -134,7 +142,9 @@ fn try_run(options: &Options) -> Result<u8, Failure> {
         env,
     })
     .map_err(|e| program_failure(&shown, e))?;
+    log::info!("platform {}, SYSCALL leaves by {:?}; running {shown}", platform.name(), platform.entry());
     let status = kernel.wait_for_end();
+    log::info!("{shown} ended with wait status {status:#x}; counters: {:?}", platform.counters());
     if let Some(tracer) = kernel.tracer.as_ref().filter(|t| t.summary) {
         eprint!("{}", tracer.summary_text());
     }
@@ -143,6 +153,18 @@ fn try_run(options: &Options) -> Result<u8, Failure> {
     }
     let code = if status & 0x7f == 0 { status >> 8 & 0xff } else { 128 + (status & 0x7f) };
     Ok(u8::try_from(code).unwrap_or(FAILED))
+}
+
+fn start_log(options: &Options) -> Result<(), Failure> {
+    let Some(path) = &options.log else { return Ok(()) };
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .map_err(|e| Failure::own(format!("--log: {}: {e}", path.display())))?;
+    let level = env_logger::Env::default().default_filter_or("info");
+    env_logger::Builder::from_env(level).target(env_logger::Target::Pipe(Box::new(file))).init();
+    Ok(())
 }
 
 fn make_tracer(options: &Options) -> Result<Option<sentry::strace::Tracer>, Failure> {

@@ -110,6 +110,8 @@ pub struct Kernel {
     pub aslr: bool,
     /// Names, processors, memory and load of the machine.
     pub system: System,
+    /// Threads that the sandbox may have at once; clone gives `EAGAIN` beyond.
+    pub max_tasks: usize,
     /// Tells of system calls.
     pub tracer: Option<Tracer>,
     /// How many signals each user has queued.
@@ -140,6 +142,8 @@ pub struct Setup {
     pub aslr: bool,
     /// `uname -n`.
     pub hostname: String,
+    /// Threads that the sandbox may have at once.
+    pub max_tasks: usize,
     /// Tells of system calls.
     pub tracer: Option<Tracer>,
 }
@@ -173,6 +177,7 @@ impl Kernel {
             vvar,
             aslr: setup.aslr,
             system,
+            max_tasks: setup.max_tasks,
             tracer: setup.tracer,
             queued_signals: Arc::default(),
             syscalls: AtomicU64::new(0),

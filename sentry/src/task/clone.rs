@@ -337,7 +337,13 @@ impl Ctx<'_> {
         };
         let rlimits = *self.task.group.rlimits.lock();
         let exe = self.task.group.exe.lock().clone();
-        let tid = kernel.tree.lock().new_id();
+        let tid = {
+            let mut tree = kernel.tree.lock();
+            if tree.tasks.len() >= kernel.max_tasks {
+                return Err(EAGAIN.into());
+            }
+            tree.new_id()
+        };
         kernel.system.count_fork();
         let attributes = self.task.attributes.lock().inherit();
         let group = if is_thread {
