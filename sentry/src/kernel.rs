@@ -240,14 +240,11 @@ impl Kernel {
         }
     }
 
-    /// Kills the process that holds most memory: the sandbox is over its limit (Linux mm/oom_kill.c, `oom_badness`).
+    /// Kills the process that is worst by `oom_badness`: the sandbox is over its limit.
     fn kill_largest(&self) {
         let tasks: Vec<Arc<Task>> = self.tree.lock().tasks.values().cloned().collect();
-        let size = |t: &Arc<Task>| {
-            let mm = t.mm.lock().clone();
-            mm.memory_use().rss()
-        };
-        if let Some(victim) = tasks.iter().max_by_key(|t| size(t)) {
+        let badness = |t: &Arc<Task>| self.oom_badness(t).map(|points| (points, t.clone()));
+        if let Some((_, victim)) = tasks.iter().filter_map(badness).max_by_key(|(points, _)| *points) {
             log::warn!("out of memory: killing process {}", victim.group.pid);
             let info = abi::signal::SigInfo::kernel(9);
             let _ = self.signal_process(victim.group.pid, 9, info);

@@ -243,6 +243,23 @@ impl Kernel {
         times.clone()
     }
 
+    /// How much the end of a process would help, in pages; `None` for one that must not be killed (Linux
+    /// mm/oom_kill.c, `oom_badness`).
+    pub fn oom_badness(&self, task: &Task) -> Option<i64> {
+        let adj = i64::from(task.group.attributes.lock().oom_score_adj);
+        if adj == -1000 {
+            return None;
+        }
+        let mm = task.mm.lock().clone();
+        let rss = i64::try_from(mm.memory_use().rss() / base::PAGE_SIZE).unwrap_or(0);
+        Some(rss.saturating_add(adj.saturating_mul(self.total_pages() / 1000)))
+    }
+
+    /// Pages of memory.
+    pub fn total_pages(&self) -> i64 {
+        i64::try_from(self.system.total_memory / base::PAGE_SIZE).unwrap_or(i64::MAX).max(1)
+    }
+
     /// How the sandbox's memory is used.
     pub fn memory_counts(&self) -> MemoryCounts {
         let mut spaces: Vec<_> = self.all_tasks().iter().map(|t| t.mm.lock().clone()).collect();

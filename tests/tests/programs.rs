@@ -76,6 +76,13 @@ macro_rules! programs {
     };
 }
 
+/// A script of bash.
+macro_rules! bash {
+    ($script:expr) => {
+        &["/bin/bash", "-c", $script]
+    };
+}
+
 /// A fresh folder that goes away; its name is never printed.
 macro_rules! bash_in_folder {
     ($script:expr) => {
@@ -123,6 +130,30 @@ programs! {
         case("chmod", bash_in_folder!("umask 027; echo a >f; stat -c %a f; chmod u=rw,go= f; stat -c %a f; mkdir d; stat -c %a d")),
         case("split_join", bash_in_folder!("seq 1 5000 >n && split -l 1000 n p && cat p* | cmp - n && ls && paste -d, paa pab | tail -1")),
         case("timeout", &["/usr/bin/timeout", "0.2", "/bin/sleep", "30"]),
+    }
+    procps needs ["ps", "top", "free", "pgrep", "vmstat", "uptime"] {
+        case("own_row", &["/bin/bash", "-c", "ps -o ni=,pri=,nlwp=,user=,comm=,args= -p $$; cat /proc/$$/cmdline | tr '\\0' '|'; echo done"]),
+        case("children", bash!("exec 2>/dev/null; sleep 60 & ps -o stat=,comm=,args= --ppid $$ | grep sleep; kill -STOP $!; sleep 0.2; ps -o stat= -p $!; kill -KILL $!; wait 2>/dev/null; true")),
+        case("zombie", bash!("(sleep 0.1 & exec sleep 1) & sleep 0.5; ps -o stat=,comm= --ppid $! | grep Z; wait")),
+        case("columns", bash!("ps aux | head -1; top -b -n1 | sed -n 7p; free | head -1; free | awk '{print $1, NF}'; vmstat | head -2; uptime | wc -l")),
+        case("pgrep", bash!("sleep 4711 & pgrep -xaf 'sleep 4711' | cut -d' ' -f2-; pkill -xf 'sleep 4711'; wait $!; echo $?")),
+        case("pmap_pwdx", bash!("cd /usr/share; pwdx $$ | cut -d' ' -f2; pmap $$ | grep -c stack; pmap -x $$ | head -2 | tail -1")),
+        case("threads", &["/bin/bash", "-c", "ps -eLo nlwp,comm | grep -c bash >/dev/null && echo yes"]),
+    }
+    psmisc needs ["pstree", "killall", "fuser"] {
+        case("pstree", bash!("sleep 60 & sleep 60 & pstree -A $$ | tr -s '-' ; kill %1 %2; wait")),
+        case("killall", bash!("cp /bin/sleep /tmp/sleep-$$; /tmp/sleep-$$ 60 & killall -q sleep-$$; wait $!; echo $?; rm /tmp/sleep-$$")),
+    }
+    busybox_proc needs ["busybox"] {
+        case("ps", bash!("busybox ps | head -1; busybox ps -o comm | grep -q busybox && echo listed; busybox nproc; busybox free | head -2 | awk '{print $1, NF}'; busybox uptime | grep -c load")),
+    }
+    proc_readers needs ["python3", "nproc", "taskset", "chrt", "setpriv", "prlimit", "lscpu"] {
+        case("processors", bash!("nproc; nproc --all; getconf _NPROCESSORS_ONLN; getconf _NPROCESSORS_CONF; taskset -c 0 nproc; lscpu -p=cpu; grep -c ^processor /proc/cpuinfo; cat /sys/devices/system/cpu/online /sys/devices/system/cpu/possible")),
+        case("python", &["python3", "-c", "import os; print(os.cpu_count(), sorted(os.sched_getaffinity(0)), os.sysconf('SC_PAGE_SIZE'), os.sysconf('SC_CLK_TCK'), len(os.getloadavg()), os.getpriority(0, 0), os.path.basename(os.readlink('/proc/self/exe'))[:6], {'0', '1', '2'} <= set(os.listdir('/proc/self/fd')))"]),
+        case("scheduling", bash!("nice; nice -n 7 nice; chrt -p $$ | cut -d: -f2; taskset -p $$ | cut -d: -f2; chrt -f 5 chrt -p 0 2>/dev/null | cut -d: -f2; setpriv --reuid 65534 --clear-groups id -u")),
+        case("limits", bash!("ulimit -n 123; cat /proc/self/limits | grep files; prlimit --nofile --output SOFT,HARD --noheadings; ulimit -Hn")),
+        case("stdin_by_name", bash!("echo through | cat /dev/stdin; cat <(echo substituted) /dev/fd/0 </dev/null; echo out >/dev/stdout; echo x | tee /dev/stderr")),
+        case("uname", bash!("uname -s -m; cat /proc/sys/kernel/ostype; hostname | cmp - /proc/sys/kernel/hostname; test \"$(uname -r)\" = \"$(cat /proc/sys/kernel/osrelease)\" && echo same; setarch i686 uname -m")),
     }
     bash needs ["bash"] {
         case("arithmetic", &["/bin/bash", "-c", "for ((i = 0, s = 0; i < 1000; i++)); do ((s += i * i)); done; echo $s"]),

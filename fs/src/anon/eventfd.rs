@@ -84,6 +84,14 @@ impl FileOps for EventFd {
         Some(&self.queue)
     }
 
+    fn fdinfo(&self) -> String {
+        format!(
+            "eventfd-count: {:16x}\neventfd-semaphore: {}\n",
+            *self.count.lock(),
+            u8::from(self.semaphore)
+        )
+    }
+
     fn anonymous_name(&self) -> Option<Vec<u8>> {
         Some(b"anon_inode:[eventfd]".to_vec())
     }

@@ -65,7 +65,7 @@ pub trait System: Send + Sync {
 }
 
 /// A process or a thread.
-pub trait Task: Send + Sync {
+pub trait Task: Send + Sync + Any {
     /// Its numbers.
     fn id(&self) -> TaskId;
     /// Whether it is there still: as a zombie, too.
@@ -111,6 +111,12 @@ pub trait Task: Send + Sync {
     /// # Errors
     /// `EACCES`.
     fn memory(&self, meta: Metadata) -> Result<Box<dyn FileOps>, Errno>;
+}
+
+/// The process whose directory `file` has open, as pidfd_send_signal(2) takes it (Linux `tgid_pidfd_to_pid`).
+pub fn process_of(file: &FileDescription) -> Option<Arc<dyn Task>> {
+    let inode = file.path.as_ref()?.inode();
+    task::process_of(inode.as_ref())
 }
 
 /// What the nodes of one procfs share.

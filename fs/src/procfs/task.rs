@@ -164,6 +164,11 @@ pub(super) fn directory(proc: &Arc<Proc>, task: Arc<dyn Task>, whole: bool) -> A
     Arc::new(TaskDir(Handle { proc: proc.clone(), task, whole }))
 }
 
+/// The process whose directory `inode` is.
+pub(super) fn process_of(inode: &dyn Inode) -> Option<Arc<dyn Task>> {
+    inode.as_any().downcast_ref::<TaskDir>().filter(|d| d.0.whole).map(|d| d.0.task.clone())
+}
+
 macro_rules! opaque_debug {
     ($($ty:ident),*) => {$(
         impl fmt::Debug for $ty {

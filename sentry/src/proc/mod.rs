@@ -11,13 +11,14 @@ mod sys;
 mod sysctl;
 mod task;
 
+use std::any::Any;
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
 use abi::errno::{EACCES, EINVAL, EIO, ENOENT, EPERM, ESRCH};
 use base::cred::{Credentials, cap};
 use base::time::Time;
-use fs::file::{FileOps, Metadata};
+use fs::file::{FileDescription, FileOps, Metadata};
 use fs::generated::Named;
 use fs::procfs::{Descriptor, OpenMemory, TaskAccess, TaskFile, TaskId, TaskLink, TaskMemory};
 use fs::vfs::{Inode, Owner, VfsPath};
@@ -39,6 +40,12 @@ pub fn new_procfs(kernel: &Arc<Kernel>, extra: Vec<Named>, per_task: Vec<Named>)
     fixed.extend(extra);
     let system = Arc::new(ProcSystem(Arc::downgrade(kernel)));
     fs::procfs::new(system, fixed, per_task)
+}
+
+/// The process whose directory in `/proc` is open as `file`.
+pub fn process_of(file: &FileDescription) -> Option<Arc<ThreadGroup>> {
+    let task: Arc<dyn Any> = fs::procfs::process_of(file)?;
+    task.downcast_ref::<ProcTask>().map(|t| t.group.clone())
 }
 
 struct ProcSystem(Weak<Kernel>);

@@ -135,17 +135,12 @@ impl ProcTask {
         self.task().map(|t| t.root()).map_err(|_| EINVAL)
     }
 
-    /// Linux fs/proc/base.c `proc_oom_score`, mm/oom_kill.c `oom_badness`.
+    /// Linux fs/proc/base.c, `proc_oom_score`.
     fn oom_score(&self) -> Result<i64, Errno> {
         let kernel = self.kernel()?;
-        let adj = i64::from(self.group.attributes.lock().oom_score_adj);
-        let total = i64::try_from(kernel.system.total_memory / base::PAGE_SIZE).unwrap_or(i64::MAX).max(1);
-        let Some(mm) = self.space()? else { return Ok(0) };
-        if adj == -1000 {
-            return Ok(0);
-        }
-        let rss = i64::try_from(mm.memory_use().rss() / base::PAGE_SIZE).unwrap_or(0);
-        let badness = rss.saturating_add(adj.saturating_mul(total / 1000));
+        let total = kernel.total_pages();
+        let Ok(task) = self.task() else { return self.view().map(|_| 0) };
+        let Some(badness) = kernel.oom_badness(&task) else { return Ok(0) };
         Ok((1000 + badness.saturating_mul(1000) / total) * 2 / 3)
     }
 

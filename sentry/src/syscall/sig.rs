@@ -413,7 +413,10 @@ pub(super) fn sys_pidfd_send_signal(
     if file.flags() & oflag::PATH != 0 {
         return Err(EBADF.into());
     }
-    let group = pidfd::group_of(&file)?.clone();
+    let group = match pidfd::group_of(&file) {
+        Ok(group) => group.clone(),
+        Err(e) => crate::proc::process_of(&file).ok_or(e)?,
+    };
     let own = SigInfo::kill(signo as u32, code::SI_USER, cx.task.group.pid, cx.cred.uid);
     let (info, sender) = if info.is_null() {
         (own, Sender::Kill)

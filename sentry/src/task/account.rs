@@ -191,7 +191,9 @@ impl Account {
     /// Begins another phase; only the thread itself calls it. Returns the one before.
     pub fn enter(&self, phase: Phase) -> Phase {
         let before = self.phase();
-        self.note_cpu();
+        if phase != Phase::User {
+            self.note_cpu();
+        }
         if matches!(phase, Phase::Asleep | Phase::Held) {
             self.sleeps.fetch_add(1, Ordering::Relaxed);
         }

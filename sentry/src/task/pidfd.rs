@@ -55,6 +55,11 @@ impl FileOps for PidFd {
         Some(&self.group.child_events)
     }
 
+    fn fdinfo(&self) -> String {
+        let pid = if self.group.live.load(Ordering::SeqCst) > 0 { self.group.pid } else { -1 };
+        format!("Pid:\t{pid}\nNSpid:\t{pid}\n")
+    }
+
     fn anonymous_name(&self) -> Option<Vec<u8>> {
         Some(b"anon_inode:[pidfd]".to_vec())
     }
