@@ -16,6 +16,7 @@ use base::memmap::Mappable;
 use base::time::Time;
 use base::wait::{Events, WaitQueue};
 
+use crate::anon::inotify::{self, event};
 use crate::locks::FileId;
 use crate::vfs::{FileType, SetAttributes, VfsPath};
 
@@ -279,6 +280,7 @@ pub struct FileDescription {
     /// Where it was opened; `None` for pipes and other anonymous files.
     pub path: Option<VfsPath>,
     flags: AtomicU32,
+    is_dir: bool,
     position: Lock<u64, { rank::FILE_POSITION }>,
     /// Set with the first lock that belongs to the description: the file, and its name as an owner.
     locked: OnceLock<(FileId, u64)>,
@@ -287,11 +289,26 @@ pub struct FileDescription {
 impl FileDescription {
     /// Makes a description; `flags` are those of `open` without the creation flags.
     pub fn new(ops: Box<dyn FileOps>, path: Option<VfsPath>, flags: u32) -> Arc<Self> {
+        Self::with_kind(ops, path, flags, FileType::Regular)
+    }
+
+    /// As `new`, for a file of a known kind.
+    pub(crate) fn with_kind(
+        ops: Box<dyn FileOps>,
+        path: Option<VfsPath>,
+        flags: u32,
+        kind: FileType,
+    ) -> Arc<Self> {
+        if let Some(path) = &path {
+            path.dentry.add_open();
+        }
+        let is_dir = kind == FileType::Directory;
         let kept = flags & !(oflag::CREAT | oflag::EXCL | oflag::NOCTTY | oflag::TRUNC | oflag::CLOEXEC);
         Arc::new(Self {
             ops,
             path,
             flags: AtomicU32::new(kept),
+            is_dir,
             position: Lock::new(0),
             locked: OnceLock::new(),
         })
@@ -324,6 +341,16 @@ impl FileDescription {
     /// they are released with it.
     pub fn lock_owner(&self, file: FileId) -> u64 {
         self.locked.get_or_init(|| (file, crate::locks::new_owner())).1
+    }
+
+    /// Tells those who watch the file (`IN_*` of inotify(7)).
+    pub fn tell(&self, mask: u32) {
+        if inotify::is_used()
+            && let Some(path) = &self.path
+        {
+            let is_dir = if self.is_dir { event::ISDIR } else { 0 };
+            inotify::happened(&path.dentry, mask | is_dir);
+        }
     }
 
     /// The status flags and access mode, as `F_GETFL` shows them.
@@ -363,7 +390,7 @@ impl FileDescription {
             return Err(EBADF);
         }
         if !self.ops.is_seekable() {
-            return self.ops.read_at(0, dst);
+            return self.ops.read_at(0, dst).inspect(|&n| self.tell_if(n, event::ACCESS));
         }
         if self.ops.takes_outer_locks() {
             let position = self.position();
@@ -374,7 +401,16 @@ impl FileDescription {
         let mut position = self.position.lock();
         let n = self.ops.read_at(*position, dst)?;
         *position += n as u64;
+        drop(position);
+        self.tell_if(n, event::ACCESS);
         Ok(n)
+    }
+
+    /// Tells of a call that moved `n` bytes.
+    fn tell_if(&self, n: usize, mask: u32) {
+        if n > 0 {
+            self.tell(mask);
+        }
     }
 
     /// `write(2)` at the position, or at the end with `O_APPEND`.
@@ -386,7 +422,7 @@ impl FileDescription {
             return Err(EBADF);
         }
         if !self.ops.is_seekable() {
-            return self.ops.write_at(0, src);
+            return self.ops.write_at(0, src).inspect(|&n| self.tell_if(n, event::MODIFY));
         }
         if self.ops.takes_outer_locks() {
             let position = self.position();
@@ -398,10 +434,14 @@ impl FileDescription {
         if self.flags() & oflag::APPEND != 0 {
             let (n, end) = self.ops.append(src)?;
             *position = end;
+            drop(position);
+            self.tell_if(n, event::MODIFY);
             return Ok(n);
         }
         let n = self.ops.write_at(*position, src)?;
         *position += n as u64;
+        drop(position);
+        self.tell_if(n, event::MODIFY);
         Ok(n)
     }
 
@@ -416,7 +456,7 @@ impl FileDescription {
         if !self.ops.is_seekable() {
             return Err(ESPIPE);
         }
-        self.ops.read_at(offset, dst)
+        self.ops.read_at(offset, dst).inspect(|&n| self.tell_if(n, event::ACCESS))
     }
 
     /// `pwrite(2)`; appends with `O_APPEND`, as Linux does.
@@ -431,9 +471,9 @@ impl FileDescription {
             return Err(ESPIPE);
         }
         if self.flags() & oflag::APPEND != 0 {
-            return self.ops.append(src).map(|(n, _)| n);
+            return self.ops.append(src).map(|(n, _)| n).inspect(|&n| self.tell_if(n, event::MODIFY));
         }
-        self.ops.write_at(offset, src)
+        self.ops.write_at(offset, src).inspect(|&n| self.tell_if(n, event::MODIFY))
     }
 
     /// `lseek(2)`.
@@ -487,7 +527,9 @@ impl FileDescription {
             *self.position.lock() = position;
             return result;
         }
-        self.read_dir_from(&mut self.position.lock(), emit)
+        let result = self.read_dir_from(&mut self.position.lock(), emit);
+        self.tell(event::ACCESS);
+        result
     }
 
     fn read_dir_from(
@@ -522,6 +564,15 @@ impl Drop for FileDescription {
     fn drop(&mut self) {
         if let Some(&(file, owner)) = self.locked.get() {
             crate::locks::release(file, owner);
+        }
+        if self.flags() & oflag::PATH == 0 {
+            self.tell(if self.is_writable() { event::CLOSE_WRITE } else { event::CLOSE_NOWRITE });
+        }
+        if let Some(path) = &self.path
+            && path.dentry.remove_open()
+            && path.dentry.is_dead()
+        {
+            inotify::gone(&path.dentry);
         }
     }
 }

@@ -3,6 +3,7 @@
 pub mod epoll;
 pub mod eventfd;
 pub mod host_stream;
+pub mod inotify;
 pub mod pipe;
 
 use std::sync::atomic::{AtomicU64, Ordering};

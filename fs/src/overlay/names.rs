@@ -11,6 +11,7 @@ use crate::vfs::{FileType, Inode, Owner, XattrFlags, mode};
 
 const ROOT: Owner = Owner { uid: 0, gid: 0 };
 const RENAME_NOREPLACE: u32 = 1;
+const RENAME_EXCHANGE: u32 = 2;
 
 fn add_whiteout(upper: &Arc<dyn Inode>, name: &[u8]) -> Result<(), Errno> {
     upper.mknod(name, mode::IFCHR, 0, ROOT).map(drop)
@@ -104,10 +105,13 @@ impl OverlayInode {
         new_name: &[u8],
         flags: u32,
     ) -> Result<(), Errno> {
-        if flags & !RENAME_NOREPLACE != 0 {
+        if flags & !(RENAME_NOREPLACE | RENAME_EXCHANGE) != 0 {
             return Err(EINVAL);
         }
         let moved = self.find(old_name)?;
+        if flags & RENAME_EXCHANGE != 0 {
+            return self.exchange(old_name, &moved, new_parent, new_name);
+        }
         let target = optional(new_parent.find(new_name))?;
         if let Some(target) = &target {
             if flags & RENAME_NOREPLACE != 0 {
@@ -123,17 +127,7 @@ impl OverlayInode {
         let from = self.copy_up()?;
         let into = new_parent.copy_up()?;
         let upper = moved.copy_up()?;
-        if moved.is_dir {
-            // The lower directory goes along; the one at the new place, if any, stays hidden.
-            let lower_dir = moved.layers().lower;
-            if lower_dir.is_none() {
-                upper.set_xattr(OPAQUE, b"y", XattrFlags::Any)?;
-            } else {
-                let origin = Origin { ino: moved.ino, lower_dir };
-                let upper_ino = upper.metadata()?.ino;
-                self.fs.origins.lock().insert(upper_ino, origin);
-            }
-        }
+        moved.bind_lower(&upper)?;
         match optional(into.lookup(new_name))? {
             Some(found) if is_whiteout(&found.metadata()?) => into.unlink(new_name)?,
             Some(found) if moved.is_dir => {
@@ -150,14 +144,51 @@ impl OverlayInode {
             new_parent.forget(new_name, target);
         }
         self.known.lock().by_name.remove(old_name);
-        let parent = new_parent.me.upgrade().ok_or(ENOENT)?;
+        moved.settle(new_parent, new_name)
+    }
+
+    /// Makes the lower directory go along with the upper one, `upper`, when it moves; the one at the new place, if any,
+    /// stays hidden.
+    fn bind_lower(&self, upper: &Arc<dyn Inode>) -> Result<(), Errno> {
+        if !self.is_dir {
+            return Ok(());
+        }
+        let lower_dir = self.layers().lower;
+        if lower_dir.is_none() {
+            return upper.set_xattr(OPAQUE, b"y", XattrFlags::Any);
+        }
+        let upper_ino = upper.metadata()?.ino;
+        self.fs.origins.lock().insert(upper_ino, Origin { ino: self.ino, lower_dir });
+        Ok(())
+    }
+
+    /// Notes where the file is after a rename.
+    fn settle(self: &Arc<Self>, parent: &Self, name: &[u8]) -> Result<(), Errno> {
+        let above = parent.me.upgrade().ok_or(ENOENT)?;
         let old = {
-            let mut layers = moved.layers.lock();
-            layers.name = new_name.into();
-            layers.parent.replace(parent)
+            let mut layers = self.layers.lock();
+            layers.name = name.into();
+            layers.parent.replace(above)
         };
         drop(old);
-        new_parent.known.lock().insert(new_name, &moved);
+        parent.known.lock().insert(name, self);
         Ok(())
+    }
+
+    fn exchange(
+        &self,
+        old_name: &[u8],
+        moved: &Arc<Self>,
+        new_parent: &Self,
+        new_name: &[u8],
+    ) -> Result<(), Errno> {
+        let target = new_parent.find(new_name)?;
+        let from = self.copy_up()?;
+        let into = new_parent.copy_up()?;
+        moved.bind_lower(&moved.copy_up()?)?;
+        target.bind_lower(&target.copy_up()?)?;
+        from.rename(old_name, &into, new_name, RENAME_EXCHANGE)?;
+        moved.settle(new_parent, new_name)?;
+        target.settle(self, old_name)
     }
 }

@@ -7,11 +7,12 @@ use abi::Errno;
 use abi::errno::{EEXIST, EINVAL, EISDIR, ENOENT, ENOTDIR, ENOTEMPTY, EPERM, EXDEV};
 use base::lock::{LockGuard, rank};
 
-use super::TmpInode;
-use crate::vfs::Inode;
+use super::{Body, TmpInode};
+use crate::vfs::{Inode, Owner, mode};
 
 const RENAME_NOREPLACE: u32 = 1;
 const RENAME_EXCHANGE: u32 = 2;
+const RENAME_WHITEOUT: u32 = 4;
 
 /// Names and inodes, in the order in which they came, so that a position stays valid whatever else changes.
 pub(super) struct Directory {
@@ -54,9 +55,11 @@ impl Directory {
         Some(inode)
     }
 
-    /// Hands on the entries behind position `after` until `f` returns false.
+    /// Hands on the entries behind position `after` until `f` returns false: the newest first, as Linux's tmpfs does,
+    /// so that what is made meanwhile is not met.
     pub(super) fn each(&self, after: u64, mut f: impl FnMut(u64, &[u8], &TmpInode) -> bool) {
-        for (&cookie, name) in self.by_cookie.range(after.saturating_add(1)..) {
+        let below = if after <= 2 { u64::MAX } else { after };
+        for (&cookie, name) in self.by_cookie.range(..below).rev() {
             let Some((_, inode)) = self.by_name.get(name) else { continue };
             if !f(cookie, name, inode) {
                 return;
@@ -140,7 +143,7 @@ pub(super) fn rename(
     new_name: &[u8],
     flags: u32,
 ) -> Result<(), Errno> {
-    if flags & !(RENAME_NOREPLACE | RENAME_EXCHANGE) != 0 {
+    if flags & !(RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT) != 0 {
         return Err(EINVAL);
     }
     let parent = own(dir, new_parent)?;
@@ -192,6 +195,10 @@ pub(super) fn rename(
     match &mut into {
         Some(into) => into.insert(new_name, moved),
         None => from.insert(new_name, moved),
+    }
+    if flags & RENAME_WHITEOUT != 0 {
+        let owner = Owner { uid: 0, gid: 0 };
+        from.insert(old_name, TmpInode::new(&dir.fs, Body::Special(0), mode::IFCHR, owner));
     }
     dir.touch_modified();
     parent.touch_modified();

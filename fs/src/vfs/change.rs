@@ -12,6 +12,7 @@ use super::dentry::Children;
 use super::perm::{check_permission, is_owner, is_sticky, may};
 use super::walk::Parent;
 use super::{Dentry, Inode, Owner, SetAttributes, VfsPath, Walk, mode};
+use crate::anon::inotify::{self, event};
 use crate::file::Metadata;
 
 /// Held by every rename, so that the tree above two directories does not change between check and move.
@@ -19,6 +20,7 @@ static RENAME: Lock<(), { rank::RENAME }> = Lock::new(());
 
 const RENAME_NOREPLACE: u32 = 1;
 const RENAME_EXCHANGE: u32 = 2;
+const RENAME_WHITEOUT: u32 = 4;
 
 /// A time stamp that `utimensat` sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +72,8 @@ impl Walk<'_> {
         if let Some(children) = &mut children {
             dir.dentry.insert(children, &name, inode);
         }
+        drop(children);
+        inotify::in_directory(&dir.dentry, event::CREATE | if is_dir { event::ISDIR } else { 0 }, 0, &name);
         Ok(())
     }
 
@@ -148,6 +152,9 @@ impl Walk<'_> {
         if let Some(children) = &mut children {
             dir.dentry.insert(children, &name, inode);
         }
+        drop(children);
+        inotify::to_itself(&old.dentry, event::ATTRIB);
+        inotify::in_directory(&dir.dentry, event::CREATE, 0, &name);
         Ok(())
     }
 
@@ -235,6 +242,20 @@ impl Walk<'_> {
         if let Some(children) = &mut children {
             children.insert(name.into(), None);
         }
+        drop(children);
+        if inotify::is_used() {
+            if !meta.is_dir() {
+                inotify::to_itself(&victim, event::ATTRIB);
+            }
+            let is_dir = if meta.is_dir() { event::ISDIR } else { 0 };
+            if meta.is_dir() {
+                inotify::gone(&victim);
+            }
+            inotify::in_directory(&dir.dentry, event::DELETE | is_dir, 0, name);
+            if !meta.is_dir() && meta.nlink <= 1 && !victim.is_open() {
+                inotify::gone(&victim);
+            }
+        }
         Ok(())
     }
 
@@ -245,8 +266,13 @@ impl Walk<'_> {
     ///
     /// Source: Linux 6.12 fs/namei.c, `do_renameat2`, `vfs_rename`.
     pub fn rename(&self, path: &[u8], to: &Self, new_path: &[u8], flags: u32) -> Result<(), Errno> {
-        if flags & !(RENAME_NOREPLACE | RENAME_EXCHANGE) != 0 || flags == RENAME_NOREPLACE | RENAME_EXCHANGE {
+        let known = RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT;
+        let clashes = flags & RENAME_EXCHANGE != 0 && flags & (RENAME_NOREPLACE | RENAME_WHITEOUT) != 0;
+        if flags & !known != 0 || clashes {
             return Err(EINVAL);
+        }
+        if flags & RENAME_WHITEOUT != 0 && !self.cred.has(cap::MKNOD) {
+            return Err(EPERM);
         }
         let old = self.parent(path)?;
         let new = to.parent(new_path)?;
@@ -334,14 +360,22 @@ impl Walk<'_> {
             children.insert(new.name.as_slice().into(), Some(source.clone()));
         }
         let mut gone = None;
+        let mut exchanged = None;
         if flags & RENAME_EXCHANGE != 0 {
             if let Some(t) = target {
                 from_children.insert(old.name.as_slice().into(), Some(t.clone()));
                 t.move_to(from, &old.name);
                 t.inode().moved(from.inode(), &old.name);
+                let is_dir = inotify::is_used() && t.inode().metadata().is_ok_and(|m| m.is_dir());
+                exchanged = Some((t, is_dir));
             }
         } else {
-            from_children.insert(old.name.as_slice().into(), None);
+            if flags & RENAME_WHITEOUT != 0 {
+                // Something else is there now: asked when it is wanted.
+                from_children.remove(old.name.as_slice());
+            } else {
+                from_children.insert(old.name.as_slice().into(), None);
+            }
             gone = target;
         }
         source.move_to(into, &new.name);
@@ -355,6 +389,27 @@ impl Walk<'_> {
             t.lock().clear();
         }
         drop(tree);
+        if inotify::is_used() {
+            let told = |is_dir: bool| if is_dir { event::ISDIR } else { 0 };
+            let cookie = inotify::new_cookie();
+            let is_dir = told(meta.is_dir());
+            inotify::in_directory(from, event::MOVED_FROM | is_dir, cookie, &old.name);
+            inotify::in_directory(into, event::MOVED_TO | is_dir, cookie, &new.name);
+            if let Some(t) = &gone {
+                inotify::to_itself(t, event::ATTRIB);
+            }
+            inotify::to_itself(&source, event::MOVE_SELF | is_dir);
+            if let Some((t, t_is_dir)) = &exchanged {
+                let cookie = inotify::new_cookie();
+                let is_dir = told(*t_is_dir);
+                inotify::in_directory(into, event::MOVED_FROM | is_dir, cookie, &new.name);
+                inotify::in_directory(from, event::MOVED_TO | is_dir, cookie, &old.name);
+                inotify::to_itself(t, event::MOVE_SELF | is_dir);
+            }
+            if let Some(t) = gone.filter(|t| !t.is_open()) {
+                inotify::gone(&t);
+            }
+        }
         Ok(())
     }
 
@@ -372,7 +427,8 @@ impl Walk<'_> {
         if !self.cred.in_group(meta.gid) && !self.cred.has(cap::FSETID) {
             mode &= !mode::ISGID;
         }
-        place.dentry.inode().set_attributes(&SetAttributes { mode: Some(mode), ..SetAttributes::default() })
+        let set = SetAttributes { mode: Some(mode), ..SetAttributes::default() };
+        self.change(place, &set, event::ATTRIB, &meta)
     }
 
     /// `chmod`.
@@ -410,7 +466,15 @@ impl Walk<'_> {
                 attributes.mode = Some(mode);
             }
         }
-        place.dentry.inode().set_attributes(&attributes)
+        self.change(place, &attributes, event::ATTRIB, &meta)
+    }
+
+    /// Changes attributes and tells those who watch.
+    fn change(&self, place: &VfsPath, set: &SetAttributes, mask: u32, meta: &Metadata) -> Result<(), Errno> {
+        place.dentry.inode().set_attributes(set)?;
+        let is_dir = if meta.is_dir() { event::ISDIR } else { 0 };
+        inotify::happened(&place.dentry, mask | is_dir);
+        Ok(())
     }
 
     /// `chown`, or `lchown` without `follow_last`.
@@ -443,11 +507,14 @@ impl Walk<'_> {
                 _ => return Err(EPERM),
             }
         }
-        place.dentry.inode().set_attributes(&SetAttributes {
-            atime: atime.value(),
-            mtime: mtime.value(),
-            ..SetAttributes::default()
-        })
+        let set = SetAttributes { atime: atime.value(), mtime: mtime.value(), ..SetAttributes::default() };
+        // Linux 6.12 include/linux/fsnotify.h, `fsnotify_change`.
+        let mask = match (set.atime, set.mtime) {
+            (Some(_), None) => event::ACCESS,
+            (None, Some(_)) => event::MODIFY,
+            _ => event::ATTRIB,
+        };
+        self.change(place, &set, mask, &meta)
     }
 
     /// `utimensat`.

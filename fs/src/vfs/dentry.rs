@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use abi::Errno;
@@ -10,6 +10,7 @@ use abi::errno::{ENAMETOOLONG, ENOENT};
 use base::lock::{Lock, LockGuard, rank};
 
 use super::{Inode, Mount};
+use crate::anon::inotify::Watches;
 
 /// Children that one directory remembers before it forgets those which nobody uses.
 const CHILDREN_MAX: usize = 4096;
@@ -32,6 +33,9 @@ pub struct Dentry {
     /// Whether something is mounted here; a look without the mount table's lock.
     pub(super) is_mountpoint: AtomicBool,
     symlink: OnceLock<Box<[u8]>>,
+    watches: OnceLock<Watches>,
+    /// Descriptions through this name.
+    opens: AtomicUsize,
     place: Lock<Place, { rank::LEAF }>,
     children: Lock<Children, { rank::DENTRY }>,
 }
@@ -45,6 +49,8 @@ impl Dentry {
             is_dead: AtomicBool::new(false),
             is_mountpoint: AtomicBool::new(false),
             symlink: OnceLock::new(),
+            watches: OnceLock::new(),
+            opens: AtomicUsize::new(0),
             place: Lock::new(Place { parent, name: name.into() }),
             children: Lock::new(HashMap::new()),
         })
@@ -72,6 +78,30 @@ impl Dentry {
 
     pub(super) fn kill(&self) {
         self.is_dead.store(true, Ordering::Release);
+    }
+
+    /// Who watches it, if anybody ever did.
+    pub(crate) fn watches(&self) -> Option<&Watches> {
+        self.watches.get()
+    }
+
+    pub(crate) fn make_watches(&self) -> &Watches {
+        self.watches.get_or_init(Watches::default)
+    }
+
+    /// Counts a description.
+    pub(crate) fn add_open(&self) {
+        self.opens.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Takes a description back; says whether it was the last.
+    pub(crate) fn remove_open(&self) -> bool {
+        self.opens.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    /// Whether a description is open through this name.
+    pub(crate) fn is_open(&self) -> bool {
+        self.opens.load(Ordering::Acquire) > 0
     }
 
     pub(super) fn lock(&self) -> ChildrenGuard<'_> {

@@ -10,6 +10,7 @@ use abi::errno::{EEXIST, EINVAL, EISDIR, ELOOP, ENOENT, ENOTDIR, ENXIO, EPERM};
 use super::perm::{check_inode, check_permission, is_owner, may};
 use super::walk::{Follow, OpenFileInode, Parent, Progress, Rules, is_special};
 use super::{Dentry, Inode, Owner, SetAttributes, VfsPath, Walk, mode};
+use crate::anon::inotify::{self, event};
 use crate::file::{FileDescription, FileOps, Metadata, oflag};
 
 /// What `O_PATH` opens: a place, not a file.
@@ -74,7 +75,8 @@ impl Walk<'_> {
             return Err(ENOTDIR);
         }
         if flags & oflag::PATH != 0 {
-            return Ok(FileDescription::new(Box::new(PathFile(place.inode())), Some(place), flags));
+            let ops = Box::new(PathFile(place.inode()));
+            return Ok(FileDescription::with_kind(ops, Some(place), flags, meta.file_type()));
         }
         if kind == mode::IFLNK {
             return Err(ELOOP);
@@ -104,7 +106,12 @@ impl Walk<'_> {
         if flags & oflag::TRUNC != 0 && kind == mode::IFREG {
             ops.truncate(0)?;
         }
-        Ok(FileDescription::new(ops, Some(place), flags))
+        let file = FileDescription::with_kind(ops, Some(place), flags, meta.file_type());
+        file.tell(event::OPEN);
+        if flags & oflag::TRUNC != 0 {
+            file.tell(event::MODIFY);
+        }
+        Ok(file)
     }
 
     fn open_create(
@@ -146,7 +153,10 @@ impl Walk<'_> {
                         drop(children);
                         let ops = made.open(flags & !oflag::TRUNC)?;
                         let place = VfsPath { mount: dir.mount.clone(), dentry: child };
-                        return Ok(FileDescription::new(ops, Some(place), flags));
+                        let file = FileDescription::new(ops, Some(place), flags);
+                        inotify::in_directory(&dir.dentry, event::CREATE, 0, &name);
+                        file.tell(event::OPEN);
+                        return Ok(file);
                     }
                     Err(e) => return Err(e),
                 }
@@ -233,7 +243,12 @@ impl Walk<'_> {
         }
         place.mount.want_write()?;
         check_permission(&meta, may::WRITE, self.cred)?;
-        place.dentry.inode().set_attributes(&SetAttributes { size: Some(size), ..SetAttributes::default() })
+        place
+            .dentry
+            .inode()
+            .set_attributes(&SetAttributes { size: Some(size), ..SetAttributes::default() })?;
+        inotify::happened(&place.dentry, event::MODIFY);
+        Ok(())
     }
 }
 

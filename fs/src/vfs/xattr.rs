@@ -6,6 +6,7 @@ use base::cred::cap;
 
 use super::perm::{check_permission, is_owner, may};
 use super::{VfsPath, Walk, XattrFlags, mode};
+use crate::anon::inotify::{self, event};
 
 /// The kinds of names (xattr(7), "Extended attribute namespaces").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +91,9 @@ impl Walk<'_> {
         flags: XattrFlags,
     ) -> Result<(), Errno> {
         self.check_xattr(place, name, Use::Write)?;
-        place.dentry.inode().set_xattr(name, value, flags)
+        place.dentry.inode().set_xattr(name, value, flags)?;
+        self.tell_attribute(place);
+        Ok(())
     }
 
     /// `listxattr`; `trusted.` attributes are shown to those who may read them.
@@ -111,6 +114,15 @@ impl Walk<'_> {
     /// Those of removexattr(2).
     pub fn remove_xattr(&self, place: &VfsPath, name: &[u8]) -> Result<(), Errno> {
         self.check_xattr(place, name, Use::Write)?;
-        place.dentry.inode().remove_xattr(name)
+        place.dentry.inode().remove_xattr(name)?;
+        self.tell_attribute(place);
+        Ok(())
+    }
+
+    fn tell_attribute(&self, place: &VfsPath) {
+        if inotify::is_used() {
+            let is_dir = place.dentry.inode().metadata().is_ok_and(|m| m.is_dir());
+            inotify::happened(&place.dentry, event::ATTRIB | if is_dir { event::ISDIR } else { 0 });
+        }
     }
 }

@@ -171,6 +171,7 @@ pub(super) fn sys_ftruncate(cx: &mut Ctx<'_>, fd: i32, len: i64) -> SysResult {
         return Err(EINVAL.into());
     }
     file.ops.truncate(len)?;
+    file.tell(fs::anon::inotify::event::MODIFY);
     Ok(0)
 }
 

@@ -14,6 +14,7 @@ use crate::task::Ctx;
 pub mod cred;
 pub mod fd;
 pub mod file;
+pub mod inotify;
 pub mod limits;
 pub mod lock;
 pub mod mem;

@@ -195,6 +195,7 @@ pub(super) fn sys_fallocate(cx: &mut Ctx<'_>, fd: i32, mode: u32, offset: i64, l
     }
     offset.checked_add(len).ok_or(EFBIG)?;
     file.ops.allocate(mode, offset as u64, len as u64)?;
+    file.tell(fs::anon::inotify::event::MODIFY);
     Ok(0)
 }
 

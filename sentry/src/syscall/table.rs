@@ -4,8 +4,8 @@
 use abi::UserAddr;
 
 use super::{
-    Argument, Row, Support, SysResult, cred, fd, file, limits, lock, mem, open, path, poll, range, sched,
-    sig, sock, sockmsg, splice, system, task, time, wait, xattr,
+    Argument, Row, Support, SysResult, cred, fd, file, inotify, limits, lock, mem, open, path, poll, range,
+    sched, sig, sock, sockmsg, splice, system, task, time, wait, xattr,
 };
 use crate::task::Ctx;
 use Support::{Absent, Full, Partial};
@@ -288,9 +288,9 @@ syscalls! {
     250 keyctl, Absent;
     251 ioprio_set, Absent;
     252 ioprio_get, Absent;
-    253 inotify_init, Absent;
-    254 inotify_add_watch, Absent;
-    255 inotify_rm_watch, Absent;
+    253 inotify_init = inotify::sys_inotify_init(), Full;
+    254 inotify_add_watch = inotify::sys_inotify_add_watch(fd: i32, path: UserAddr, mask: u32), Partial("a file is watched under one of its names");
+    255 inotify_rm_watch = inotify::sys_inotify_rm_watch(fd: i32, wd: i32), Full;
     256 migrate_pages, Absent;
     257 openat = open::sys_openat(dirfd: i32, path: UserAddr, flags: u32, mode: u32), Full;
     258 mkdirat = path::sys_mkdirat(dirfd: i32, path: UserAddr, mode: u32), Full;
@@ -329,7 +329,7 @@ syscalls! {
     291 epoll_create1 = poll::sys_epoll_create1(flags: u32), Full;
     292 dup3 = fd::sys_dup3(old: i32, new: i32, flags: u32), Full;
     293 pipe2 = fd::sys_pipe2(fds: UserAddr, flags: u32), Partial("O_DIRECT is refused");
-    294 inotify_init1, Absent;
+    294 inotify_init1 = inotify::sys_inotify_init1(flags: u32), Full;
     295 preadv = range::sys_preadv(fd: i32, iov: UserAddr, count: u64, offset: i64, high: u64), Full;
     296 pwritev = range::sys_pwritev(fd: i32, iov: UserAddr, count: u64, offset: i64, high: u64), Full;
     297 rt_tgsigqueueinfo = sig::sys_rt_tgsigqueueinfo(tgid: i32, tid: i32, signo: i32, info: UserAddr), Full;
