@@ -1,8 +1,10 @@
 //! What `fs`, `net` and `sentry` share.
 //!
 //! Reading order: `lock.rs` (ranks: the one list of the lock order), `io.rs` (cursors over guest memory), `memmap.rs`
-//! (the memory file and what can be mapped), `wait.rs` (wait queues and readiness), `cred.rs`, `time.rs`.
+//! (the memory file and what can be mapped), `wait.rs` (wait queues and readiness), `cred.rs`, `time.rs`,
+//! `alarm.rs` (what happens at a time).
 
+pub mod alarm;
 pub mod cred;
 pub mod io;
 pub mod lock;

@@ -8,6 +8,10 @@ use std::ops::{Deref, DerefMut};
 
 /// The ranks, outermost first. Numbers have gaps for later ones.
 pub mod rank {
+    /// The table of a process's timers.
+    pub const TIMERS: u16 = 5;
+    /// A timer of a process; taken before the task tree, which tells how much processor time was used.
+    pub const TIMER: u16 = 6;
     /// The task tree: parents, children, thread groups, process groups, sessions, PID tables.
     pub const TASK_TREE: u16 = 10;
     /// Signal state of a thread group (handlers, pending, masks).
@@ -56,6 +60,8 @@ pub mod rank {
     pub const PLATFORM: u16 = 88;
     /// Futex buckets and other wait queues: the innermost lock that may wake somebody.
     pub const WAIT: u16 = 92;
+    /// Alarms that are set.
+    pub const ALARMS: u16 = 94;
     /// A task's parking place, counters and other leaves: nothing is taken under it.
     pub const LEAF: u16 = 98;
 }

@@ -62,3 +62,9 @@ pub fn stop_process() {
     // SAFETY: no pointers; the signal goes to this process.
     unsafe { libc::kill(me, libc::SIGSTOP) };
 }
+
+/// Sets how late the calling thread's timeouts may be, in ns.
+pub fn set_timer_slack(ns: u64) {
+    // SAFETY: the option takes a number; a failure leaves the slack as it was, which only makes timeouts later.
+    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, ns, 0, 0, 0) };
+}

@@ -16,7 +16,7 @@ use crate::signal::queue::QueuedSignals;
 use crate::strace::Tracer;
 use crate::system::System;
 use crate::task::{Task, ThreadGroup};
-use crate::time::Timekeeper;
+use crate::time::{AlarmService, Timekeeper};
 
 /// How often memory is looked at while more is promised than the limit allows.
 const BUDGET_WATCH: std::time::Duration = std::time::Duration::from_millis(20);
@@ -93,7 +93,9 @@ pub struct Kernel {
     /// The memory file.
     pub memory: Arc<dyn Memory>,
     /// The clocks.
-    pub time: Timekeeper,
+    pub time: Arc<Timekeeper>,
+    /// What rings at a time.
+    pub alarms: Arc<AlarmService>,
     /// Mounts.
     pub mounts: Arc<MountNamespace>,
     /// Sockets.
@@ -155,7 +157,7 @@ impl Kernel {
     /// `ENOMEM`: no memory for the vDSO.
     pub fn new(setup: Setup) -> Result<Arc<Self>, Errno> {
         let memory: Arc<dyn Memory> = setup.platform.memory().clone();
-        let time = Timekeeper::new(memory.clone(), setup.calibration, setup.platform.tsc_offset())?;
+        let time = Arc::new(Timekeeper::new(memory.clone(), setup.calibration, setup.platform.tsc_offset())?);
         // The timekeeper keeps its own reference for as long as it publishes.
         memory.inc_ref(time.vvar_page());
         let vvar = FixedPages::new(&memory, time.vvar_page());
@@ -168,6 +170,7 @@ impl Kernel {
         Ok(Arc::new(Self {
             platform: setup.platform,
             memory,
+            alarms: AlarmService::new(time.clone()),
             time,
             mounts: setup.mounts,
             net: net::Namespace::new(),
@@ -227,6 +230,7 @@ impl Kernel {
             } else if self.outcome_changed.wait_for(&mut outcome, limit) {
                 drop(outcome);
                 limit = self.time.refresh();
+                self.alarms.check_clock();
                 self.sample_load();
                 let file = self.platform.memory();
                 if file.allocated() > file.budget() {

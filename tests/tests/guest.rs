@@ -85,6 +85,11 @@ fn signals() {
 }
 
 #[test]
+fn timers() {
+    area_matches("timers");
+}
+
+#[test]
 fn traps() {
     area_matches("traps");
 }

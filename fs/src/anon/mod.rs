@@ -5,6 +5,7 @@ pub mod eventfd;
 pub mod host_stream;
 pub mod inotify;
 pub mod pipe;
+pub mod timerfd;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

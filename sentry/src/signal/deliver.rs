@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use abi::signal::{SaFlags, SigAction, SigInfo, SigSet};
 
 use super::{
-    GroupSignals, Pending, SIG_DFL, SIG_IGN, SIGSEGV, SIGSTOP, UNBLOCKABLE, bit, dumps_core, frame,
+    GroupSignals, Pending, SIG_DFL, SIG_IGN, SIGALRM, SIGSEGV, SIGSTOP, UNBLOCKABLE, bit, dumps_core, frame,
     is_ignored_by_default, stops_by_default,
 };
 use crate::syscall::Restart;
@@ -77,14 +77,15 @@ impl Ctx<'_> {
     /// Takes the next of the thread's signals that `mask` does not block.
     pub(crate) fn dequeue(&mut self, mask: u64) -> Option<Pending> {
         loop {
+            let mut is_shared = false;
             let mut pending = {
                 let mut signals = self.task.group.signals.lock();
                 let mut state = self.task.state.lock();
-                let taken = state
-                    .pending
-                    .take_synchronous(mask)
-                    .or_else(|| state.pending.take(mask))
-                    .or_else(|| signals.pending.take(mask));
+                let taken =
+                    state.pending.take_synchronous(mask).or_else(|| state.pending.take(mask)).or_else(|| {
+                        is_shared = true;
+                        signals.pending.take(mask)
+                    });
                 if let Some(p) = &taken
                     && stops_by_default(p.signo)
                 {
@@ -94,6 +95,9 @@ impl Ctx<'_> {
                 taken?
             };
             pending.charge = None;
+            if is_shared && pending.signo == SIGALRM {
+                self.task.group.timers.alarm_delivered();
+            }
             match pending.hook.take() {
                 Some(hook) if !hook.dequeued(&mut pending.info) => {}
                 _ => return Some(pending),

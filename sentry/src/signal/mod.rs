@@ -32,6 +32,7 @@ pub(crate) const SIGFPE: i32 = 8;
 pub(crate) const SIGKILL: i32 = 9;
 pub(crate) const SIGSEGV: i32 = 11;
 pub(crate) const SIGPIPE: i32 = 13;
+pub(crate) const SIGALRM: i32 = 14;
 pub(crate) const SIGCHLD: i32 = 17;
 pub(crate) const SIGCONT: i32 = 18;
 pub(crate) const SIGSTOP: i32 = 19;

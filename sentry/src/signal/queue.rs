@@ -12,6 +12,9 @@ use base::lock::{Lock, rank};
 pub trait Dequeued: Send + Sync {
     /// Completes `info`; false says that the signal is out of date and must be forgotten. Called without locks.
     fn dequeued(&self, info: &mut SigInfo) -> bool;
+
+    /// The signal was thrown away, since it is ignored. Locks of signals are held.
+    fn discarded(&self);
 }
 
 /// How many signals each user has queued, for `RLIMIT_SIGPENDING`.
@@ -117,7 +120,13 @@ impl Queue {
     pub fn flush(&mut self, set: u64) {
         if self.set & set != 0 {
             self.set &= !set;
-            self.list.retain(|p| set & super::bit(p.signo) == 0);
+            self.list.retain(|p| {
+                let keeps = set & super::bit(p.signo) == 0;
+                if let Some(hook) = p.hook.as_ref().filter(|_| !keeps) {
+                    hook.discarded();
+                }
+                keeps
+            });
         }
     }
 

@@ -166,6 +166,9 @@ impl Kernel {
         let uid = {
             let state = target.state.lock();
             if signo != SIGKILL && is_ignored(signals, &state, signo) {
+                if let Some(hook) = &pending.hook {
+                    hook.discarded();
+                }
                 return Ok(());
             }
             let held = if to_group { signals.pending.has(signo) } else { state.pending.has(signo) };

@@ -72,14 +72,21 @@ impl SignalFd {
     fn take(&self, task: &Arc<Task>) -> Option<SigInfo> {
         let blocked = !self.0.mask.load(Ordering::SeqCst);
         loop {
+            let mut is_shared = false;
             let mut p = {
                 let mut signals = task.group.signals.lock();
                 signals.listen(&self.0);
                 let mut state = task.state.lock();
-                let taken = state.pending.take(blocked).or_else(|| signals.pending.take(blocked))?;
+                let taken = state.pending.take(blocked).or_else(|| {
+                    is_shared = true;
+                    signals.pending.take(blocked)
+                })?;
                 task.recalc(&signals, &state);
                 taken
             };
+            if is_shared && p.signo == super::SIGALRM {
+                task.group.timers.alarm_delivered();
+            }
             match p.hook.take() {
                 Some(hook) if !hook.dequeued(&mut p.info) => {}
                 _ => return Some(p.info),

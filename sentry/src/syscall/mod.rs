@@ -2,7 +2,7 @@
 //!
 //! Reading order: `table.rs`; then the handlers: `file.rs` (reading and writing), `path.rs` (names), `fd.rs` (descriptors,
 //! pipes), `poll.rs` (waiting for descriptors), `mem.rs`, `task.rs` (processes, limits, futexes), `wait.rs`,
-//! `sig.rs`, `time.rs`,
+//! `sig.rs`, `time.rs`, `timer.rs`,
 //! `cred.rs` (users, capabilities), `prctl.rs`, `sched.rs`, `system.rs` (names, usage, file systems), `sock.rs` and
 //! `sockmsg.rs` (sockets).
 
@@ -32,6 +32,7 @@ pub mod system;
 pub mod table;
 pub mod task;
 pub mod time;
+pub mod timer;
 pub mod wait;
 pub mod xattr;
 

@@ -28,6 +28,7 @@ pub(super) fn sys_rt_sigaction(
     if !(1..=64).contains(&signo) || (action.is_some() && bit(signo) & UNBLOCKABLE != 0) {
         return Err(EINVAL.into());
     }
+    let mut unignored = false;
     let before = {
         let mut signals = cx.task.group.signals.lock();
         match action {
@@ -36,7 +37,9 @@ pub(super) fn sys_rt_sigaction(
                 // Flags that the kernel does not know read as clear: programs find out so.
                 a.flags &= SaFlags::KEPT.bits();
                 a.mask = a.mask.as_mask();
+                let ignored = signals.handlers.ignores(signo);
                 let before = signals.handlers.replace(signo, a);
+                unignored = ignored && !signals.handlers.ignores(signo);
                 if signals.handlers.ignores(signo) {
                     signals.flush_everywhere(bit(signo));
                 }
@@ -44,6 +47,9 @@ pub(super) fn sys_rt_sigaction(
             }
         }
     };
+    if unignored {
+        cx.task.group.timers.unignored(signo);
+    }
     if !old.is_null() {
         cx.mm.write_value(old, &before)?;
     }

@@ -5,7 +5,7 @@ use abi::UserAddr;
 
 use super::{
     Argument, Row, Support, SysResult, cred, fd, file, inotify, limits, lock, mem, open, path, poll, range,
-    sched, sig, sock, sockmsg, splice, system, task, time, wait, xattr,
+    sched, sig, sock, sockmsg, splice, system, task, time, timer, wait, xattr,
 };
 use crate::task::Ctx;
 use Support::{Absent, Full, Partial};
@@ -71,9 +71,9 @@ syscalls! {
     33 dup2 = fd::sys_dup2(old: i32, new: i32), Full;
     34 pause = sig::sys_pause(), Full;
     35 nanosleep = time::sys_nanosleep(request: UserAddr, rest: UserAddr), Full;
-    36 getitimer, Absent;
-    37 alarm, Absent;
-    38 setitimer, Absent;
+    36 getitimer = timer::sys_getitimer(which: i32, value: UserAddr), Full;
+    37 alarm = timer::sys_alarm(seconds: u32), Full;
+    38 setitimer = timer::sys_setitimer(which: i32, new: UserAddr, old: UserAddr), Full;
     39 getpid = task::sys_getpid(), Full;
     40 sendfile = file::sys_sendfile(out_fd: i32, in_fd: i32, offset: UserAddr, count: u64), Full;
     41 socket = sock::sys_socket(domain: i32, kind: u32, protocol: i32), Partial("AF_UNIX only");
@@ -257,13 +257,13 @@ syscalls! {
     219 restart_syscall, Absent;
     220 semtimedop, Absent;
     221 fadvise64 = range::sys_fadvise64(fd: i32, offset: i64, len: i64, advice: u32), Full;
-    222 timer_create, Absent;
-    223 timer_settime, Absent;
-    224 timer_gettime, Absent;
-    225 timer_getoverrun, Absent;
-    226 timer_delete, Absent;
-    227 clock_settime, Absent;
-    228 clock_gettime = time::sys_clock_gettime(clock: i32, buf: UserAddr), Partial("CPU-time clocks of other processes are refused");
+    222 timer_create = timer::sys_timer_create(clock: i32, event: UserAddr, id: UserAddr), Full;
+    223 timer_settime = timer::sys_timer_settime(id: i32, flags: i32, new: UserAddr, old: UserAddr), Full;
+    224 timer_gettime = timer::sys_timer_gettime(id: i32, value: UserAddr), Full;
+    225 timer_getoverrun = timer::sys_timer_getoverrun(id: i32), Full;
+    226 timer_delete = timer::sys_timer_delete(id: i32), Full;
+    227 clock_settime = time::sys_clock_settime(clock: i32, time: UserAddr), Partial("the clocks are the host's: always refused");
+    228 clock_gettime = time::sys_clock_gettime(clock: i32, buf: UserAddr), Full;
     229 clock_getres = time::sys_clock_getres(clock: i32, buf: UserAddr), Full;
     230 clock_nanosleep = time::sys_clock_nanosleep(clock: i32, flags: u32, request: UserAddr, rest: UserAddr), Full;
     231 exit_group = task::sys_exit_group(code: i32), Full;
@@ -318,11 +318,11 @@ syscalls! {
     280 utimensat = path::sys_utimensat(dirfd: i32, path: UserAddr, times: UserAddr, flags: u32), Full;
     281 epoll_pwait = poll::sys_epoll_pwait(epfd: i32, events: UserAddr, max: i32, timeout_ms: i32, mask: UserAddr, size: u64), Full;
     282 signalfd = sig::sys_signalfd(fd: i32, mask: UserAddr, size: u64), Full;
-    283 timerfd_create, Absent;
+    283 timerfd_create = timer::sys_timerfd_create(clock: i32, flags: u32), Full;
     284 eventfd = poll::sys_eventfd(initial: u32), Full;
     285 fallocate = range::sys_fallocate(fd: i32, mode: u32, offset: i64, len: i64), Partial("no COLLAPSE_RANGE, INSERT_RANGE, UNSHARE_RANGE; host files only grow");
-    286 timerfd_settime, Absent;
-    287 timerfd_gettime, Absent;
+    286 timerfd_settime = timer::sys_timerfd_settime(fd: i32, flags: u32, new: UserAddr, old: UserAddr), Full;
+    287 timerfd_gettime = timer::sys_timerfd_gettime(fd: i32, value: UserAddr), Full;
     288 accept4 = sock::sys_accept4(fd: i32, addr: UserAddr, len: UserAddr, flags: u32), Full;
     289 signalfd4 = sig::sys_signalfd4(fd: i32, mask: UserAddr, size: u64, flags: u32), Full;
     290 eventfd2 = poll::sys_eventfd2(initial: u32, flags: u32), Full;

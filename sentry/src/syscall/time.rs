@@ -1,13 +1,19 @@
 //! Clocks and sleeping.
 
-use abi::errno::EINVAL;
+use std::cell::RefCell;
+use std::sync::{Arc, Weak};
+
+use abi::errno::{EINVAL, EOPNOTSUPP, EPERM};
 use abi::{Errno, UserAddr};
+use base::alarm::{Alarm, AlarmClock, Timer};
+use base::wait::{Events, Wake};
 
 use super::{Restart, Stop, SysResult};
-use crate::task::Ctx;
-use crate::time::Clock;
+use crate::task::{Ctx, Parker};
+use crate::time::cpu::{CpuClock, CpuTimer};
+use crate::time::{Clock, ClockId};
 
-fn read_timespec(cx: &Ctx<'_>, addr: UserAddr) -> Result<u64, Errno> {
+pub(super) fn read_timespec(cx: &Ctx<'_>, addr: UserAddr) -> Result<u64, Errno> {
     let [sec, nsec]: [i64; 2] = cx.mm.read_value(addr)?;
     if sec < 0 || !(0..1_000_000_000).contains(&nsec) {
         return Err(EINVAL);
@@ -20,15 +26,69 @@ pub(super) fn timeout(cx: &Ctx<'_>, addr: UserAddr) -> Result<Option<u64>, Errno
     if addr.is_null() { Ok(None) } else { read_timespec(cx, addr).map(Some) }
 }
 
-fn clock_ns(cx: &Ctx<'_>, clock: i32) -> Result<u64, Errno> {
-    match clock {
-        2 => Ok(cx.task.kernel.group_usage(&cx.task.group).cpu_ns()),
-        3 => Ok(host::clock::thread_cpu_ns().unsigned_abs()),
-        _ => {
-            let clock = Clock::from_id(clock).ok_or(EINVAL)?;
-            Ok(u64::try_from(cx.task.kernel.time.now(clock).as_ns()).unwrap_or(0))
+/// The clock with number `id`, of processes and threads too.
+///
+/// # Errors
+/// `EINVAL`: there is none.
+pub(super) fn clock_id(cx: &Ctx<'_>, id: i32) -> Result<ClockId, Errno> {
+    let alarm = |alarm, wakes| Ok(ClockId::Alarm { alarm, wakes, ahead_ns: 0 });
+    match id {
+        0 => alarm(AlarmClock::Realtime, false),
+        1 => alarm(AlarmClock::Monotonic, false),
+        2 => Ok(ClockId::Cpu(CpuClock::Process(Arc::downgrade(&cx.task.group)))),
+        3 => Ok(ClockId::Cpu(CpuClock::Thread(Arc::downgrade(&cx.task)))),
+        7 => alarm(AlarmClock::Boottime, false),
+        8 => alarm(AlarmClock::Realtime, true),
+        9 => alarm(AlarmClock::Boottime, true),
+        11 => {
+            let now = |clock| cx.task.kernel.time.now(clock).as_ns();
+            let ahead = now(Clock::Tai).saturating_sub(now(Clock::Realtime));
+            let ahead_ns = ahead.saturating_add(500_000_000).div_euclid(1_000_000_000) * 1_000_000_000;
+            Ok(ClockId::Alarm { alarm: AlarmClock::Realtime, wakes: false, ahead_ns })
         }
+        id if id < 0 => cpu_clock_id(cx, id).map(ClockId::Cpu),
+        _ => Clock::from_id(id).map(ClockId::Plain).ok_or(EINVAL),
     }
+}
+
+/// A processor clock of another process or thread (Linux include/linux/posix-timers_types.h).
+fn cpu_clock_id(cx: &Ctx<'_>, id: i32) -> Result<CpuClock, Errno> {
+    const PER_THREAD: i32 = 4;
+    const VIRT: i32 = 1;
+    const MAX: i32 = 3;
+    let (pid, which) = (!(id >> 3), id & 3);
+    if which >= MAX {
+        return Err(EINVAL);
+    }
+    if id & PER_THREAD != 0 {
+        let task = if pid == 0 { Some(cx.task.clone()) } else { cx.task.kernel.task(pid) };
+        let task = task.filter(|t| Arc::ptr_eq(&t.group, &cx.task.group)).ok_or(EINVAL)?;
+        let task = Arc::downgrade(&task);
+        return Ok(if which == VIRT { CpuClock::ThreadUser(task) } else { CpuClock::Thread(task) });
+    }
+    let group = if pid == 0 {
+        cx.task.group.clone()
+    } else {
+        cx.task.kernel.tree.lock().processes.get(&pid).map(|p| p.group.clone()).ok_or(EINVAL)?
+    };
+    let group = Arc::downgrade(&group);
+    Ok(if which == VIRT { CpuClock::User(group) } else { CpuClock::Process(group) })
+}
+
+fn clock_ns(cx: &Ctx<'_>, clock: i32) -> Result<u64, Errno> {
+    if clock == 3 {
+        return Ok(host::clock::thread_cpu_ns().unsigned_abs());
+    }
+    if clock == 2 || clock < 0 {
+        let ClockId::Cpu(cpu) = clock_id(cx, clock)? else { return Err(EINVAL) };
+        return Ok(cpu.now(&cx.task.kernel).unsigned_abs());
+    }
+    let clock = match clock {
+        8 => Clock::Realtime,
+        9 => Clock::Boottime,
+        c => Clock::from_id(c).ok_or(EINVAL)?,
+    };
+    Ok(u64::try_from(cx.task.kernel.time.now(clock).as_ns()).unwrap_or(0))
 }
 
 /// `clock_gettime(2)`.
@@ -69,29 +129,67 @@ pub(super) fn sys_time(cx: &mut Ctx<'_>, buf: UserAddr) -> SysResult {
     Ok(sec)
 }
 
-fn sleep(cx: &mut Ctx<'_>, deadline: u64, rest: UserAddr, absolute: bool) -> SysResult {
-    let deadline = cx.restart_deadline.take().unwrap_or(deadline);
-    let kind = if absolute { Restart::NoHand } else { Restart::Block };
-    match cx.sleep_until(Some(deadline), kind, |_| Ok(None::<()>)) {
-        Ok(_) => Ok(0),
-        Err(stop) => {
-            if !absolute && !rest.is_null() {
-                let left = deadline.saturating_sub(cx.monotonic_ns());
-                cx.mm.write_value(rest, &[left / 1_000_000_000, left % 1_000_000_000])?;
-            }
-            if kind == Restart::Block {
-                cx.restart_deadline = Some(deadline);
-            }
-            Err(stop)
-        }
+/// Wakes a sleeper when its clock has come far enough.
+#[derive(Debug)]
+struct WakeUp(Arc<Parker>);
+
+impl Alarm for WakeUp {
+    fn ring(&self) {
+        self.0.wake(Events::IN);
     }
+}
+
+/// Sleeps until `now` reaches `until`, by a clock that may be set or stand still: `start` sets an alarm for it.
+fn sleep_by(
+    cx: &mut Ctx<'_>,
+    until: i64,
+    kind: Restart,
+    now: impl Fn() -> i64,
+    mut start: impl FnMut(Weak<dyn Alarm>),
+) -> Result<(), Stop> {
+    let wake_up: Arc<dyn Alarm> = Arc::new(WakeUp(cx.task.parker.clone()));
+    cx.sleep_until(None, kind, |_| {
+        if now() >= until {
+            return Ok(Some(()));
+        }
+        start(Arc::downgrade(&wake_up));
+        Ok(None)
+    })?;
+    Ok(())
+}
+
+/// Ends a sleep: tells what is left of a relative one.
+fn finish_sleep(
+    cx: &mut Ctx<'_>,
+    slept: Result<(), Stop>,
+    until: u64,
+    now: impl FnOnce(&Ctx<'_>) -> u64,
+    rest: UserAddr,
+    absolute: bool,
+) -> SysResult {
+    let Err(stop) = slept else { return Ok(0) };
+    if !absolute {
+        if !rest.is_null() {
+            let left = until.saturating_sub(now(cx));
+            cx.mm.write_value(rest, &[left / 1_000_000_000, left % 1_000_000_000])?;
+        }
+        cx.restart_deadline = Some(until);
+    }
+    Err(stop)
+}
+
+fn sleep_monotonic(cx: &mut Ctx<'_>, until: u64, rest: UserAddr, absolute: bool) -> SysResult {
+    let until = cx.restart_deadline.take().unwrap_or(until);
+    let kind = if absolute { Restart::NoHand } else { Restart::Block };
+    let slept = cx.sleep_until(Some(until), kind, |_| Ok(None::<()>)).map(drop);
+    finish_sleep(cx, slept, until, |cx| cx.monotonic_ns(), rest, absolute)
 }
 
 /// `nanosleep(2)`.
 pub(super) fn sys_nanosleep(cx: &mut Ctx<'_>, request: UserAddr, rest: UserAddr) -> SysResult {
     let ns = read_timespec(cx, request)?;
     let deadline = cx.monotonic_ns().saturating_add(ns);
-    sleep(cx, deadline, rest, false)
+    sleep_monotonic(cx, deadline, rest, false)
 }
 
 /// `clock_nanosleep(2)`.
@@ -102,14 +200,65 @@ pub(super) fn sys_clock_nanosleep(
     request: UserAddr,
     rest: UserAddr,
 ) -> SysResult {
-    if clock == 3 {
-        return Err(Stop::Fail(EINVAL));
+    const CAP_WAKE_ALARM: u32 = 35;
+    let id = clock_id(cx, clock)?;
+    // Nobody can sleep by these.
+    if clock == 3 || matches!(id, ClockId::Plain(_)) {
+        return Err(EOPNOTSUPP.into());
     }
-    let now = clock_ns(cx, clock)?;
     let ns = read_timespec(cx, request)?;
-    let monotonic = cx.monotonic_ns();
-    if flags & 1 != 0 {
-        return sleep(cx, monotonic.saturating_add(ns.saturating_sub(now)), rest, true);
+    let absolute = flags & 1 != 0;
+    match id {
+        ClockId::Alarm { wakes: true, .. } if !cx.cred.has(CAP_WAKE_ALARM) => Err(EPERM.into()),
+        ClockId::Alarm { alarm: AlarmClock::Monotonic, .. } if absolute => {
+            sleep_monotonic(cx, ns, rest, true)
+        }
+        ClockId::Alarm { alarm, ahead_ns, .. } if absolute => {
+            let until = i64::try_from(ns).unwrap_or(i64::MAX).saturating_sub(ahead_ns);
+            let alarms = cx.task.kernel.alarms.clone();
+            let timer = RefCell::new(Timer::new(alarms, alarm));
+            timer.borrow_mut().schedule.next = Some(until);
+            let start = |wake_up| timer.borrow_mut().start(wake_up);
+            sleep_by(cx, until, Restart::NoHand, || timer.borrow().now(), start)?;
+            Ok(0)
+        }
+        ClockId::Alarm { .. } => {
+            let until = cx.monotonic_ns().saturating_add(ns);
+            sleep_monotonic(cx, until, rest, false)
+        }
+        ClockId::Plain(_) => Err(EOPNOTSUPP.into()),
+        ClockId::Cpu(cpu) => {
+            if matches!(&cpu, CpuClock::Thread(t) | CpuClock::ThreadUser(t) if t.as_ptr() == Arc::as_ptr(&cx.task))
+            {
+                return Err(EINVAL.into());
+            }
+            let kernel = cx.task.kernel.clone();
+            let ns = i64::try_from(ns).unwrap_or(i64::MAX);
+            let from_start = if absolute { ns } else { cpu.now(&kernel).saturating_add(ns) };
+            let kept = cx.restart_deadline.take().and_then(|d| i64::try_from(d).ok());
+            let until = kept.unwrap_or(from_start);
+            let timer = RefCell::new(CpuTimer::new(kernel.clone(), cpu.clone()));
+            timer.borrow_mut().schedule.next = Some(until);
+            let start = |wake_up| timer.borrow_mut().start(wake_up);
+            let kind = if absolute { Restart::NoHand } else { Restart::Block };
+            let slept = sleep_by(cx, until, kind, || cpu.now(&kernel), start);
+            let now = |_: &Ctx<'_>| cpu.now(&kernel).unsigned_abs();
+            finish_sleep(cx, slept, until.unsigned_abs(), now, rest, absolute)
+        }
     }
-    sleep(cx, monotonic.saturating_add(ns), rest, false)
+}
+
+/// `clock_settime(2)`: the clocks are the host's.
+pub(super) fn sys_clock_settime(cx: &mut Ctx<'_>, clock: i32, time: UserAddr) -> SysResult {
+    match clock {
+        0 => {
+            read_timespec(cx, time)?;
+            Err(EPERM.into())
+        }
+        1 | 2 | 3 | 4..=9 | 11 => Err(EINVAL.into()),
+        _ => {
+            clock_id(cx, clock)?;
+            Err(EPERM.into())
+        }
+    }
 }

@@ -107,6 +107,7 @@ fn new_group(
         exit_status: AtomicI32::new(-1),
         execing: AtomicI32::new(0),
         subreaper: AtomicBool::new(false),
+        timers: crate::time::timers::GroupTimers::default(),
         live: AtomicI32::new(1),
         child_events: base::wait::WaitQueue::new(),
         limits,

@@ -285,6 +285,7 @@ impl Ctx<'_> {
         self.regs = UserRegs { rip: entry, rsp: sp, ..UserRegs::new_user64() };
         let fp = crate::signal::frame::initial_fp(self.task.kernel.platform.xsave_layout());
         self.context.set_fp_state(&fp).map_err(|_| ENOMEM)?;
+        self.task.group.timers.clear(false);
         self.task.group.signals.lock().reset_handlers();
         *self.task.group.exe.lock() = exe_path;
         let name = path.rsplit(|&b| b == b'/').next().unwrap_or(path);

@@ -27,6 +27,9 @@ impl Ctx<'_> {
         }
         let kernel = self.task.kernel.clone();
         let group = self.task.group.clone();
+        if group.live.load(Ordering::SeqCst) == 1 {
+            group.timers.clear(true);
+        }
         self.leave_signals();
         self.release_mm();
         // Descriptors are closed before the parent hears of the end, as Linux does: a reader sees EOF first.

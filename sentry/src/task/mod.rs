@@ -52,6 +52,8 @@ pub struct ThreadGroup {
     pub execing: AtomicI32,
     /// Orphans among its descendants become its children (`PR_SET_CHILD_SUBREAPER`).
     pub subreaper: AtomicBool,
+    /// Timers.
+    pub timers: crate::time::timers::GroupTimers,
     /// Threads alive.
     pub live: AtomicI32,
     /// Woken when a child changes state or a thread ends.
