@@ -46,6 +46,8 @@ struct Busy {
     weights: Vec<(u64, u64)>,
     /// User and system time by processor, ns.
     times: Vec<(u64, u64)>,
+    /// When that was, `CLOCK_BOOTTIME`.
+    read_ns: u64,
 }
 
 /// The machine.
@@ -103,7 +105,7 @@ impl System {
             forks: AtomicU64::new(1),
             dead: Lock::new(Usage::default()),
             load: Lock::new(Load { sampled_ns: boot_ns, ..Load::default() }),
-            busy: Lock::new(Busy::default()),
+            busy: Lock::new(Busy { read_ns: boot_ns, ..Busy::default() }),
         }
     }
 
@@ -220,27 +222,33 @@ impl Kernel {
     pub fn cpu_times(&self) -> Vec<(u64, u64)> {
         let total = self.total_usage();
         let weights = self.system.weights.read();
+        let now = self.boot_ns();
         let mut busy = self.system.busy.lock();
         busy.weights.resize(weights.len(), (0, 0));
         busy.times.resize(weights.len(), (0, 0));
-        let Busy { weights: old, times } = &mut *busy;
-        let shown = times.iter().fold((0u64, 0u64), |a, t| (a.0 + t.0, a.1 + t.1));
-        spread(
-            total.user_ns.saturating_sub(shown.0),
-            weights.iter().zip(old.iter()).map(|(n, o)| n.0.saturating_sub(o.0)),
-            |i, ns| {
-                times[i].0 += ns;
-            },
-        );
-        spread(
-            total.system_ns.saturating_sub(shown.1),
-            weights.iter().zip(old.iter()).map(|(n, o)| n.1.saturating_sub(o.1)),
-            |i, ns| {
-                times[i].1 += ns;
-            },
-        );
-        *old = weights;
-        times.clone()
+        let shown = busy.times.iter().fold((0u64, 0u64), |a, t| (a.0 + t.0, a.1 + t.1));
+        // A processor cannot have been busy for longer than it was since the last look.
+        let elapsed = now.saturating_sub(busy.read_ns);
+        let mut room = vec![0; weights.len()];
+        for n in cpu_numbers(&self.system.cpus).filter(|&n| n < weights.len()) {
+            room[n] = elapsed;
+        }
+        let since: Vec<(u64, u64)> = weights
+            .iter()
+            .zip(&busy.weights)
+            .map(|(new, old)| (new.0.saturating_sub(old.0), new.1.saturating_sub(old.1)))
+            .collect();
+        let user: Vec<u64> = since.iter().map(|w| w.0).collect();
+        let system: Vec<u64> = since.iter().map(|w| w.1).collect();
+        let user = spread(total.user_ns.saturating_sub(shown.0), &user, &mut room);
+        let system = spread(total.system_ns.saturating_sub(shown.1), &system, &mut room);
+        for (time, (user, system)) in busy.times.iter_mut().zip(user.iter().zip(&system)) {
+            time.0 += user;
+            time.1 += system;
+        }
+        busy.weights = weights;
+        busy.read_ns = now;
+        busy.times.clone()
     }
 
     /// How much the end of a process would help, in pages; `None` for one that must not be killed (Linux
@@ -279,21 +287,33 @@ impl Kernel {
     }
 }
 
-/// Gives `amount` out by weight; all of it to the first without any weight.
-fn spread(amount: u64, weights: impl Iterator<Item = u64> + Clone, mut give: impl FnMut(usize, u64)) {
-    let sum: u128 = weights.clone().map(u128::from).sum();
+/// Gives `amount` out by weight as far as there is room, then to whoever has most room left, then to the first.
+fn spread(amount: u64, weights: &[u64], room: &mut [u64]) -> Vec<u64> {
+    let sum = weights.iter().map(|&w| u128::from(w)).sum::<u128>().max(1);
     let mut rest = amount;
-    for (i, w) in weights.enumerate() {
-        let part = match sum {
-            0 => 0,
-            sum => u64::try_from(u128::from(amount) * u128::from(w) / sum).unwrap_or(0).min(rest),
-        };
+    let mut parts: Vec<u64> = weights
+        .iter()
+        .zip(room.iter_mut())
+        .map(|(&w, room)| {
+            let fair = u64::try_from(u128::from(amount) * u128::from(w) / sum).unwrap_or(0);
+            let part = fair.min(rest).min(*room);
+            rest -= part;
+            *room -= part;
+            part
+        })
+        .collect();
+    while rest > 0
+        && let Some(i) = (0..parts.len()).max_by_key(|&i| room[i]).filter(|&i| room[i] > 0)
+    {
+        let part = rest.min(room[i]);
         rest -= part;
-        give(i, part);
+        room[i] -= part;
+        parts[i] += part;
     }
-    if rest > 0 {
-        give(0, rest);
+    if let Some(first) = parts.first_mut() {
+        *first += rest;
     }
+    parts
 }
 
 #[cfg(test)]
@@ -302,13 +322,11 @@ mod tests {
 
     #[test]
     fn time_spreads_without_loss() {
-        let mut out = [0u64; 3];
-        spread(100, [1u64, 2, 0].into_iter(), |i, n| out[i] += n);
-        assert_eq!(out.iter().sum::<u64>(), 100);
-        assert_eq!(out[1], 66);
-        let mut out = [0u64; 2];
-        spread(7, [0u64, 0].into_iter(), |i, n| out[i] += n);
-        assert_eq!(out, [7, 0]);
+        let mut room = [100, 100, 100];
+        assert_eq!(spread(100, &[1, 3, 0], &mut room), [25, 75, 0]);
+        assert_eq!(room, [75, 25, 100]);
+        assert_eq!(spread(7, &[0, 0], &mut [0, 9]), [0, 7]);
+        assert_eq!(spread(9, &[5, 1], &mut [4, 2]), [7, 2], "what has no room is not lost");
     }
 
     #[test]

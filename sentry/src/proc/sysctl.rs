@@ -22,7 +22,7 @@ const FIXED: &[(&str, Make)] = &[
     ("fs/nr_open", |_| crate::syscall::system::NR_OPEN.to_string()),
     ("fs/overflowgid", |_| OVERFLOW_ID.to_string()),
     ("fs/overflowuid", |_| OVERFLOW_ID.to_string()),
-    ("fs/pipe-max-size", |_| fs::anon::pipe::CAPACITY.to_string()),
+    ("fs/pipe-max-size", |_| fs::anon::pipe::CAPACITY_MAX.to_string()),
     ("fs/suid_dumpable", |_| "0".to_owned()),
     ("kernel/cap_last_cap", |_| cap::LAST.to_string()),
     ("kernel/ngroups_max", |_| crate::syscall::cred::NGROUPS_MAX.to_string()),
@@ -36,7 +36,7 @@ const FIXED: &[(&str, Make)] = &[
     ("kernel/randomize_va_space", |k| if k.aslr { "2" } else { "0" }.to_owned()),
     ("kernel/tainted", |_| "0".to_owned()),
     // Every thread has a number below pid_max.
-    ("kernel/threads-max", |_| (PID_MAX - 1).to_string()),
+    ("kernel/threads-max", |k| k.max_tasks.min(PID_MAX as usize - 1).to_string()),
     ("kernel/version", |_| VERSION.to_owned()),
     ("vm/max_map_count", |_| MAX_MAP_COUNT.to_string()),
     ("vm/mmap_min_addr", |_| MMAP_MIN_ADDR.to_string()),
