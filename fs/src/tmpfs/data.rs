@@ -206,6 +206,11 @@ impl Data {
         let mut new: Vec<Range<u64>> = Vec::new();
         let mut pages = self.pages.lock();
         let mut at = range.start & !(PAGE_SIZE - 1);
+        // What cannot be had at all is refused before the work begins: it could take minutes.
+        let wanted = end.saturating_sub(at).saturating_sub(pages.bytes());
+        if wanted > self.memory.total().saturating_sub(self.memory.resident()) {
+            return Err(abi::errno::ENOSPC);
+        }
         while at < end {
             let found = pages.find(at).is_some();
             match self.pages_locked(&mut pages, at, end - at) {
