@@ -2,7 +2,7 @@
 //!
 //! Reading order: `socket.rs` (what a family provides, and the file that a socket is), `common.rs` (what every socket
 //! has), `options.rs` (`SOL_SOCKET`), `message.rs` (what one send or receive carries), `namespace.rs` (what all sockets
-//! of a sandbox share); then a family: `unix/`.
+//! of a sandbox share); then a family: `unix/`, `inet/`.
 //!
 //! Locks, outer to inner: a socket's state (`rank::SOCKET`), a queue of bytes, messages or connections (`rank::QUEUE`),
 //! wait queues. No lock of one socket's queue is held while another's is taken. Passed files are dropped with no lock
@@ -10,6 +10,7 @@
 
 pub mod bytes;
 pub mod common;
+pub mod inet;
 pub mod message;
 pub mod namespace;
 pub mod options;

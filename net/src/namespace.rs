@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
+use crate::inet::Inet;
 use crate::rights::InFlight;
 use crate::unix::Names;
 
@@ -46,6 +47,8 @@ pub struct Namespace {
     pub sysctl: Sysctl,
     /// Names of AF_UNIX sockets.
     pub unix: Names,
+    /// Ports and connections of AF_INET and AF_INET6.
+    pub inet: Inet,
     /// Files on their way between processes.
     pub in_flight: Arc<InFlight>,
     last_ino: AtomicU64,

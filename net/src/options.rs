@@ -16,6 +16,10 @@ use crate::socket::{Caller, Socket};
 const MIN_SEND: usize = 4608;
 const MIN_RECEIVE: usize = 2304;
 
+/// Bits of `SO_BUF_LOCK`: the program chose the size of a buffer.
+pub(crate) const SEND_LOCK: u32 = 1;
+pub(crate) const RECEIVE_LOCK: u32 = 2;
+
 /// The `int` at the start of an option's value.
 ///
 /// # Errors
@@ -84,8 +88,14 @@ pub fn set(
         so::REUSEPORT => common.reuse_port.store(is_on, order),
         so::DONTROUTE => common.stored.lock().dont_route = is_on,
         so::BROADCAST => common.broadcast.store(is_on, order),
-        so::SNDBUF => set_send_buffer(common, size(sysctl.wmem_max.load(order))),
-        so::RCVBUF => set_receive_buffer(common, size(sysctl.rmem_max.load(order))),
+        so::SNDBUF => {
+            set_send_buffer(common, size(sysctl.wmem_max.load(order)));
+            common.stored.lock().buf_lock |= SEND_LOCK;
+        }
+        so::RCVBUF => {
+            set_receive_buffer(common, size(sysctl.rmem_max.load(order)));
+            common.stored.lock().buf_lock |= RECEIVE_LOCK;
+        }
         so::SNDBUFFORCE | so::RCVBUFFORCE if !caller.cred.has(cap::NET_ADMIN) => return Err(EPERM),
         so::SNDBUFFORCE => set_send_buffer(common, number.max(0) as usize),
         so::RCVBUFFORCE => set_receive_buffer(common, number.max(0) as usize),
@@ -148,7 +158,7 @@ pub fn set(
             n if n < 0 => return Err(EINVAL),
             _ => return Err(ENODEV),
         },
-        so::BUF_LOCK if number & !3 != 0 => return Err(EINVAL),
+        so::BUF_LOCK if number & !(SEND_LOCK | RECEIVE_LOCK) as i32 != 0 => return Err(EINVAL),
         so::BUF_LOCK => common.stored.lock().buf_lock = number as u32,
         _ => return Err(ENOPROTOOPT),
     }

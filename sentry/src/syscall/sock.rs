@@ -7,12 +7,12 @@ use abi::errno::{
     EAFNOSUPPORT, EAGAIN, EALREADY, EBADF, EFAULT, EINPROGRESS, EINVAL, ENOTSOCK, EOPNOTSUPP,
     EPROTONOSUPPORT, ESOCKTNOSUPPORT,
 };
-use abi::socket::{af, shut, sock};
+use abi::socket::{af, ipproto, shut, sock};
 use abi::{Errno, UserAddr};
 use base::wait::Events;
 use fs::file::{FileDescription, oflag};
 use net::socket::Socket;
-use net::{Caller, SocketFile, options, unix};
+use net::{Caller, SocketFile, inet, options, unix};
 
 use super::{Stop, SysResult};
 use crate::task::Ctx;
@@ -104,7 +104,28 @@ fn create(cx: &Ctx<'_>, domain: i32, kind: u32, protocol: i32) -> Result<Arc<dyn
     let owner = (cx.cred.fsuid, cx.cred.fsgid);
     match u16::try_from(domain).map_err(|_| EAFNOSUPPORT)? {
         af::UNIX => Ok(unix::new(&cx.task.kernel.net, unix_type(kind, protocol)?, owner)),
+        family @ (af::INET | af::INET6) => create_inet(cx, family, kind, protocol, owner),
         _ => Err(EAFNOSUPPORT),
+    }
+}
+
+/// Source: Linux 6.12 net/ipv4/af_inet.c, `inet_create` and its table of protocols.
+fn create_inet(
+    cx: &Ctx<'_>,
+    family: u16,
+    kind: u32,
+    protocol: i32,
+    owner: (u32, u32),
+) -> Result<Arc<dyn Socket>, Errno> {
+    if !(0..256).contains(&protocol) {
+        // IPPROTO_MPTCP and its like are beyond the table.
+        return Err(if protocol < 0 { EINVAL } else { EPROTONOSUPPORT });
+    }
+    let net = &cx.task.kernel.net;
+    match (kind, protocol) {
+        (sock::STREAM, ipproto::IP | ipproto::TCP) => Ok(inet::tcp::new(net, family, owner)),
+        (sock::STREAM | sock::DGRAM | sock::RAW, _) => Err(EPROTONOSUPPORT),
+        _ => Err(ESOCKTNOSUPPORT),
     }
 }
 

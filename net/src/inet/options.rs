@@ -1,0 +1,384 @@
+//! Options of levels `IPPROTO_IP` and `IPPROTO_IPV6` (ip(7), ipv6(7)).
+//!
+//! Source: Linux 6.12 net/ipv4/ip_sockglue.c, net/ipv6/ipv6_sockglue.c.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use abi::Errno;
+use abi::errno::{EADDRINUSE, EADDRNOTAVAIL, EINVAL, ENODEV, ENOPROTOOPT, ENOTCONN, EPERM};
+use abi::socket::sock;
+use base::cred::cap;
+
+use crate::options::int;
+use crate::socket::Caller;
+
+/// The one interface, `lo`.
+pub(crate) const LOOPBACK_INDEX: i32 = 1;
+/// Its maximum transmission unit.
+pub(crate) const LOOPBACK_MTU: i32 = 65_536;
+/// Most groups that one socket joins (`net.ipv4.igmp_max_memberships`).
+const MEMBERSHIPS_MAX: usize = 20;
+
+/// Options of level `IPPROTO_IP`.
+#[expect(missing_docs, reason = "ip(7) explains each")]
+pub(crate) mod ip {
+    pub(crate) const TOS: i32 = 1;
+    pub(crate) const TTL: i32 = 2;
+    pub(crate) const HDRINCL: i32 = 3;
+    pub(crate) const OPTIONS: i32 = 4;
+    pub(crate) const PKTINFO: i32 = 8;
+    pub(crate) const PKTOPTIONS: i32 = 9;
+    pub(crate) const MTU_DISCOVER: i32 = 10;
+    pub(crate) const RECVERR: i32 = 11;
+    pub(crate) const RECVTTL: i32 = 12;
+    pub(crate) const RECVTOS: i32 = 13;
+    pub(crate) const MTU: i32 = 14;
+    pub(crate) const FREEBIND: i32 = 15;
+    pub(crate) const TRANSPARENT: i32 = 19;
+    pub(crate) const RECVORIGDSTADDR: i32 = 20;
+    pub(crate) const MINTTL: i32 = 21;
+    pub(crate) const MULTICAST_IF: i32 = 32;
+    pub(crate) const MULTICAST_TTL: i32 = 33;
+    pub(crate) const MULTICAST_LOOP: i32 = 34;
+    pub(crate) const ADD_MEMBERSHIP: i32 = 35;
+    pub(crate) const DROP_MEMBERSHIP: i32 = 36;
+    pub(crate) const JOIN_GROUP: i32 = 42;
+    pub(crate) const LEAVE_GROUP: i32 = 45;
+    pub(crate) const MULTICAST_ALL: i32 = 49;
+    pub(crate) const UNICAST_IF: i32 = 50;
+    /// Options that are on or off.
+    pub(crate) const SWITCHES: &[i32] = &[
+        6, 7, PKTINFO, RECVERR, RECVTTL, RECVTOS, FREEBIND, 18, TRANSPARENT, RECVORIGDSTADDR, 23, 24, 25, 26,
+        MULTICAST_LOOP, MULTICAST_ALL,
+    ];
+}
+
+/// Options of level `IPPROTO_IPV6`.
+#[expect(missing_docs, reason = "ipv6(7) explains each")]
+pub(crate) mod ipv6 {
+    pub(crate) const UNICAST_HOPS: i32 = 16;
+    pub(crate) const MULTICAST_IF: i32 = 17;
+    pub(crate) const MULTICAST_HOPS: i32 = 18;
+    pub(crate) const MULTICAST_LOOP: i32 = 19;
+    pub(crate) const JOIN_GROUP: i32 = 20;
+    pub(crate) const LEAVE_GROUP: i32 = 21;
+    pub(crate) const MTU_DISCOVER: i32 = 23;
+    pub(crate) const MTU: i32 = 24;
+    pub(crate) const RECVERR: i32 = 25;
+    pub(crate) const V6ONLY: i32 = 26;
+    pub(crate) const MULTICAST_ALL: i32 = 29;
+    pub(crate) const MCAST_JOIN_GROUP: i32 = 42;
+    pub(crate) const MCAST_LEAVE_GROUP: i32 = 45;
+    pub(crate) const RECVPKTINFO: i32 = 49;
+    pub(crate) const PKTINFO: i32 = 50;
+    pub(crate) const RECVHOPLIMIT: i32 = 51;
+    pub(crate) const HOPLIMIT: i32 = 52;
+    pub(crate) const RECVTCLASS: i32 = 66;
+    pub(crate) const TCLASS: i32 = 67;
+    pub(crate) const ADDR_PREFERENCES: i32 = 72;
+    pub(crate) const UNICAST_IF: i32 = 76;
+    /// Options that are on or off.
+    pub(crate) const SWITCHES: &[i32] = &[
+        2, 3, 4, 5, 8, 11, MULTICAST_LOOP, RECVERR, V6ONLY, 28, MULTICAST_ALL, 31, 33, RECVPKTINFO, RECVHOPLIMIT, 53,
+        56, 58, 60, 62, RECVTCLASS, 70, 74, 75, 77, 78,
+    ];
+}
+
+/// What a socket's IP options are set to.
+#[derive(Clone, Debug)]
+pub(crate) struct IpOptions {
+    /// Switches of `IPPROTO_IP`, by number.
+    switches: u128,
+    /// Switches of `IPPROTO_IPV6`, by number.
+    switches6: u128,
+    pub(crate) tos: u8,
+    /// `None` is the default, 64.
+    pub(crate) ttl: Option<u8>,
+    mtu_discover: i32,
+    min_ttl: i32,
+    pub(crate) multicast_ttl: i32,
+    pub(crate) multicast_if: i32,
+    multicast_addr: Ipv4Addr,
+    unicast_if: u32,
+    pub(crate) hops: i32,
+    pub(crate) multicast_hops: i32,
+    pub(crate) multicast_if6: i32,
+    mtu_discover6: i32,
+    mtu6: i32,
+    pub(crate) tclass: i32,
+    preferences: i32,
+    unicast_if6: u32,
+    pub(crate) groups: Vec<IpAddr>,
+}
+
+impl Default for IpOptions {
+    fn default() -> Self {
+        Self {
+            switches: 1 << ip::MULTICAST_LOOP | 1 << ip::MULTICAST_ALL,
+            switches6: 1 << ipv6::MULTICAST_LOOP | 1 << ipv6::MULTICAST_ALL | 1 << 70,
+            tos: 0,
+            ttl: None,
+            mtu_discover: 1,
+            min_ttl: 0,
+            multicast_ttl: 1,
+            multicast_if: 0,
+            multicast_addr: Ipv4Addr::UNSPECIFIED,
+            unicast_if: 0,
+            hops: -1,
+            multicast_hops: 1,
+            multicast_if6: 0,
+            mtu_discover6: 1,
+            mtu6: 0,
+            tclass: 0,
+            preferences: 2,
+            unicast_if6: 0,
+            groups: Vec::new(),
+        }
+    }
+}
+
+/// What options ask of their socket.
+pub(crate) struct Facts {
+    /// `SOCK_*`.
+    pub(crate) kind: u32,
+    pub(crate) is_bound: bool,
+    pub(crate) is_connected: bool,
+}
+
+/// A value of `IPPROTO_IP`: an `int`, or a byte where it is shorter.
+fn value_of(value: &[u8]) -> i32 {
+    int(value).unwrap_or_else(|_| value.first().copied().unwrap_or(0).into())
+}
+
+fn interface(index: i32) -> Result<i32, Errno> {
+    match index {
+        0 | LOOPBACK_INDEX => Ok(index),
+        _ => Err(ENODEV),
+    }
+}
+
+/// The group and interface of an address-family independent request (`struct group_req`).
+fn group_request(value: &[u8]) -> Result<(IpAddr, i32), Errno> {
+    let index = int(value)?;
+    let given = super::address::parse_any(value.get(8..).ok_or(EINVAL)?)?;
+    Ok((given.addr.ip(), index))
+}
+
+fn v4_at(value: &[u8], at: usize) -> Result<Ipv4Addr, Errno> {
+    let bytes: [u8; 4] = value.get(at..at + 4).and_then(|b| b.try_into().ok()).ok_or(EINVAL)?;
+    Ok(bytes.into())
+}
+
+impl IpOptions {
+    /// Whether a switch of `IPPROTO_IP` is on.
+    pub(crate) const fn has(&self, name: i32) -> bool {
+        self.switches >> name & 1 == 1
+    }
+
+    /// Whether a switch of `IPPROTO_IPV6` is on.
+    pub(crate) const fn has6(&self, name: i32) -> bool {
+        self.switches6 >> name & 1 == 1
+    }
+
+    fn join(&mut self, group: IpAddr, index: i32) -> Result<(), Errno> {
+        if !group.is_multicast() {
+            return Err(EINVAL);
+        }
+        interface(index)?;
+        if self.groups.contains(&group) {
+            return Err(EADDRINUSE);
+        }
+        if self.groups.len() >= MEMBERSHIPS_MAX {
+            return Err(abi::errno::ENOBUFS);
+        }
+        self.groups.push(group);
+        Ok(())
+    }
+
+    fn leave(&mut self, group: IpAddr) -> Result<(), Errno> {
+        let at = self.groups.iter().position(|g| *g == group).ok_or(EADDRNOTAVAIL)?;
+        self.groups.remove(at);
+        Ok(())
+    }
+
+    /// Sets an option of `IPPROTO_IP`.
+    pub(crate) fn set(
+        &mut self,
+        caller: &Caller<'_>,
+        facts: &Facts,
+        name: i32,
+        value: &[u8],
+    ) -> Result<(), Errno> {
+        let number = value_of(value);
+        match name {
+            ip::TRANSPARENT if number != 0 && !caller.cred.has(cap::NET_RAW) && !caller.cred.has(cap::NET_ADMIN) => {
+                return Err(EPERM);
+            }
+            ip::RECVERR | ip::MULTICAST_LOOP | ip::MULTICAST_ALL if value.is_empty() => return Err(EINVAL),
+            ip::MULTICAST_ALL if !(0..=1).contains(&number) => return Err(EINVAL),
+            name if ip::SWITCHES.contains(&name) => {
+                self.switches = self.switches & !(1 << name) | u128::from(number != 0) << name;
+            }
+            // The low two bits of a stream are the congestion notification's.
+            ip::TOS if facts.kind == sock::STREAM => self.tos = number as u8 & !3 | self.tos & 3,
+            ip::TOS => self.tos = number as u8,
+            ip::TTL if value.is_empty() => return Err(EINVAL),
+            ip::TTL => match number {
+                -1 => self.ttl = None,
+                1..=255 => self.ttl = Some(number as u8),
+                _ => return Err(EINVAL),
+            },
+            ip::OPTIONS if value.is_empty() => {}
+            ip::MTU_DISCOVER if (0..=5).contains(&number) => self.mtu_discover = number,
+            ip::MINTTL if (0..=255).contains(&number) => self.min_ttl = number,
+            ip::MULTICAST_TTL if facts.kind == sock::STREAM => return Err(EINVAL),
+            ip::MULTICAST_TTL if (-1..=255).contains(&number) => {
+                self.multicast_ttl = if number == -1 { 1 } else { number };
+            }
+            ip::MULTICAST_IF => self.set_multicast_if(facts, value)?,
+            ip::ADD_MEMBERSHIP | ip::DROP_MEMBERSHIP => {
+                let group = v4_at(value, 0)?.into();
+                let index = if value.len() >= 12 { int(&value[8..])? } else { 0 };
+                if value.len() < 12 {
+                    find_interface(v4_at(value, 4)?)?;
+                }
+                if name == ip::ADD_MEMBERSHIP {
+                    self.join(group, index)?;
+                } else {
+                    self.leave(group)?;
+                }
+            }
+            ip::JOIN_GROUP => {
+                let (group, index) = group_request(value)?;
+                self.join(group, index)?;
+            }
+            ip::LEAVE_GROUP => self.leave(group_request(value)?.0)?,
+            ip::UNICAST_IF => self.unicast_if = interface((number as u32).swap_bytes() as i32)? as u32,
+            ip::MTU_DISCOVER | ip::MINTTL | ip::MULTICAST_TTL | ip::OPTIONS => return Err(EINVAL),
+            _ => return Err(ENOPROTOOPT),
+        }
+        Ok(())
+    }
+
+    fn set_multicast_if(&mut self, facts: &Facts, value: &[u8]) -> Result<(), Errno> {
+        if facts.kind == sock::STREAM {
+            return Err(EINVAL);
+        }
+        let (addr, index) = match value.len() {
+            12.. => (v4_at(value, 4)?, int(&value[8..])?),
+            8.. => (v4_at(value, 4)?, 0),
+            4.. => (v4_at(value, 0)?, 0),
+            _ => return Err(EINVAL),
+        };
+        self.multicast_if = if index != 0 { interface(index)? } else { find_interface(addr)? };
+        self.multicast_addr = addr;
+        Ok(())
+    }
+
+    /// An option of `IPPROTO_IP`.
+    pub(crate) fn get(&self, facts: &Facts, name: i32, given: &[u8]) -> Result<Vec<u8>, Errno> {
+        let number = match name {
+            name if ip::SWITCHES.contains(&name) => self.has(name).into(),
+            ip::TOS => self.tos.into(),
+            ip::TTL => self.ttl.unwrap_or(64).into(),
+            ip::HDRINCL | 5 | 22 => 0,
+            ip::OPTIONS => return Ok(Vec::new()),
+            ip::PKTOPTIONS if facts.kind == sock::STREAM => return Ok(Vec::new()),
+            ip::MTU_DISCOVER => self.mtu_discover,
+            ip::MTU if facts.is_connected => LOOPBACK_MTU,
+            ip::MTU => return Err(ENOTCONN),
+            ip::MINTTL => self.min_ttl,
+            ip::MULTICAST_TTL => self.multicast_ttl,
+            ip::MULTICAST_IF => return Ok(self.multicast_addr.octets().to_vec()),
+            ip::UNICAST_IF => (self.unicast_if.swap_bytes()).cast_signed(),
+            41 | 48 => return Err(EINVAL),
+            51 => 0,
+            _ => return Err(ENOPROTOOPT),
+        };
+        // A buffer too short for an int gets a byte.
+        if (1..4).contains(&given.len()) && (0..=255).contains(&number) {
+            return Ok(vec![number as u8]);
+        }
+        Ok(number.to_le_bytes().to_vec())
+    }
+
+    /// Sets an option of `IPPROTO_IPV6`.
+    pub(crate) fn set6(
+        &mut self,
+        _caller: &Caller<'_>,
+        facts: &Facts,
+        name: i32,
+        value: &[u8],
+    ) -> Result<(), Errno> {
+        match name {
+            ipv6::JOIN_GROUP | ipv6::LEAVE_GROUP => {
+                let group: [u8; 16] = value.get(..16).and_then(|b| b.try_into().ok()).ok_or(EINVAL)?;
+                let index = int(value.get(16..).ok_or(EINVAL)?)?;
+                let group = Ipv6Addr::from(group).into();
+                return if name == ipv6::JOIN_GROUP { self.join(group, index) } else { self.leave(group) };
+            }
+            ipv6::MCAST_JOIN_GROUP => {
+                let (group, index) = group_request(value)?;
+                return self.join(group, index);
+            }
+            ipv6::MCAST_LEAVE_GROUP => return self.leave(group_request(value)?.0),
+            ipv6::PKTINFO => return Ok(()),
+            _ => {}
+        }
+        let number = int(value)?;
+        match name {
+            ipv6::V6ONLY if facts.is_bound => return Err(EINVAL),
+            ipv6::MULTICAST_ALL | ipv6::MULTICAST_LOOP if !(0..=1).contains(&number) => return Err(EINVAL),
+            name if ipv6::SWITCHES.contains(&name) => {
+                self.switches6 = self.switches6 & !(1 << name) | u128::from(number != 0) << name;
+            }
+            ipv6::UNICAST_HOPS if (-1..=255).contains(&number) => self.hops = number,
+            ipv6::MULTICAST_HOPS if facts.kind == sock::STREAM => return Err(ENOPROTOOPT),
+            ipv6::MULTICAST_HOPS if (-1..=255).contains(&number) => {
+                self.multicast_hops = if number == -1 { 1 } else { number };
+            }
+            ipv6::MULTICAST_IF if facts.kind == sock::STREAM => return Err(ENOPROTOOPT),
+            ipv6::MULTICAST_IF => self.multicast_if6 = interface(number)?,
+            ipv6::MTU_DISCOVER if (0..=5).contains(&number) => self.mtu_discover6 = number,
+            ipv6::MTU if number == 0 || number >= 1280 => self.mtu6 = number,
+            ipv6::TCLASS if (-1..=255).contains(&number) => self.tclass = number.max(0),
+            ipv6::ADDR_PREFERENCES => self.preferences = number,
+            ipv6::UNICAST_IF => self.unicast_if6 = interface((number as u32).swap_bytes() as i32)? as u32,
+            ipv6::UNICAST_HOPS
+            | ipv6::MULTICAST_HOPS
+            | ipv6::MTU_DISCOVER
+            | ipv6::MTU
+            | ipv6::TCLASS => return Err(EINVAL),
+            _ => return Err(ENOPROTOOPT),
+        }
+        Ok(())
+    }
+
+    /// An option of `IPPROTO_IPV6`.
+    pub(crate) fn get6(&self, facts: &Facts, name: i32) -> Result<Vec<u8>, Errno> {
+        let number = match name {
+            name if ipv6::SWITCHES.contains(&name) => self.has6(name).into(),
+            ipv6::UNICAST_HOPS if self.hops < 0 => 64,
+            ipv6::UNICAST_HOPS => self.hops,
+            ipv6::MULTICAST_HOPS => self.multicast_hops,
+            ipv6::MULTICAST_IF => self.multicast_if6,
+            ipv6::MTU_DISCOVER => self.mtu_discover6,
+            ipv6::MTU if facts.is_connected => LOOPBACK_MTU,
+            ipv6::MTU => return Err(ENOTCONN),
+            ipv6::TCLASS => self.tclass,
+            ipv6::ADDR_PREFERENCES => self.preferences,
+            ipv6::UNICAST_IF => (self.unicast_if6.swap_bytes()).cast_signed(),
+            73 => 0,
+            _ => return Err(ENOPROTOOPT),
+        };
+        Ok(number.to_le_bytes().to_vec())
+    }
+}
+
+/// The interface that has `addr`; 0 for none in particular.
+fn find_interface(addr: Ipv4Addr) -> Result<i32, Errno> {
+    if addr.is_unspecified() {
+        return Ok(0);
+    }
+    if addr.is_loopback() { Ok(LOOPBACK_INDEX) } else { Err(EADDRNOTAVAIL) }
+}

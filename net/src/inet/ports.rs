@@ -1,0 +1,417 @@
+//! Ports: who holds which, who receives what, and connections that linger.
+//!
+//! One table for each protocol. Nothing is called with its lock held.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
+
+use abi::Errno;
+use abi::errno::{EADDRINUSE, EADDRNOTAVAIL};
+use base::lock::{Lock, rank};
+use host::clock::HostClock;
+
+use super::address::Local;
+use crate::Common;
+
+/// How long a connection lingers (`TCP_TIMEWAIT_LEN`).
+const TIME_WAIT_NS: i64 = 60_000_000_000;
+/// After this a new connection may have the addresses of one that lingers (`net.ipv4.tcp_tw_reuse`, which is on for the
+/// loopback).
+const REUSE_NS: i64 = 1_000_000_000;
+/// Most connections that linger (`net.ipv4.tcp_max_tw_buckets`).
+const TIME_WAIT_MAX: usize = 65_536;
+
+/// Local and remote address.
+pub(crate) type Tuple = (SocketAddr, SocketAddr);
+
+/// Who holds a port.
+#[derive(Clone, Debug)]
+enum Who {
+    Socket(Weak<Common>),
+    TimeWait { reuse: bool, reuse_port: bool, uid: u32 },
+}
+
+#[derive(Clone, Debug)]
+struct Holder {
+    local: Local,
+    who: Who,
+    /// Whether it takes connections.
+    is_listening: bool,
+    /// The port came by `bind` and not with a connection.
+    is_bound: bool,
+}
+
+/// What arrives at a port goes to one of these.
+#[derive(Debug)]
+struct Receiver<S> {
+    id: u64,
+    local: Local,
+    /// Only from there.
+    remote: Option<SocketAddr>,
+    socket: Weak<S>,
+    reuse_port: bool,
+}
+
+#[derive(Debug)]
+struct Port<S> {
+    holders: HashMap<u64, Holder>,
+    receivers: Vec<Receiver<S>>,
+}
+
+#[derive(Debug)]
+struct Lingering {
+    until: i64,
+    port: u16,
+    id: u64,
+    tuple: Tuple,
+}
+
+#[derive(Debug)]
+struct Tables<S> {
+    ports: HashMap<u16, Port<S>>,
+    /// Connections; for one that lingers the time when it began to.
+    tuples: HashMap<Tuple, Option<i64>>,
+    lingering: VecDeque<Lingering>,
+    last_id: u64,
+    /// Where the search for a free port goes on.
+    next_port: u16,
+}
+
+/// The ports of a protocol.
+#[derive(Debug)]
+pub(crate) struct Ports<S> {
+    tables: Lock<Tables<S>, { rank::LEAF }>,
+    /// `net.ipv4.ip_local_port_range`: first and last.
+    pub(crate) range: Arc<(AtomicU32, AtomicU32)>,
+}
+
+/// A port held by a socket, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Held<S: 'static> {
+    ports: Arc<Ports<S>>,
+    pub(crate) port: u16,
+    id: u64,
+    local: Local,
+    tuple: Lock<Option<Tuple>, { rank::LEAF }>,
+}
+
+fn now() -> i64 {
+    host::clock::now_ns(HostClock::Monotonic)
+}
+
+/// Whether `new` may not have the port that `old` holds at an overlapping address.
+///
+/// Source: Linux 6.12 net/ipv4/inet_connection_sock.c, `inet_bind_conflict`.
+fn conflicts(new: &Common, old: &Holder, is_exact: bool) -> bool {
+    let (reuse, reuse_port, uid, is_time_wait) = match &old.who {
+        Who::TimeWait { reuse, reuse_port, uid } => (*reuse, *reuse_port, *uid, true),
+        Who::Socket(common) => match common.upgrade() {
+            Some(c) => {
+                (c.reuse_addr.load(Ordering::Relaxed), c.reuse_port.load(Ordering::Relaxed), c.uid, false)
+            }
+            None => return false,
+        },
+    };
+    if !is_exact {
+        // A port that the kernel picks is free of everything.
+        return true;
+    }
+    let is_shared = new.reuse_addr.load(Ordering::Relaxed) && reuse && !old.is_listening;
+    let is_grouped =
+        new.reuse_port.load(Ordering::Relaxed) && reuse_port && (is_time_wait || uid == new.uid);
+    !is_shared && !is_grouped
+}
+
+impl<S> Tables<S> {
+    fn new_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    fn is_free(&self, common: &Common, own: u64, port: u16, local: Local, is_exact: bool) -> bool {
+        let Some(port) = self.ports.get(&port) else { return true };
+        let mut others = port.holders.iter().filter(|(id, h)| **id != own && h.local.overlaps(&local));
+        !others.any(|(_, h)| conflicts(common, h, is_exact))
+    }
+
+    fn hold(&mut self, port: u16, id: u64, holder: Holder) {
+        let port = self
+            .ports
+            .entry(port)
+            .or_insert_with(|| Port { holders: HashMap::new(), receivers: Vec::new() });
+        port.holders.insert(id, holder);
+    }
+
+    fn release(&mut self, port: u16, id: u64) {
+        if let Some(p) = self.ports.get_mut(&port) {
+            p.holders.remove(&id);
+            p.receivers.retain(|r| r.id != id);
+            if p.holders.is_empty() {
+                self.ports.remove(&port);
+            }
+        }
+    }
+
+    /// Forgets connections that lingered long enough.
+    fn sweep(&mut self, now: i64) {
+        while let Some(first) = self.lingering.front() {
+            if first.until > now && self.lingering.len() <= TIME_WAIT_MAX {
+                break;
+            }
+            let Some(first) = self.lingering.pop_front() else { break };
+            self.release(first.port, first.id);
+            // The tuple may belong to a new connection by now.
+            if self.tuples.get(&first.tuple) == Some(&Some(first.until - TIME_WAIT_NS)) {
+                self.tuples.remove(&first.tuple);
+            }
+        }
+    }
+
+    fn has_tuple(&self, tuple: &Tuple, now: i64) -> bool {
+        match self.tuples.get(tuple) {
+            None => false,
+            Some(None) => true,
+            Some(Some(since)) => now - since < REUSE_NS,
+        }
+    }
+}
+
+impl<S> Ports<S> {
+    pub(crate) fn new(range: Arc<(AtomicU32, AtomicU32)>) -> Arc<Self> {
+        Arc::new(Self {
+            tables: Lock::new(Tables {
+                ports: HashMap::new(),
+                tuples: HashMap::new(),
+                lingering: VecDeque::new(),
+                last_id: 0,
+                next_port: 0,
+            }),
+            range,
+        })
+    }
+
+    /// The candidates of a search: all ephemeral ports, beginning somewhere else each time.
+    fn candidates(&self, start: u16) -> impl Iterator<Item = u16> {
+        let first = self.range.0.load(Ordering::Relaxed).clamp(1, 65_535);
+        let last = self.range.1.load(Ordering::Relaxed).clamp(first, 65_535);
+        let count = last - first + 1;
+        (0..count).map(move |i| (first + (u32::from(start) + i) % count) as u16)
+    }
+
+    /// Holds `port`, or a free one for 0, at `local`.
+    ///
+    /// # Errors
+    /// `EADDRINUSE`.
+    pub(crate) fn bind(
+        self: &Arc<Self>,
+        common: &Arc<Common>,
+        local: Local,
+        port: u16,
+    ) -> Result<Arc<Held<S>>, Errno> {
+        let mut tables = self.tables.lock();
+        tables.sweep(now());
+        let port = if port == 0 {
+            let start = tables.next_port;
+            tables.next_port = start.wrapping_add(1);
+            self.candidates(start).find(|&p| tables.is_free(common, 0, p, local, false)).ok_or(EADDRINUSE)?
+        } else if tables.is_free(common, 0, port, local, true) {
+            port
+        } else {
+            return Err(EADDRINUSE);
+        };
+        let id = tables.new_id();
+        let who = Who::Socket(Arc::downgrade(common));
+        tables.hold(port, id, Holder { local, who, is_listening: false, is_bound: true });
+        Ok(self.held(port, id, local, None))
+    }
+
+    fn held(self: &Arc<Self>, port: u16, id: u64, local: Local, tuple: Option<Tuple>) -> Arc<Held<S>> {
+        Arc::new(Held { ports: self.clone(), port, id, local, tuple: Lock::new(tuple) })
+    }
+
+    /// Holds a port for a connection from address `local` to `remote`, whose port nobody chose.
+    ///
+    /// # Errors
+    /// `EADDRNOTAVAIL`: all are in use.
+    pub(crate) fn connect(
+        self: &Arc<Self>,
+        common: &Arc<Common>,
+        local: Local,
+        remote: SocketAddr,
+    ) -> Result<Arc<Held<S>>, Errno> {
+        let now = now();
+        let mut tables = self.tables.lock();
+        tables.sweep(now);
+        let start = tables.next_port;
+        tables.next_port = start.wrapping_add(1);
+        let is_free = |p: &u16| {
+            let is_bound = tables.ports.get(p).is_some_and(|p| p.holders.values().any(|h| h.is_bound));
+            !is_bound && !tables.has_tuple(&((local.ip, *p).into(), remote), now)
+        };
+        let port = self.candidates(start).find(is_free).ok_or(EADDRNOTAVAIL)?;
+        let id = tables.new_id();
+        let who = Who::Socket(Arc::downgrade(common));
+        tables.hold(port, id, Holder { local, who, is_listening: false, is_bound: false });
+        let tuple = ((local.ip, port).into(), remote);
+        tables.tuples.insert(tuple, None);
+        Ok(self.held(port, id, local, Some(tuple)))
+    }
+
+    /// Holds the port of a listener for a connection that it took.
+    pub(crate) fn accept(self: &Arc<Self>, common: &Arc<Common>, tuple: Tuple) -> Arc<Held<S>> {
+        let local = Local { ip: tuple.0.ip(), v6only: false };
+        let port = tuple.0.port();
+        let mut tables = self.tables.lock();
+        let id = tables.new_id();
+        let who = Who::Socket(Arc::downgrade(common));
+        tables.hold(port, id, Holder { local, who, is_listening: false, is_bound: true });
+        tables.tuples.insert(tuple, None);
+        drop(tables);
+        self.held(port, id, local, Some(tuple))
+    }
+
+    /// Who receives what comes from `from` to `to`: the closest match; among equals that share the port
+    /// (`SO_REUSEPORT`) one that depends on the addresses.
+    pub(crate) fn find(&self, to: SocketAddr, from: SocketAddr) -> Option<Weak<S>> {
+        let tables = self.tables.lock();
+        let receivers = &tables.ports.get(&to.port())?.receivers;
+        let mut best: Option<(u32, &Receiver<S>)> = None;
+        let mut count = 0u32;
+        let mut chosen = None;
+        for receiver in receivers {
+            let Some(score) = receiver.score(to, from) else { continue };
+            match &best {
+                Some((high, first)) if *high == score && first.reuse_port && receiver.reuse_port => {
+                    // Reservoir sampling with a hash of the addresses as the source of chance.
+                    count += 1;
+                    if spread(from, count) == 0 {
+                        chosen = Some(receiver);
+                    }
+                }
+                Some((high, _)) if *high >= score => {}
+                _ => {
+                    best = Some((score, receiver));
+                    chosen = Some(receiver);
+                    count = 1;
+                }
+            }
+        }
+        chosen.map(|r| r.socket.clone())
+    }
+
+    /// All who receive what is sent to many: multicast and broadcast.
+    pub(crate) fn find_all(&self, to: SocketAddr, from: SocketAddr) -> Vec<Weak<S>> {
+        let tables = self.tables.lock();
+        let Some(port) = tables.ports.get(&to.port()) else { return Vec::new() };
+        port.receivers.iter().filter(|r| r.score(to, from).is_some()).map(|r| r.socket.clone()).collect()
+    }
+}
+
+/// A number below `count` that depends on the address alone.
+fn spread(from: SocketAddr, count: u32) -> u32 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    (from, count).hash(&mut hasher);
+    (hasher.finish() % u64::from(count.max(1))) as u32
+}
+
+impl<S> Receiver<S> {
+    fn score(&self, to: SocketAddr, from: SocketAddr) -> Option<u32> {
+        let score = self.local.score(to.ip())?;
+        match self.remote {
+            None => Some(score),
+            Some(remote) if remote == from => Some(score + 4),
+            Some(_) => None,
+        }
+    }
+}
+
+impl<S> Held<S> {
+    /// Adds the connection's addresses.
+    ///
+    /// # Errors
+    /// `EADDRNOTAVAIL`: another connection has both.
+    pub(crate) fn set_tuple(&self, tuple: Tuple) -> Result<(), Errno> {
+        let now = now();
+        let mut tables = self.ports.tables.lock();
+        if tables.has_tuple(&tuple, now) {
+            return Err(EADDRNOTAVAIL);
+        }
+        tables.tuples.insert(tuple, None);
+        drop(tables);
+        *self.tuple.lock() = Some(tuple);
+        Ok(())
+    }
+
+    fn take_tuple(&self) -> Option<Tuple> {
+        self.tuple.lock().take()
+    }
+
+    /// Takes the connection's addresses away again.
+    pub(crate) fn clear_tuple(&self) {
+        if let Some(tuple) = self.take_tuple() {
+            self.ports.tables.lock().tuples.remove(&tuple);
+        }
+    }
+
+    /// Leaves the connection's addresses behind, for a while.
+    pub(crate) fn linger(&self, common: &Common) {
+        let Some(tuple) = self.take_tuple() else { return };
+        let since = now();
+        let who = Who::TimeWait {
+            reuse: common.reuse_addr.load(Ordering::Relaxed),
+            reuse_port: common.reuse_port.load(Ordering::Relaxed),
+            uid: common.uid,
+        };
+        let local = Local { ip: tuple.0.ip(), v6only: false };
+        let mut tables = self.ports.tables.lock();
+        let is_bound = tables.ports.get(&self.port).and_then(|p| p.holders.get(&self.id)).is_some_and(|h| h.is_bound);
+        let id = tables.new_id();
+        tables.hold(self.port, id, Holder { local, who, is_listening: false, is_bound });
+        tables.tuples.insert(tuple, Some(since));
+        tables.lingering.push_back(Lingering { until: since + TIME_WAIT_NS, port: self.port, id, tuple });
+        tables.sweep(since);
+    }
+
+    /// Makes `socket` receive what arrives, from `remote` alone when given.
+    pub(crate) fn receive(&self, socket: Weak<S>, local: Local, remote: Option<SocketAddr>, reuse_port: bool) {
+        let mut tables = self.ports.tables.lock();
+        let Some(port) = tables.ports.get_mut(&self.port) else { return };
+        port.receivers.retain(|r| r.id != self.id);
+        port.receivers.push(Receiver { id: self.id, local, remote, socket, reuse_port });
+    }
+
+    /// Takes connections from now on, unless another socket does so at an overlapping address.
+    ///
+    /// # Errors
+    /// `EADDRINUSE`.
+    pub(crate) fn listen(&self, common: &Common) -> Result<(), Errno> {
+        let mut tables = self.ports.tables.lock();
+        if !tables.is_free(common, self.id, self.port, self.local, true) {
+            return Err(EADDRINUSE);
+        }
+        if let Some(holder) = tables.ports.get_mut(&self.port).and_then(|p| p.holders.get_mut(&self.id)) {
+            holder.is_listening = true;
+        }
+        Ok(())
+    }
+
+    /// Takes and receives nothing any more.
+    pub(crate) fn stop(&self) {
+        let mut tables = self.ports.tables.lock();
+        let Some(port) = tables.ports.get_mut(&self.port) else { return };
+        port.receivers.retain(|r| r.id != self.id);
+        if let Some(holder) = port.holders.get_mut(&self.id) {
+            holder.is_listening = false;
+        }
+    }
+}
+
+impl<S> Drop for Held<S> {
+    fn drop(&mut self) {
+        self.clear_tuple();
+        self.ports.tables.lock().release(self.port, self.id);
+    }
+}

@@ -1,0 +1,423 @@
+//! An end of a connection: what arrived there, and how far the connection is.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use abi::Errno;
+use abi::errno::{EAGAIN, ECONNRESET, EINVAL, EPIPE};
+use abi::socket::msg;
+use base::io::{Sink, Source};
+use base::lock::{Lock, rank};
+use base::wait::Events;
+
+use super::{Backlog, state};
+use crate::Common;
+use crate::bytes::ByteRing;
+use crate::inet::ports::Held;
+use crate::message::Incoming;
+
+/// Bytes taken from a source that nobody will read.
+const SCRATCH: usize = 64 << 10;
+
+/// What arrived.
+#[derive(Debug, Default)]
+struct Arrived {
+    ring: ByteRing,
+    /// Position of the ring's first byte in the stream.
+    start: u64,
+    /// The peer sends no more.
+    has_fin: bool,
+    /// The connection was reset.
+    is_reset: bool,
+    /// Nobody reads any more: the socket was closed.
+    is_closed: bool,
+    /// `SHUT_RD`.
+    is_shut: bool,
+    /// A writer was told to wait.
+    has_waiting: bool,
+    urgent: Urgent,
+}
+
+/// The last urgent byte.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Urgent {
+    #[default]
+    None,
+    /// At this position, not read yet.
+    Valid(u64),
+    /// At this position, read with `MSG_OOB`; reading still stops there.
+    Read(u64),
+}
+
+impl Urgent {
+    const fn position(self) -> Option<u64> {
+        match self {
+            Self::None => None,
+            Self::Valid(at) | Self::Read(at) => Some(at),
+        }
+    }
+}
+
+/// An end of a connection. The one of a closed socket lives while its peer does.
+#[derive(Debug)]
+pub(super) struct End {
+    pub(super) common: Arc<Common>,
+    /// Keeps port and addresses until both sides have ended.
+    held: Lock<Option<Arc<Held<Backlog>>>, { rank::LEAF }>,
+    /// `SHUT_WR`; changed with the peer's queue locked.
+    has_sent_fin: AtomicBool,
+    arrived: Lock<Arrived, { rank::QUEUE }>,
+    /// Bytes in each direction, for `TCP_INFO`.
+    pub(super) sent_bytes: AtomicU64,
+    pub(super) received_bytes: AtomicU64,
+}
+
+/// How an end's connection stands.
+#[derive(Clone, Copy, Debug)]
+struct Standing {
+    has_fin: bool,
+    has_sent_fin: bool,
+    is_reset: bool,
+}
+
+impl End {
+    pub(super) fn new(common: &Arc<Common>, held: Option<Arc<Held<Backlog>>>) -> Arc<Self> {
+        Arc::new(Self {
+            common: common.clone(),
+            held: Lock::new(held),
+            has_sent_fin: AtomicBool::new(false),
+            arrived: Lock::new(Arrived::default()),
+            sent_bytes: AtomicU64::new(0),
+            received_bytes: AtomicU64::new(0),
+        })
+    }
+
+    fn standing(&self) -> Standing {
+        let arrived = self.arrived.lock();
+        self.standing_of(&arrived)
+    }
+
+    fn standing_of(&self, arrived: &Arrived) -> Standing {
+        let has_sent_fin = self.has_sent_fin.load(Ordering::SeqCst);
+        Standing { has_fin: arrived.has_fin, has_sent_fin, is_reset: arrived.is_reset }
+    }
+
+    /// Whether nothing can come or go any more: `TCP_CLOSE`.
+    pub(super) fn is_over(&self) -> bool {
+        let s = self.standing();
+        s.is_reset || s.has_fin && s.has_sent_fin
+    }
+
+    pub(super) fn tcp_state(&self) -> u8 {
+        let s = self.standing();
+        match (s.has_sent_fin, s.has_fin) {
+            _ if s.is_reset => state::CLOSE,
+            (false, false) => state::ESTABLISHED,
+            (true, false) => state::FIN_WAIT2,
+            (false, true) => state::CLOSE_WAIT,
+            (true, true) => state::CLOSE,
+        }
+    }
+
+    /// Bytes that a peer may have on the way beside what its own buffer holds: this end's window.
+    fn window(&self) -> usize {
+        self.common.receive_limit() / 2
+    }
+
+    /// How much of a sender's buffer is taken when `unread` bytes lie in `to`.
+    fn buffered(unread: usize, to: &Self) -> usize {
+        unread.saturating_sub(to.window())
+    }
+
+    /// `sk_stream_is_writeable`: a third of the buffer is free.
+    fn is_writable(&self, unread: usize, to: &Self) -> bool {
+        Self::buffered(unread, to).saturating_mul(3) <= self.common.send_limit().saturating_mul(2)
+    }
+
+    /// Sends as much as fits.
+    pub(super) fn send(
+        &self,
+        peer: &Self,
+        data: &mut dyn Source,
+        is_urgent: bool,
+    ) -> Result<usize, Errno> {
+        if self.common.has_error() || self.has_sent_fin.load(Ordering::SeqCst) {
+            return Err(self.common.take_error().unwrap_or(EPIPE));
+        }
+        let mut arrived = peer.arrived.lock();
+        if self.has_sent_fin.load(Ordering::SeqCst) || arrived.is_reset {
+            return Err(EPIPE);
+        }
+        if arrived.is_closed {
+            drop(arrived);
+            return self.send_to_nobody(data);
+        }
+        if data.remaining() == 0 {
+            return Ok(0);
+        }
+        let buffered = Self::buffered(arrived.ring.len(), peer);
+        let window_left = peer.window().saturating_sub(arrived.ring.len());
+        let room = self.common.send_limit().saturating_sub(buffered) + window_left;
+        if buffered >= self.common.send_limit() || room == 0 {
+            arrived.has_waiting = true;
+            return Err(EAGAIN);
+        }
+        let wanted = data.remaining();
+        let n = arrived.ring.fill(data, room)?;
+        if is_urgent && n == wanted {
+            arrived.urgent = Urgent::Valid(arrived.start + arrived.ring.len() as u64 - 1);
+        }
+        drop(arrived);
+        self.sent_bytes.fetch_add(n as u64, Ordering::Relaxed);
+        peer.received_bytes.fetch_add(n as u64, Ordering::Relaxed);
+        let urgent = if is_urgent { Events::PRI } else { Events::empty() };
+        peer.common.wait.notify(Events::READABLE | urgent);
+        Ok(n)
+    }
+
+    /// The peer's socket is closed: it takes the bytes and answers with a reset.
+    fn send_to_nobody(&self, data: &mut dyn Source) -> Result<usize, Errno> {
+        let mut scratch = vec![0; data.remaining().min(SCRATCH)];
+        if scratch.is_empty() {
+            return Ok(0);
+        }
+        let n = data.take(&mut scratch)?;
+        self.reset();
+        Ok(n)
+    }
+
+    /// Ends the connection at this end: a reset arrived.
+    ///
+    /// Source: Linux 6.12 net/ipv4/tcp_input.c, `tcp_reset`.
+    fn reset(&self) {
+        let mut arrived = self.arrived.lock();
+        let is_over = arrived.is_reset || arrived.has_fin && self.has_sent_fin.load(Ordering::SeqCst);
+        let error = if arrived.has_fin { EPIPE } else { ECONNRESET };
+        arrived.is_reset = true;
+        let is_closed = arrived.is_closed;
+        drop(arrived);
+        self.has_sent_fin.store(true, Ordering::SeqCst);
+        self.release(false);
+        if !is_over && !is_closed {
+            self.common.set_error(error);
+        }
+        let all = Events::READABLE | Events::WRITABLE | Events::HUP | Events::RDHUP | Events::ERR;
+        self.common.wait.notify(all);
+    }
+
+    /// Gives port and addresses back, or leaves the latter behind for a while.
+    fn release(&self, lingers: bool) {
+        let held = self.held.lock().take();
+        if let Some(held) = held {
+            if lingers { held.linger(&self.common) } else { held.clear_tuple() }
+        }
+    }
+
+    /// Sends no more (`SHUT_WR`): the peer reads to the end.
+    pub(super) fn finish(&self, peer: &Self) {
+        let mut arrived = peer.arrived.lock();
+        if self.has_sent_fin.swap(true, Ordering::SeqCst) || arrived.is_reset {
+            return;
+        }
+        arrived.has_fin = true;
+        let was_first = !peer.has_sent_fin.load(Ordering::SeqCst);
+        drop(arrived);
+        let mut events = Events::READABLE | Events::RDHUP;
+        if !was_first {
+            // Both have ended. Whoever began keeps the addresses for a while.
+            peer.release(true);
+            self.release(false);
+            events |= Events::HUP;
+            self.common.wait.notify(Events::HUP | Events::WRITABLE);
+        }
+        peer.common.wait.notify(events);
+    }
+
+    /// Reads no more (`SHUT_RD`); what still comes can be read all the same.
+    pub(super) fn stop_reading(&self) {
+        self.arrived.lock().is_shut = true;
+        self.common.wait.notify(Events::READABLE | Events::RDHUP);
+    }
+
+    /// The socket is closed. `aborts`: with a reset (`SO_LINGER` of 0, or a connection that nobody accepted).
+    pub(super) fn close(&self, peer: &Self, aborts: bool) {
+        let mut arrived = self.arrived.lock();
+        arrived.is_closed = true;
+        let unread = arrived.ring.len() > 0;
+        let waiting = std::mem::take(&mut arrived.has_waiting);
+        let ring = std::mem::take(&mut arrived.ring);
+        let is_over = arrived.is_reset || arrived.has_fin && self.has_sent_fin.load(Ordering::SeqCst);
+        drop(arrived);
+        drop(ring);
+        if waiting {
+            peer.common.wait.notify(Events::WRITABLE);
+        }
+        if is_over {
+            return;
+        }
+        if unread || aborts {
+            self.arrived.lock().is_reset = true;
+            self.has_sent_fin.store(true, Ordering::SeqCst);
+            self.release(false);
+            peer.reset();
+        } else {
+            self.finish(peer);
+        }
+    }
+
+    /// Source: Linux 6.12 net/ipv4/tcp.c, `tcp_recvmsg_locked`.
+    pub(super) fn receive(&self, peer: &Self, dst: &mut dyn Sink, flags: u32) -> Result<Incoming, Errno> {
+        if flags & msg::OOB != 0 {
+            return self.receive_urgent(dst, flags);
+        }
+        let is_peek = flags & msg::PEEK != 0;
+        let offset = self.common.peek_offset.load(Ordering::Relaxed);
+        let mut skip = if is_peek { offset.max(0) as usize } else { 0 };
+        let is_inline = self.common.oob_inline.load(Ordering::Relaxed);
+        let mut incoming = Incoming { from: Some(Vec::new()), ..Incoming::default() };
+
+        let mut arrived = self.arrived.lock();
+        let before = arrived.ring.len();
+        let mut limit = dst.remaining();
+        if let Some(mark) = arrived.urgent.position() {
+            let at = arrived.start + skip as u64;
+            if mark == at && before > skip {
+                // The mark is here: the urgent byte is not part of the stream, unless it is to be inline.
+                if !is_inline {
+                    if is_peek {
+                        skip += 1;
+                    } else {
+                        arrived.ring.consume(1);
+                        arrived.start += 1;
+                    }
+                }
+                if !is_peek && limit > 0 {
+                    arrived.urgent = Urgent::None;
+                }
+            } else if mark > at {
+                limit = limit.min((mark - at) as usize);
+            }
+        }
+        if arrived.ring.len() <= skip {
+            let is_end = arrived.has_fin || arrived.is_shut || arrived.is_reset;
+            let has_fin = arrived.has_fin;
+            drop(arrived);
+            if !has_fin {
+                self.common.check_error()?;
+            }
+            incoming.stops = true;
+            return if is_end { Ok(incoming) } else { Err(EAGAIN) };
+        }
+        if flags & msg::WAITALL != 0 && is_peek && arrived.ring.len() - skip < dst.remaining() {
+            let is_end = arrived.has_fin || arrived.is_shut || arrived.is_reset;
+            if !is_end && flags & msg::DONTWAIT == 0 {
+                return Err(EAGAIN);
+            }
+        }
+        let n = if flags & msg::TRUNC != 0 {
+            limit.min(arrived.ring.len() - skip)
+        } else {
+            arrived.ring.peek(skip, dst, limit)?
+        };
+        if is_peek {
+            if offset >= 0 {
+                self.common.peek_offset.fetch_add(n as i32, Ordering::Relaxed);
+            }
+        } else {
+            arrived.ring.consume(n);
+            arrived.start += n as u64;
+            if offset > 0 {
+                self.common.peek_offset.store((offset - n as i32).max(0), Ordering::Relaxed);
+            }
+        }
+        // At the mark reading stops, so that SIOCATMARK can be asked.
+        let now_at = arrived.start + if is_peek { (skip + n) as u64 } else { 0 };
+        incoming.stops = arrived.urgent.position() == Some(now_at);
+        let after = arrived.ring.len();
+        let wakes = arrived.has_waiting && peer.is_writable(after, self);
+        if wakes {
+            arrived.has_waiting = false;
+        }
+        drop(arrived);
+        if wakes {
+            peer.common.wait.notify(Events::WRITABLE);
+        }
+        (incoming.copied, incoming.full) = (n, n);
+        Ok(incoming)
+    }
+
+    /// Source: Linux 6.12 net/ipv4/tcp.c, `tcp_recv_urg`.
+    fn receive_urgent(&self, dst: &mut dyn Sink, flags: u32) -> Result<Incoming, Errno> {
+        let is_inline = self.common.oob_inline.load(Ordering::Relaxed);
+        let mut arrived = self.arrived.lock();
+        let Urgent::Valid(at) = arrived.urgent else {
+            // Not there, or read already.
+            return Err(EINVAL);
+        };
+        if is_inline {
+            return Err(EINVAL);
+        }
+        let skip = usize::try_from(at.saturating_sub(arrived.start)).unwrap_or(usize::MAX);
+        let mut incoming = Incoming { flags: msg::OOB, stops: true, from: Some(Vec::new()), ..Incoming::default() };
+        if dst.remaining() == 0 {
+            incoming.flags |= msg::TRUNC;
+            return Ok(incoming);
+        }
+        let n = arrived.ring.peek(skip, dst, 1)?;
+        if flags & msg::PEEK == 0 {
+            arrived.urgent = Urgent::Read(at);
+        }
+        (incoming.copied, incoming.full) = (n, n);
+        Ok(incoming)
+    }
+
+    pub(super) fn is_at_mark(&self) -> bool {
+        let arrived = self.arrived.lock();
+        arrived.urgent.position() == Some(arrived.start)
+    }
+
+    pub(super) fn readable_bytes(&self) -> usize {
+        let arrived = self.arrived.lock();
+        match arrived.urgent.position() {
+            // tcp_inq: up to the mark.
+            Some(mark) if mark > arrived.start => (mark - arrived.start) as usize,
+            _ => arrived.ring.len(),
+        }
+    }
+
+    /// What `SIOCOUTQ` counts: sent, and beyond the peer's window.
+    pub(super) fn unsent(&self, peer: &Self) -> usize {
+        Self::buffered(peer.arrived.lock().ring.len(), peer)
+    }
+
+    pub(super) fn ready(&self, peer: &Self) -> Events {
+        let mut events = Events::empty();
+        let arrived = self.arrived.lock();
+        let s = self.standing_of(&arrived);
+        let ends_reading = s.has_fin || arrived.is_shut || s.is_reset;
+        if s.is_reset || ends_reading && s.has_sent_fin {
+            events |= Events::HUP;
+        }
+        if ends_reading {
+            events |= Events::READABLE | Events::RDHUP;
+        }
+        let low = self.common.low_water.load(Ordering::Relaxed);
+        let at_mark = arrived.urgent.position() == Some(arrived.start)
+            && !self.common.oob_inline.load(Ordering::Relaxed);
+        let len = arrived.ring.len().saturating_sub(at_mark.into());
+        if len > 0 && len >= low.min(self.common.receive_limit()) {
+            events |= Events::READABLE;
+        }
+        if matches!(arrived.urgent, Urgent::Valid(_)) {
+            events |= Events::PRI;
+        }
+        drop(arrived);
+        let mut there = peer.arrived.lock();
+        if s.has_sent_fin || s.is_reset || self.is_writable(there.ring.len(), peer) {
+            events |= Events::WRITABLE;
+        } else {
+            there.has_waiting = true;
+        }
+        events
+    }
+}

@@ -1,0 +1,322 @@
+//! TCP between two sockets of the sandbox (tcp(7)): what one end writes lies in the other's ring at once.
+//!
+//! Segments, acknowledgements and their timers have nothing to do on such a path. What a program can see of them is
+//! kept: states, refused and reset connections, half-closed ones, the backlog and its limit, `TIME_WAIT`, urgent data,
+//! the options.
+//!
+//! Reading order: this file (the socket), `end.rs` (an end of a connection: bytes and flags), `connect.rs` (connections
+//! and their end), `options.rs`.
+
+mod connect;
+mod end;
+mod options;
+#[cfg(test)]
+mod tests;
+
+use std::any::Any;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+
+use abi::Errno;
+use abi::errno::{
+    EAGAIN, EINVAL, ENOPROTOOPT, ENOTCONN, EPIPE,
+};
+use abi::socket::{af, ipproto, msg, sock, sol};
+use base::io::Sink;
+use base::lock::{Lock, rank};
+use base::wait::Events;
+
+use crate::message::{Incoming, Outgoing};
+use crate::socket::{Caller, Socket};
+use crate::{Common, Namespace};
+pub(crate) use connect::Backlog;
+use connect::Connecting;
+use end::End;
+use options::TcpOptions;
+
+use super::address::{self, Local};
+use super::options::{Facts, IpOptions, ipv6};
+use super::ports::Held;
+
+/// `TCP_*` states (`net/tcp_states.h`).
+#[expect(missing_docs, reason = "RFC 9293 explains each")]
+pub mod state {
+    pub const ESTABLISHED: u8 = 1;
+    pub const SYN_SENT: u8 = 2;
+    pub const FIN_WAIT2: u8 = 5;
+    pub const CLOSE: u8 = 7;
+    pub const CLOSE_WAIT: u8 = 8;
+    pub const LISTEN: u8 = 10;
+}
+
+/// A connection as one of its sockets has it.
+#[derive(Debug)]
+struct Link {
+    own: Arc<End>,
+    peer: Arc<End>,
+    local: SocketAddr,
+    remote: SocketAddr,
+}
+
+#[derive(Debug, Default)]
+enum Phase {
+    /// Not connected: new, or disconnected.
+    #[default]
+    Closed,
+    /// A connection was refused; whoever asks gets to know.
+    Refused,
+    Listening(Arc<Backlog>),
+    /// Waits until the listener has room.
+    Connecting(Arc<Connecting>),
+    Linked(Arc<Link>),
+}
+
+#[derive(Debug, Default)]
+struct State {
+    phase: Phase,
+    /// Linux's `SS_CONNECTING`: a call of `connect` has not been told yet how it went.
+    is_connecting: bool,
+    /// The port, once there is one.
+    held: Option<Arc<Held<Backlog>>>,
+    /// The address that `bind` or a connection gave.
+    ip: Option<std::net::IpAddr>,
+    /// Whether `bind` gave the address.
+    is_bound: bool,
+}
+
+/// A TCP socket.
+#[derive(Debug)]
+pub struct TcpSocket {
+    this: Weak<Self>,
+    common: Arc<Common>,
+    state: Lock<State, { rank::SOCKET }>,
+    options: Lock<TcpOptions, { rank::LEAF }>,
+    ip: Lock<IpOptions, { rank::LEAF }>,
+}
+
+/// `SO_SNDBUF` of a new socket (`net.ipv4.tcp_wmem`), of a connected one, and `SO_RCVBUF` (`net.ipv4.tcp_rmem`).
+const SEND_BUFFER: usize = 16 << 10;
+const SEND_BUFFER_TUNED: usize = 3_939_840;
+const RECEIVE_BUFFER: usize = 128 << 10;
+
+/// Makes a socket of `domain`.
+pub fn new(net: &Arc<Namespace>, domain: u16, owner: (u32, u32)) -> Arc<TcpSocket> {
+    let common = Common::new(net, domain, sock::STREAM, ipproto::TCP, owner);
+    common.send_buffer.store(SEND_BUFFER, Ordering::Relaxed);
+    common.receive_buffer.store(RECEIVE_BUFFER, Ordering::Relaxed);
+    TcpSocket::with(common)
+}
+
+impl TcpSocket {
+    fn with(common: Arc<Common>) -> Arc<Self> {
+        Arc::new_cyclic(|this| Self {
+            this: this.clone(),
+            common,
+            state: Lock::new(State::default()),
+            options: Lock::new(TcpOptions::default()),
+            ip: Lock::new(IpOptions::default()),
+        })
+    }
+
+    fn link(&self) -> Option<Arc<Link>> {
+        match &self.state.lock().phase {
+            Phase::Linked(link) => Some(link.clone()),
+            _ => None,
+        }
+    }
+
+    /// What `bind` to `ip` covers.
+    fn local(&self, ip: std::net::IpAddr) -> Local {
+        Local { ip, v6only: self.ip.lock().has6(ipv6::V6ONLY) }
+    }
+
+    /// The state as `TCP_INFO` and `/proc/net/tcp` show it.
+    pub fn tcp_state(&self) -> u8 {
+        match &self.state.lock().phase {
+            Phase::Closed | Phase::Refused => state::CLOSE,
+            Phase::Listening(_) => state::LISTEN,
+            Phase::Connecting(_) => state::SYN_SENT,
+            Phase::Linked(link) => link.own.tcp_state(),
+        }
+    }
+
+    fn facts(&self) -> Facts {
+        let state = self.state.lock();
+        Facts {
+            kind: sock::STREAM,
+            is_bound: state.held.is_some(),
+            is_connected: matches!(state.phase, Phase::Linked(_)),
+        }
+    }
+
+    /// Local and remote address, for `/proc/net/tcp`.
+    pub fn addresses(&self) -> (SocketAddr, Option<SocketAddr>) {
+        let any = address::any(self.common.domain);
+        let state = self.state.lock();
+        let port = state.held.as_ref().map_or(0, |h| h.port);
+        let local = (state.ip.unwrap_or(any), port).into();
+        match &state.phase {
+            Phase::Linked(link) => (link.local, Some(link.remote)),
+            Phase::Connecting(c) => (local, Some(c.remote)),
+            _ => (local, None),
+        }
+    }
+}
+
+impl Socket for TcpSocket {
+    fn common(&self) -> &Arc<Common> {
+        &self.common
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn bind(&self, caller: &Caller<'_>, address: &[u8]) -> Result<(), Errno> {
+        self.bind_to(caller, address)
+    }
+
+    fn listen(&self, _caller: &Caller<'_>, backlog: usize) -> Result<(), Errno> {
+        self.listen_for(backlog)
+    }
+
+    fn accept(&self) -> Result<Arc<dyn Socket>, Errno> {
+        self.accept_next().map(|s| s as Arc<dyn Socket>)
+    }
+
+    fn connect(&self, _caller: &Caller<'_>, address: &[u8]) -> Result<(), Errno> {
+        self.connect_to(address)
+    }
+
+    fn connected(&self) -> Result<(), Errno> {
+        self.connect_result()
+    }
+
+    fn local_name(&self) -> Result<Vec<u8>, Errno> {
+        Ok(address::to_bytes(self.common.domain, self.addresses().0))
+    }
+
+    fn peer_name(&self) -> Result<Vec<u8>, Errno> {
+        let link = self.link().filter(|l| !l.own.is_over()).ok_or(ENOTCONN)?;
+        Ok(address::to_bytes(self.common.domain, link.remote))
+    }
+
+    fn shutdown(&self, how: u32) -> Result<(), Errno> {
+        self.shut(how)
+    }
+
+    /// Source: Linux 6.12 net/ipv4/tcp.c, `tcp_sendmsg_locked`.
+    fn send(&self, _caller: Option<&Caller<'_>>, message: &mut Outgoing<'_>) -> Result<usize, Errno> {
+        let link = match &self.state.lock().phase {
+            Phase::Linked(link) => link.clone(),
+            Phase::Connecting(_) => return Err(EAGAIN),
+            _ => return Err(self.common.take_error().unwrap_or(EPIPE)),
+        };
+        link.own.send(&link.peer, message.data, message.flags & msg::OOB != 0)
+    }
+
+    fn receive(&self, dst: &mut dyn Sink, flags: u32) -> Result<Incoming, Errno> {
+        if flags & msg::ERRQUEUE != 0 {
+            return Err(EAGAIN);
+        }
+        let link = match &self.state.lock().phase {
+            Phase::Linked(link) => link.clone(),
+            Phase::Connecting(_) => return Err(EAGAIN),
+            Phase::Refused => {
+                self.common.check_error()?;
+                return Ok(Incoming { stops: true, from: Some(Vec::new()), ..Incoming::default() });
+            }
+            Phase::Closed | Phase::Listening(_) => return Err(self.common.take_error().unwrap_or(ENOTCONN)),
+        };
+        link.own.receive(&link.peer, dst, flags)
+    }
+
+    /// Source: Linux 6.12 net/ipv4/tcp.c, `tcp_poll`.
+    fn ready(&self) -> Events {
+        let mut events = Events::empty();
+        if self.common.has_error() {
+            events |= Events::ERR;
+        }
+        let state = self.state.lock();
+        let link = match &state.phase {
+            Phase::Closed => return events | Events::HUP | Events::WRITABLE,
+            Phase::Refused => {
+                return events | Events::HUP | Events::WRITABLE | Events::READABLE | Events::RDHUP;
+            }
+            Phase::Listening(backlog) => {
+                return if backlog.is_empty() { events } else { events | Events::READABLE };
+            }
+            Phase::Connecting(_) => return events,
+            Phase::Linked(link) => link.clone(),
+        };
+        drop(state);
+        events | link.own.ready(&link.peer)
+    }
+
+    fn set_option(&self, caller: &Caller<'_>, level: i32, name: i32, value: &[u8]) -> Result<(), Errno> {
+        match level {
+            sol::TCP => self.set_tcp_option(caller, name, value),
+            sol::IP => {
+                let facts = self.facts();
+                self.ip.lock().set(caller, &facts, name, value)
+            }
+            sol::IPV6 if self.common.domain == af::INET6 => {
+                let facts = self.facts();
+                self.ip.lock().set6(caller, &facts, name, value)
+            }
+            _ => Err(ENOPROTOOPT),
+        }
+    }
+
+    fn option(&self, level: i32, name: i32, given: &[u8]) -> Result<Vec<u8>, Errno> {
+        match level {
+            sol::TCP => self.tcp_option(name, given),
+            sol::IP => {
+                let facts = self.facts();
+                self.ip.lock().get(&facts, name, given)
+            }
+            sol::IPV6 if self.common.domain == af::INET6 => {
+                let facts = self.facts();
+                self.ip.lock().get6(&facts, name)
+            }
+            _ => Err(ENOPROTOOPT),
+        }
+    }
+
+    fn is_listening(&self) -> bool {
+        matches!(self.state.lock().phase, Phase::Listening(_))
+    }
+
+    fn has_ports(&self) -> bool {
+        true
+    }
+
+    fn has_peek_offset(&self) -> bool {
+        true
+    }
+
+    fn readable_bytes(&self) -> Result<usize, Errno> {
+        match &self.state.lock().phase {
+            Phase::Listening(_) => Err(EINVAL),
+            Phase::Linked(link) => Ok(link.own.readable_bytes()),
+            _ => Ok(0),
+        }
+    }
+
+    fn unsent_bytes(&self) -> Result<usize, Errno> {
+        match &self.state.lock().phase {
+            Phase::Listening(_) => Err(EINVAL),
+            Phase::Linked(link) => Ok(link.own.unsent(&link.peer)),
+            _ => Ok(0),
+        }
+    }
+
+    fn at_mark(&self) -> Result<bool, Errno> {
+        Ok(self.link().is_some_and(|link| link.own.is_at_mark()))
+    }
+
+    fn close(&self) {
+        self.end();
+    }
+}
