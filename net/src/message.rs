@@ -3,7 +3,7 @@
 use abi::Errno;
 use abi::errno::EINVAL;
 use abi::socket::Ucred;
-use base::io::Source;
+use base::io::{Sink, Source};
 
 use crate::rights::Rights;
 
@@ -90,6 +90,22 @@ pub struct Incoming {
     pub rights: Rights,
     /// Whether the stream stops here although more may come: end of file, a boundary.
     pub stops: bool,
+}
+
+/// Where `MSG_TRUNC` puts the bytes of a TCP stream: nowhere.
+#[derive(Debug)]
+pub struct Discard(pub usize);
+
+impl Sink for Discard {
+    fn remaining(&self) -> usize {
+        self.0
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<usize, Errno> {
+        let n = bytes.len().min(self.0);
+        self.0 -= n;
+        Ok(n)
+    }
 }
 
 #[cfg(test)]

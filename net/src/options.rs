@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use abi::Errno;
 use abi::errno::{EDOM, EINVAL, ENODATA, ENODEV, ENOENT, ENOPROTOOPT, ENOTCONN, EOPNOTSUPP, EPERM};
-use abi::socket::{Ucred, so, sol};
+use abi::socket::{Ucred, af, so, sol};
 use base::cred::cap;
 
 use crate::common::{Common, Timestamp};
@@ -150,7 +150,7 @@ pub fn set(
             common.stored.lock().max_pacing_rate = rate;
         }
         so::INCOMING_CPU => common.stored.lock().incoming_cpu = number,
-        so::PASSSEC if common.domain != abi::socket::af::UNIX => return Err(EOPNOTSUPP),
+        so::PASSSEC | so::PASSPIDFD if common.domain != af::UNIX => return Err(EOPNOTSUPP),
         so::PASSSEC => common.stored.lock().passsec = is_on,
         so::DETACH_FILTER => return Err(ENOENT),
         so::BINDTOIFINDEX => match number {
@@ -209,6 +209,7 @@ pub fn get(socket: &dyn Socket, level: i32, name: i32, given: &[u8]) -> Result<V
             return Ok([on.to_le_bytes(), stored.linger_seconds.to_le_bytes()].concat());
         }
         so::BSDCOMPAT => 0,
+        so::PASSCRED if !has_credentials(common) => return Err(EOPNOTSUPP),
         so::PASSCRED => common.passcred.load(order).into(),
         so::PEERCRED => {
             let nobody = Ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
@@ -230,7 +231,17 @@ pub fn get(socket: &dyn Socket, level: i32, name: i32, given: &[u8]) -> Result<V
         so::MARK => stored.mark as i32,
         so::RCVMARK => stored.rcvmark.into(),
         so::RXQ_OVFL => stored.rxq_ovfl.into(),
-        so::WIFI_STATUS | so::NOFCS | so::LOCK_FILTER | so::INCOMING_NAPI_ID => 0,
+        so::WIFI_STATUS
+        | so::NOFCS
+        | so::LOCK_FILTER
+        | so::INCOMING_NAPI_ID
+        | so::PREFER_BUSY_POLL
+        | so::RESERVE_MEM => 0,
+        so::TXREHASH if !common.is_stream() => return Err(EOPNOTSUPP),
+        so::TXREHASH => 1,
+        so::ATTACH_FILTER => return Ok(Vec::new()),
+        so::TXTIME => return Ok(vec![0; 8]),
+        so::PEERPIDFD if common.domain != af::UNIX => return Err(ENODATA),
         so::ZEROCOPY => stored.zerocopy.into(),
         so::PEEK_OFF if !socket.has_peek_offset() => return Err(EOPNOTSUPP),
         so::PEEK_OFF => common.peek_offset.load(order),
@@ -239,6 +250,7 @@ pub fn get(socket: &dyn Socket, level: i32, name: i32, given: &[u8]) -> Result<V
         so::MAX_PACING_RATE if given.len() >= 8 => return Ok(stored.max_pacing_rate.to_le_bytes().to_vec()),
         so::MAX_PACING_RATE => u32::try_from(stored.max_pacing_rate).unwrap_or(u32::MAX).cast_signed(),
         so::INCOMING_CPU => stored.incoming_cpu,
+        so::PASSSEC | so::PASSPIDFD if common.domain != af::UNIX => return Err(EOPNOTSUPP),
         so::PASSSEC => stored.passsec.into(),
         so::BINDTODEVICE if stored.device.is_empty() => return Ok(Vec::new()),
         so::BINDTODEVICE => return Ok([&stored.device[..], &[0]].concat()),
@@ -254,6 +266,11 @@ pub fn get(socket: &dyn Socket, level: i32, name: i32, given: &[u8]) -> Result<V
         _ => return Err(ENOPROTOOPT),
     };
     Ok(number.to_le_bytes().to_vec())
+}
+
+/// Whether messages can tell who sent them.
+const fn has_credentials(common: &Common) -> bool {
+    matches!(common.domain, af::UNIX | af::NETLINK)
 }
 
 /// `SK_MEMINFO_*`.

@@ -1,12 +1,14 @@
 //! AF_INET and AF_INET6 on the loopback, without packets.
 //!
 //! Reading order: this file (what the sockets share, routes), `address.rs`, `ports.rs`, `options.rs` (levels
-//! `IPPROTO_IP` and `IPPROTO_IPV6`), `tcp/`, `udp.rs`.
+//! `IPPROTO_IP` and `IPPROTO_IPV6`), `ancillary.rs` (their control messages), `tcp/`, `udp.rs`.
 
 pub(crate) mod address;
+pub(crate) mod ancillary;
 pub(crate) mod options;
 pub(crate) mod ports;
 pub mod tcp;
+pub mod udp;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -26,6 +28,9 @@ use ports::Ports;
 #[derive(Debug)]
 pub struct Inet {
     pub(crate) tcp: Arc<Ports<tcp::Backlog>>,
+    pub(crate) udp: Arc<Ports<udp::UdpSocket>>,
+    /// Multicast groups that somebody joined.
+    pub(crate) groups: udp::Groups,
     /// `net.ipv4.ip_local_port_range`: first and last.
     pub port_range: Arc<(AtomicU32, AtomicU32)>,
     /// `net.ipv4.ip_unprivileged_port_start`.
@@ -37,17 +42,11 @@ impl Default for Inet {
         let port_range = Arc::new((AtomicU32::new(32_768), AtomicU32::new(60_999)));
         Self {
             tcp: Ports::new(port_range.clone()),
+            udp: Ports::new(port_range.clone()),
+            groups: udp::Groups::default(),
             port_range,
             unprivileged_port: AtomicU32::new(1024),
         }
-    }
-}
-
-/// Whether `ip` is an address of this machine.
-pub(crate) const fn is_local(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip.is_loopback(),
-        IpAddr::V6(ip) => ip.is_loopback(),
     }
 }
 
@@ -64,9 +63,15 @@ pub(crate) fn route(to: Given) -> Result<(SocketAddr, IpAddr), Errno> {
             let localhost = Ipv6Addr::LOCALHOST;
             Ok(((localhost, port).into(), localhost.into()))
         }
-        // A link-local address needs an interface.
-        IpAddr::V6(ip) if is_link_local(ip) && to.scope == 0 => Err(EINVAL),
         _ => Err(ENETUNREACH),
+    }
+}
+
+/// Checks that an address to connect to says on which link it is, where it must.
+pub(crate) fn check_scope(to: Given) -> Result<(), Errno> {
+    match to.addr.ip() {
+        IpAddr::V6(ip) if is_link_local(ip) && to.scope == 0 => Err(EINVAL),
+        _ => Ok(()),
     }
 }
 
@@ -103,9 +108,7 @@ pub(crate) fn check_bind(
     }
     let is_free = options.has(ip::FREEBIND) || options.has(ip::TRANSPARENT) || options.has6(78);
     let is_usable = match given.addr.ip() {
-        IpAddr::V4(ip) => {
-            ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || ip.is_broadcast()
-        }
+        IpAddr::V4(ip) => ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || ip.is_broadcast(),
         IpAddr::V6(ip) if is_link_local(ip) && given.scope == 0 => return Err(EINVAL),
         IpAddr::V6(ip) => ip.is_unspecified() || ip.is_loopback() || ip.is_multicast(),
     };

@@ -20,7 +20,6 @@ pub(crate) const LOOPBACK_MTU: i32 = 65_536;
 const MEMBERSHIPS_MAX: usize = 20;
 
 /// Options of level `IPPROTO_IP`.
-#[expect(missing_docs, reason = "ip(7) explains each")]
 pub(crate) mod ip {
     pub(crate) const TOS: i32 = 1;
     pub(crate) const TTL: i32 = 2;
@@ -48,13 +47,26 @@ pub(crate) mod ip {
     pub(crate) const UNICAST_IF: i32 = 50;
     /// Options that are on or off.
     pub(crate) const SWITCHES: &[i32] = &[
-        6, 7, PKTINFO, RECVERR, RECVTTL, RECVTOS, FREEBIND, 18, TRANSPARENT, RECVORIGDSTADDR, 23, 24, 25, 26,
-        MULTICAST_LOOP, MULTICAST_ALL,
+        6,
+        7,
+        PKTINFO,
+        RECVERR,
+        RECVTTL,
+        RECVTOS,
+        FREEBIND,
+        18,
+        TRANSPARENT,
+        RECVORIGDSTADDR,
+        23,
+        24,
+        25,
+        26,
+        MULTICAST_LOOP,
+        MULTICAST_ALL,
     ];
 }
 
 /// Options of level `IPPROTO_IPV6`.
-#[expect(missing_docs, reason = "ipv6(7) explains each")]
 pub(crate) mod ipv6 {
     pub(crate) const UNICAST_HOPS: i32 = 16;
     pub(crate) const MULTICAST_IF: i32 = 17;
@@ -79,8 +91,33 @@ pub(crate) mod ipv6 {
     pub(crate) const UNICAST_IF: i32 = 76;
     /// Options that are on or off.
     pub(crate) const SWITCHES: &[i32] = &[
-        2, 3, 4, 5, 8, 11, MULTICAST_LOOP, RECVERR, V6ONLY, 28, MULTICAST_ALL, 31, 33, RECVPKTINFO, RECVHOPLIMIT, 53,
-        56, 58, 60, 62, RECVTCLASS, 70, 74, 75, 77, 78,
+        2,
+        3,
+        4,
+        5,
+        8,
+        11,
+        MULTICAST_LOOP,
+        22,
+        RECVERR,
+        V6ONLY,
+        MULTICAST_ALL,
+        30,
+        31,
+        33,
+        RECVPKTINFO,
+        RECVHOPLIMIT,
+        53,
+        56,
+        58,
+        60,
+        62,
+        RECVTCLASS,
+        70,
+        74,
+        75,
+        77,
+        78,
     ];
 }
 
@@ -130,7 +167,7 @@ impl Default for IpOptions {
             mtu_discover6: 1,
             mtu6: 0,
             tclass: 0,
-            preferences: 2,
+            preferences: 0x500,
             unicast_if6: 0,
             groups: Vec::new(),
         }
@@ -184,7 +221,10 @@ impl IpOptions {
         if !group.is_multicast() {
             return Err(EINVAL);
         }
-        interface(index)?;
+        // Without an interface a route would have to lead to the group.
+        if index != LOOPBACK_INDEX {
+            return Err(ENODEV);
+        }
         if self.groups.contains(&group) {
             return Err(EADDRINUSE);
         }
@@ -211,7 +251,9 @@ impl IpOptions {
     ) -> Result<(), Errno> {
         let number = value_of(value);
         match name {
-            ip::TRANSPARENT if number != 0 && !caller.cred.has(cap::NET_RAW) && !caller.cred.has(cap::NET_ADMIN) => {
+            ip::TRANSPARENT
+                if number != 0 && !caller.cred.has(cap::NET_RAW) && !caller.cred.has(cap::NET_ADMIN) =>
+            {
                 return Err(EPERM);
             }
             ip::RECVERR | ip::MULTICAST_LOOP | ip::MULTICAST_ALL if value.is_empty() => return Err(EINVAL),
@@ -237,15 +279,16 @@ impl IpOptions {
             }
             ip::MULTICAST_IF => self.set_multicast_if(facts, value)?,
             ip::ADD_MEMBERSHIP | ip::DROP_MEMBERSHIP => {
-                let group = v4_at(value, 0)?.into();
+                let group = v4_at(value, 0)?;
+                let addr = v4_at(value, 4)?;
                 let index = if value.len() >= 12 { int(&value[8..])? } else { 0 };
-                if value.len() < 12 {
-                    find_interface(v4_at(value, 4)?)?;
-                }
+                let index = if index == 0 && addr.is_loopback() { LOOPBACK_INDEX } else { index };
                 if name == ip::ADD_MEMBERSHIP {
-                    self.join(group, index)?;
+                    self.join(group.into(), index)?;
+                } else if index != LOOPBACK_INDEX {
+                    return Err(ENODEV);
                 } else {
-                    self.leave(group)?;
+                    self.leave(group.into())?;
                 }
             }
             ip::JOIN_GROUP => {
@@ -285,7 +328,8 @@ impl IpOptions {
             ip::OPTIONS => return Ok(Vec::new()),
             ip::PKTOPTIONS if facts.kind == sock::STREAM => return Ok(Vec::new()),
             ip::MTU_DISCOVER => self.mtu_discover,
-            ip::MTU if facts.is_connected => LOOPBACK_MTU,
+            // An IPv4 packet is no longer.
+            ip::MTU if facts.is_connected => 65_535,
             ip::MTU => return Err(ENOTCONN),
             ip::MINTTL => self.min_ttl,
             ip::MULTICAST_TTL => self.multicast_ttl,
@@ -344,11 +388,9 @@ impl IpOptions {
             ipv6::TCLASS if (-1..=255).contains(&number) => self.tclass = number.max(0),
             ipv6::ADDR_PREFERENCES => self.preferences = number,
             ipv6::UNICAST_IF => self.unicast_if6 = interface((number as u32).swap_bytes() as i32)? as u32,
-            ipv6::UNICAST_HOPS
-            | ipv6::MULTICAST_HOPS
-            | ipv6::MTU_DISCOVER
-            | ipv6::MTU
-            | ipv6::TCLASS => return Err(EINVAL),
+            ipv6::UNICAST_HOPS | ipv6::MULTICAST_HOPS | ipv6::MTU_DISCOVER | ipv6::MTU | ipv6::TCLASS => {
+                return Err(EINVAL);
+            }
             _ => return Err(ENOPROTOOPT),
         }
         Ok(())

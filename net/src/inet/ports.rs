@@ -119,8 +119,7 @@ fn conflicts(new: &Common, old: &Holder, is_exact: bool) -> bool {
         return true;
     }
     let is_shared = new.reuse_addr.load(Ordering::Relaxed) && reuse && !old.is_listening;
-    let is_grouped =
-        new.reuse_port.load(Ordering::Relaxed) && reuse_port && (is_time_wait || uid == new.uid);
+    let is_grouped = new.reuse_port.load(Ordering::Relaxed) && reuse_port && (is_time_wait || uid == new.uid);
     !is_shared && !is_grouped
 }
 
@@ -137,10 +136,8 @@ impl<S> Tables<S> {
     }
 
     fn hold(&mut self, port: u16, id: u64, holder: Holder) {
-        let port = self
-            .ports
-            .entry(port)
-            .or_insert_with(|| Port { holders: HashMap::new(), receivers: Vec::new() });
+        let port =
+            self.ports.entry(port).or_insert_with(|| Port { holders: HashMap::new(), receivers: Vec::new() });
         port.holders.insert(id, holder);
     }
 
@@ -367,7 +364,8 @@ impl<S> Held<S> {
         };
         let local = Local { ip: tuple.0.ip(), v6only: false };
         let mut tables = self.ports.tables.lock();
-        let is_bound = tables.ports.get(&self.port).and_then(|p| p.holders.get(&self.id)).is_some_and(|h| h.is_bound);
+        let is_bound =
+            tables.ports.get(&self.port).and_then(|p| p.holders.get(&self.id)).is_some_and(|h| h.is_bound);
         let id = tables.new_id();
         tables.hold(self.port, id, Holder { local, who, is_listening: false, is_bound });
         tables.tuples.insert(tuple, Some(since));
@@ -376,7 +374,13 @@ impl<S> Held<S> {
     }
 
     /// Makes `socket` receive what arrives, from `remote` alone when given.
-    pub(crate) fn receive(&self, socket: Weak<S>, local: Local, remote: Option<SocketAddr>, reuse_port: bool) {
+    pub(crate) fn receive(
+        &self,
+        socket: Weak<S>,
+        local: Local,
+        remote: Option<SocketAddr>,
+        reuse_port: bool,
+    ) {
         let mut tables = self.ports.tables.lock();
         let Some(port) = tables.ports.get_mut(&self.port) else { return };
         port.receivers.retain(|r| r.id != self.id);

@@ -27,6 +27,7 @@ use fs::file::FileDescription;
 use connect::Backlog;
 pub use connect::pair;
 use datagram::Message;
+pub(crate) use datagram::timestamp;
 use names::Key;
 pub use names::{Address, Bound, Names};
 use stream::Stream;

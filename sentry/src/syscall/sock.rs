@@ -124,6 +124,7 @@ fn create_inet(
     let net = &cx.task.kernel.net;
     match (kind, protocol) {
         (sock::STREAM, ipproto::IP | ipproto::TCP) => Ok(inet::tcp::new(net, family, owner)),
+        (sock::DGRAM, ipproto::IP | ipproto::UDP) => Ok(inet::udp::new(net, family, owner)),
         (sock::STREAM | sock::DGRAM | sock::RAW, _) => Err(EPROTONOSUPPORT),
         _ => Err(ESOCKTNOSUPPORT),
     }

@@ -7,14 +7,14 @@ use std::sync::atomic::Ordering;
 
 use abi::errno::{EAGAIN, EBADF, EFAULT, EINVAL, EMSGSIZE, ENOBUFS, EPERM, EPIPE, ESRCH};
 use abi::signal::SigInfo;
-use abi::socket::{Ucred, msg, scm, sol};
+use abi::socket::{Ucred, ipproto, msg, scm, sol};
 use abi::{Errno, UserAddr};
 use base::cred::cap;
 use base::io::{Sink, Source};
 use base::wait::Events;
 use fs::file::{FileDescription, oflag};
 use net::SocketFile;
-use net::message::{Control, HEADER, Incoming, Outgoing, parse_controls};
+use net::message::{Control, Discard, HEADER, Incoming, Outgoing, parse_controls};
 use net::rights::Rights;
 use net::socket::Socket;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -129,6 +129,9 @@ impl Ctx<'_> {
             flags |= msg::DONTWAIT;
         }
         let wanted = sink.remaining();
+        let mut discard = Discard(wanted);
+        let is_discarded = flags & msg::TRUNC != 0 && common.protocol == ipproto::TCP;
+        let sink: &mut dyn Sink = if is_discarded { &mut discard } else { sink };
         let target = match (common.is_stream(), flags & msg::WAITALL != 0) {
             (false, _) => 0,
             (true, true) => wanted,

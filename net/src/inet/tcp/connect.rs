@@ -19,7 +19,7 @@ use super::{Link, Phase, SEND_BUFFER_TUNED, State, TcpSocket};
 use crate::common::Common;
 use crate::inet::address::{self, Given};
 use crate::inet::options::ipv6;
-use crate::inet::{check_bind, route};
+use crate::inet::{check_bind, check_scope, route};
 use crate::options::SEND_LOCK;
 use crate::socket::Caller;
 
@@ -91,12 +91,8 @@ impl Backlog {
             new.held = Some(held);
             new.ip = Some(remote.ip());
             new.is_bound = true;
-            let link = Link {
-                own: server_end.clone(),
-                peer: client_end.clone(),
-                local: remote,
-                remote: local,
-            };
+            let link =
+                Link { own: server_end.clone(), peer: client_end.clone(), local: remote, remote: local };
             new.phase = Phase::Linked(Arc::new(link));
         }
         let mut waiting = self.waiting.lock();
@@ -304,6 +300,7 @@ impl TcpSocket {
         if given.is_mapped && self.ip.lock().has6(ipv6::V6ONLY) {
             return Err(ENETUNREACH);
         }
+        check_scope(given)?;
         let (remote, source) = route(given)?;
         let ip = state.ip.filter(|_| state.is_bound).unwrap_or(source);
         if ip.is_ipv4() != remote.is_ipv4() {

@@ -135,12 +135,7 @@ impl End {
     }
 
     /// Sends as much as fits.
-    pub(super) fn send(
-        &self,
-        peer: &Self,
-        data: &mut dyn Source,
-        is_urgent: bool,
-    ) -> Result<usize, Errno> {
+    pub(super) fn send(&self, peer: &Self, data: &mut dyn Source, is_urgent: bool) -> Result<usize, Errno> {
         if self.common.has_error() || self.has_sent_fin.load(Ordering::SeqCst) {
             return Err(self.common.take_error().unwrap_or(EPIPE));
         }
@@ -314,11 +309,7 @@ impl End {
                 return Err(EAGAIN);
             }
         }
-        let n = if flags & msg::TRUNC != 0 {
-            limit.min(arrived.ring.len() - skip)
-        } else {
-            arrived.ring.peek(skip, dst, limit)?
-        };
+        let n = arrived.ring.peek(skip, dst, limit)?;
         if is_peek {
             if offset >= 0 {
                 self.common.peek_offset.fetch_add(n as i32, Ordering::Relaxed);
@@ -358,7 +349,8 @@ impl End {
             return Err(EINVAL);
         }
         let skip = usize::try_from(at.saturating_sub(arrived.start)).unwrap_or(usize::MAX);
-        let mut incoming = Incoming { flags: msg::OOB, stops: true, from: Some(Vec::new()), ..Incoming::default() };
+        let mut incoming =
+            Incoming { flags: msg::OOB, stops: true, from: Some(Vec::new()), ..Incoming::default() };
         if dst.remaining() == 0 {
             incoming.flags |= msg::TRUNC;
             return Ok(incoming);

@@ -19,9 +19,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
-use abi::errno::{
-    EAGAIN, EINVAL, ENOPROTOOPT, ENOTCONN, EPIPE,
-};
+use abi::errno::{EAGAIN, EINVAL, ENOPROTOOPT, ENOTCONN, EPIPE};
 use abi::socket::{af, ipproto, msg, sock, sol};
 use base::io::Sink;
 use base::lock::{Lock, rank};

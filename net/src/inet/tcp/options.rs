@@ -107,12 +107,7 @@ fn within(number: i32, first: i32, last: i32) -> Result<i32, Errno> {
 }
 
 impl TcpSocket {
-    pub(super) fn set_tcp_option(
-        &self,
-        caller: &Caller<'_>,
-        name: i32,
-        value: &[u8],
-    ) -> Result<(), Errno> {
+    pub(super) fn set_tcp_option(&self, caller: &Caller<'_>, name: i32, value: &[u8]) -> Result<(), Errno> {
         match name {
             CONGESTION => return self.set_congestion(value),
             ULP => return Err(ENOENT),
@@ -259,9 +254,13 @@ impl TcpSocket {
         let unsent = self.unsent_bytes().unwrap_or(0) as u32;
         let longs = |out: &mut Vec<u8>, list: &[u64]| out.extend(list.iter().flat_map(|w| w.to_le_bytes()));
         let ints = |out: &mut Vec<u8>, list: &[u32]| out.extend(list.iter().flat_map(|w| w.to_le_bytes()));
-        let segments = |bytes: u64| u32::try_from(bytes.div_ceil(u64::from(segment.max(1)))).unwrap_or(u32::MAX);
+        let segments =
+            |bytes: u64| u32::try_from(bytes.div_ceil(u64::from(segment.max(1)))).unwrap_or(u32::MAX);
         longs(&mut out, &[0, u64::MAX, sent, received]);
-        ints(&mut out, &[segments(sent) + 2, segments(received) + 1, unsent, 10, segments(received), segments(sent)]);
+        ints(
+            &mut out,
+            &[segments(sent) + 2, segments(received) + 1, unsent, 10, segments(received), segments(sent)],
+        );
         longs(&mut out, &[0, 0, 0, 0]);
         ints(&mut out, &[segments(sent), 0]);
         longs(&mut out, &[sent, 0]);

@@ -1,0 +1,162 @@
+//! Control messages of levels `IPPROTO_IP` and `IPPROTO_IPV6`: what a sender sets for one datagram, and what a receiver
+//! is told of one.
+//!
+//! Source: Linux 6.12 net/ipv4/ip_sockglue.c, `ip_cmsg_send`, `ip_cmsg_recv_offset`; net/ipv6/datagram.c.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use abi::Errno;
+use abi::errno::EINVAL;
+use abi::socket::{af, sol};
+use base::time::Time;
+
+use super::address;
+use super::options::{IpOptions, LOOPBACK_INDEX, ip, ipv6};
+use crate::message::Control;
+use crate::options::int;
+
+/// What a sender sets for one datagram.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Marks {
+    /// The source address (`IP_PKTINFO`).
+    pub(crate) source: Option<IpAddr>,
+    /// `IP_TTL`, `IPV6_HOPLIMIT`.
+    pub(crate) ttl: Option<u8>,
+    /// `IP_TOS`, `IPV6_TCLASS`.
+    pub(crate) tos: Option<u8>,
+    /// `UDP_SEGMENT`.
+    pub(crate) segment: Option<u16>,
+}
+
+/// `UDP_SEGMENT`, as a control message too.
+const UDP_SEGMENT: i32 = 103;
+
+impl Marks {
+    /// Reads a sender's control messages.
+    pub(crate) fn parse(domain: u16, controls: &[Control]) -> Result<Self, Errno> {
+        let mut marks = Self::default();
+        for control in controls {
+            let data = &control.data[..];
+            match (control.level, control.kind) {
+                (sol::IP, ip::PKTINFO) => {
+                    let source: [u8; 4] = data.get(4..8).and_then(|b| b.try_into().ok()).ok_or(EINVAL)?;
+                    let source = Ipv4Addr::from(source);
+                    marks.source = (!source.is_unspecified()).then_some(source.into());
+                }
+                (sol::IP, ip::TTL) => match int(data)? {
+                    ttl @ 1..=255 => marks.ttl = Some(ttl as u8),
+                    _ => return Err(EINVAL),
+                },
+                (sol::IP, ip::TOS) => match (int(data), data) {
+                    (Ok(tos @ 0..=255), _) => marks.tos = Some(tos as u8),
+                    (Err(_), [tos, ..]) => marks.tos = Some(*tos),
+                    _ => return Err(EINVAL),
+                },
+                (sol::IP, _) => return Err(EINVAL),
+                (sol::IPV6, ipv6::PKTINFO) if domain == af::INET6 => {
+                    let source: [u8; 16] = data.get(..16).and_then(|b| b.try_into().ok()).ok_or(EINVAL)?;
+                    let source = Ipv6Addr::from(source);
+                    marks.source = match source.to_ipv4_mapped() {
+                        Some(v4) => Some(v4.into()),
+                        None if source.is_unspecified() => None,
+                        None => Some(source.into()),
+                    };
+                }
+                (sol::IPV6, ipv6::HOPLIMIT) if domain == af::INET6 => match int(data)? {
+                    -1 => {}
+                    hops @ 0..=255 => marks.ttl = Some(hops as u8),
+                    _ => return Err(EINVAL),
+                },
+                (sol::IPV6, ipv6::TCLASS) if domain == af::INET6 => match int(data)? {
+                    -1 => {}
+                    class @ 0..=255 => marks.tos = Some(class as u8),
+                    _ => return Err(EINVAL),
+                },
+                (sol::IPV6, _) if domain == af::INET6 => return Err(EINVAL),
+                (sol::UDP, UDP_SEGMENT) => {
+                    let size = data.first_chunk::<2>().filter(|_| data.len() == 2).ok_or(EINVAL)?;
+                    marks.segment = Some(u16::from_le_bytes(*size));
+                }
+                (sol::SOCKET | sol::UDP, _) => return Err(EINVAL),
+                _ => {}
+            }
+        }
+        Ok(marks)
+    }
+}
+
+/// What a receiver may ask of a datagram.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Header {
+    pub(crate) to: SocketAddr,
+    pub(crate) ttl: u8,
+    pub(crate) tos: u8,
+    pub(crate) time: Option<Time>,
+}
+
+impl IpOptions {
+    /// What a receiver in `domain` is told.
+    pub(crate) fn tell(&self, domain: u16, header: &Header) -> Vec<Control> {
+        let mut list = Vec::new();
+        if domain == af::INET6 {
+            self.tell_v6(header, &mut list);
+        }
+        if let IpAddr::V4(to) = header.to.ip() {
+            self.tell_v4(header, to, &mut list);
+        }
+        list
+    }
+
+    fn tell_v4(&self, header: &Header, to: Ipv4Addr, list: &mut Vec<Control>) {
+        if self.has(ip::PKTINFO) {
+            // The address that answers go out from is the destination, unless many have it.
+            let own = if to.is_multicast() || to.is_broadcast() { Ipv4Addr::LOCALHOST } else { to };
+            let data = [LOOPBACK_INDEX.to_le_bytes(), own.octets(), to.octets()].concat();
+            list.push(Control::new(sol::IP, ip::PKTINFO, data));
+        }
+        if self.has(ip::RECVTTL) {
+            list.push(Control::new(sol::IP, ip::TTL, i32::from(header.ttl).to_le_bytes()));
+        }
+        if self.has(ip::RECVTOS) {
+            list.push(Control::new(sol::IP, ip::TOS, [header.tos]));
+        }
+        if self.has(ip::RECVORIGDSTADDR) {
+            list.push(Control::new(sol::IP, ip::RECVORIGDSTADDR, address::to_bytes(af::INET, header.to)));
+        }
+    }
+
+    fn tell_v6(&self, header: &Header, list: &mut Vec<Control>) {
+        if self.has6(ipv6::RECVPKTINFO) {
+            let to = match header.to.ip() {
+                IpAddr::V4(to) => to.to_ipv6_mapped(),
+                IpAddr::V6(to) => to,
+            };
+            let data = [&to.octets()[..], &LOOPBACK_INDEX.to_le_bytes()].concat();
+            list.push(Control::new(sol::IPV6, ipv6::PKTINFO, data));
+        }
+        if header.to.is_ipv4() {
+            return;
+        }
+        if self.has6(ipv6::RECVHOPLIMIT) {
+            list.push(Control::new(sol::IPV6, ipv6::HOPLIMIT, i32::from(header.ttl).to_le_bytes()));
+        }
+        if self.has6(ipv6::RECVTCLASS) {
+            list.push(Control::new(sol::IPV6, ipv6::TCLASS, i32::from(header.tos).to_le_bytes()));
+        }
+    }
+}
+
+/// The control message with an error (`IP_RECVERR`, `IPV6_RECVERR`): what was sent to `to` found nobody there.
+pub(crate) fn refused(domain: u16, to: SocketAddr) -> Control {
+    const ECONNREFUSED: u32 = 111;
+    let (origin, kind, code) = if to.is_ipv4() { (2u8, 3u8, 3u8) } else { (3, 1, 4) };
+    // struct sock_extended_err, and the address of whoever sent the error.
+    let mut data = ECONNREFUSED.to_le_bytes().to_vec();
+    data.extend_from_slice(&[origin, kind, code, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    data.extend_from_slice(&address::to_bytes(domain, (to.ip(), 0).into()));
+    if domain == af::INET6 {
+        Control::new(sol::IPV6, ipv6::RECVERR, data)
+    } else {
+        Control::new(sol::IP, ip::RECVERR, data)
+    }
+}

@@ -1,0 +1,681 @@
+//! UDP between the sockets of the sandbox (udp(7)): a datagram goes straight into the receiver's queue.
+
+use std::any::Any;
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
+
+use abi::Errno;
+use abi::errno::{
+    EACCES, EAFNOSUPPORT, EAGAIN, ECONNREFUSED, EDESTADDRREQ, EFAULT, EINVAL, EMSGSIZE, ENETUNREACH,
+    ENOPROTOOPT, ENOTCONN, EOPNOTSUPP, EPIPE,
+};
+use abi::socket::{af, ipproto, msg, sock, sol};
+use base::io::Sink;
+use base::lock::{Lock, rank};
+use base::wait::Events;
+
+use super::address::{self, Given, Local};
+use super::ancillary::{Header, Marks, refused};
+use super::options::{Facts, IpOptions, ip, ipv6};
+use super::ports::Held;
+use super::{check_bind, check_scope, route};
+use crate::common::{self, Timestamp};
+use crate::message::{Incoming, Outgoing};
+use crate::options::int;
+use crate::socket::{Caller, Socket};
+use crate::unix::timestamp;
+use crate::{Common, Namespace};
+
+/// Bits of `shutdown`.
+const RECEIVE: u32 = 1;
+const SEND: u32 = 2;
+/// The most bytes in a datagram.
+const LEN_MAX_V4: usize = 65_507;
+const LEN_MAX_V6: usize = 65_527;
+/// What a datagram takes of the receiver's buffer beside its bytes.
+const OVERHEAD: usize = 768;
+/// Most errors that wait to be asked for.
+const ERRORS_MAX: usize = 64;
+
+/// Groups that somebody joined, and how often.
+pub(crate) type Groups = Lock<HashMap<IpAddr, usize>, { rank::LEAF }>;
+
+#[derive(Debug)]
+struct Datagram {
+    data: Box<[u8]>,
+    from: SocketAddr,
+    header: Header,
+}
+
+#[derive(Debug)]
+struct Failure {
+    data: Box<[u8]>,
+    to: SocketAddr,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    datagrams: VecDeque<Datagram>,
+    bytes: usize,
+    errors: VecDeque<Failure>,
+    is_closed: bool,
+}
+
+/// Options of level `IPPROTO_UDP` (udp(7)).
+#[derive(Debug, Default)]
+struct UdpOptions {
+    cork: bool,
+    no_check6_tx: bool,
+    no_check6_rx: bool,
+    /// `UDP_SEGMENT`: bytes of a datagram that a longer send is cut into; 0 for no cutting.
+    segment: u16,
+    gro: bool,
+}
+
+const UDP_CORK: i32 = 1;
+const UDP_NO_CHECK6_TX: i32 = 101;
+const UDP_NO_CHECK6_RX: i32 = 102;
+const UDP_SEGMENT: i32 = 103;
+const UDP_GRO: i32 = 104;
+/// Most datagrams that one send is cut into (`UDP_MAX_SEGMENTS`).
+const SEGMENTS_MAX: usize = 128;
+
+/// What corked sends have put together.
+#[derive(Debug)]
+struct Corked {
+    data: Vec<u8>,
+    destination: Destination,
+    marks: Marks,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    corked: Option<Corked>,
+    held: Option<Arc<Held<UdpSocket>>>,
+    /// The address that `bind` or `connect` gave.
+    ip: Option<IpAddr>,
+    /// Whether `bind` gave it.
+    is_bound: bool,
+    /// Whether `bind` chose the port.
+    has_port: bool,
+    remote: Option<SocketAddr>,
+}
+
+/// A UDP socket.
+#[derive(Debug)]
+pub struct UdpSocket {
+    this: Weak<Self>,
+    common: Arc<Common>,
+    state: Lock<State, { rank::SOCKET }>,
+    queue: Lock<Queue, { rank::QUEUE }>,
+    shutdown: AtomicU32,
+    options: Lock<UdpOptions, { rank::LEAF }>,
+    ip: Lock<IpOptions, { rank::LEAF }>,
+}
+
+/// Makes a socket of `domain`.
+pub fn new(net: &Arc<Namespace>, domain: u16, owner: (u32, u32)) -> Arc<UdpSocket> {
+    let common = Common::new(net, domain, sock::DGRAM, ipproto::UDP, owner);
+    Arc::new_cyclic(|this| UdpSocket {
+        this: this.clone(),
+        common,
+        state: Lock::new(State::default()),
+        queue: Lock::new(Queue::default()),
+        shutdown: AtomicU32::new(0),
+        options: Lock::new(UdpOptions::default()),
+        ip: Lock::new(IpOptions::default()),
+    })
+}
+
+/// Where a datagram goes.
+#[derive(Clone, Copy, Debug)]
+struct Destination {
+    to: SocketAddr,
+    from: SocketAddr,
+    /// More than one socket may get it.
+    is_shared: bool,
+}
+
+impl UdpSocket {
+    fn local(&self, ip: IpAddr) -> Local {
+        Local { ip, v6only: self.ip.lock().has6(ipv6::V6ONLY) }
+    }
+
+    fn any(&self) -> IpAddr {
+        address::any(self.common.domain)
+    }
+
+    /// Takes what arrives, from the peer alone when connected.
+    fn register(&self, state: &State) {
+        if let Some(held) = &state.held {
+            let local = self.local(state.ip.unwrap_or(self.any()));
+            let reuse_port = self.common.reuse_port.load(Ordering::Relaxed);
+            held.receive(self.this.clone(), local, state.remote, reuse_port);
+        }
+    }
+
+    /// Picks a port, where there is none.
+    fn autobind(&self, state: &mut State) -> Result<(), Errno> {
+        if state.held.is_none() {
+            let local = self.local(state.ip.unwrap_or(self.any()));
+            let held = self.common.net.inet.udp.bind(&self.common, local, 0).map_err(|_| EAGAIN)?;
+            state.held = Some(held);
+            self.register(state);
+        }
+        Ok(())
+    }
+
+    /// Local and remote address, for `/proc/net/udp`.
+    pub fn addresses(&self) -> (SocketAddr, Option<SocketAddr>) {
+        let state = self.state.lock();
+        let port = state.held.as_ref().map_or(0, |h| h.port);
+        ((state.ip.unwrap_or(self.any()), port).into(), state.remote)
+    }
+
+    /// Destination and source of what is sent to `given`.
+    fn resolve(&self, given: Given, bound: Option<IpAddr>) -> Result<(SocketAddr, IpAddr, bool), Errno> {
+        let options = self.ip.lock();
+        match given.addr.ip() {
+            IpAddr::V4(v4) if v4.is_multicast() => {
+                // There is no route for groups: an address or an option must name the interface.
+                let is_local = bound.is_some_and(|ip| ip.is_loopback());
+                if options.multicast_if == 0 && !is_local {
+                    return Err(ENETUNREACH);
+                }
+                Ok((given.addr, std::net::Ipv4Addr::LOCALHOST.into(), true))
+            }
+            IpAddr::V4(v4) if v4.octets() == [127, 255, 255, 255] => {
+                if !self.common.broadcast.load(Ordering::Relaxed) {
+                    return Err(EACCES);
+                }
+                Ok((given.addr, std::net::Ipv4Addr::LOCALHOST.into(), true))
+            }
+            _ => route(given).map(|(to, from)| (to, from, false)),
+        }
+    }
+
+    /// Reads the address of a send.
+    ///
+    /// Source: Linux 6.12 net/ipv4/udp.c, `udp_sendmsg`; net/ipv6/udp.c, `udpv6_sendmsg`.
+    fn given(&self, bytes: &[u8]) -> Result<Given, Errno> {
+        let v6only = self.ip.lock().has6(ipv6::V6ONLY);
+        let family = address::family(bytes)?;
+        let given = match (self.common.domain, family) {
+            (af::INET6, af::INET) if v6only => return Err(ENETUNREACH),
+            (af::INET6, af::INET) => address::parse(af::INET, bytes)?,
+            (af::INET, af::UNSPEC) => {
+                address::parse(af::INET, &[&af::INET.to_le_bytes(), bytes.get(2..).ok_or(EINVAL)?].concat())?
+            }
+            (domain, _) => address::parse(domain, bytes)?,
+        };
+        if given.addr.port() == 0 {
+            return Err(EINVAL);
+        }
+        if given.is_mapped && v6only {
+            return Err(ENETUNREACH);
+        }
+        Ok(given)
+    }
+
+    fn destination(&self, message: &Outgoing<'_>, marks: &Marks) -> Result<Destination, Errno> {
+        let mut state = self.state.lock();
+        let given = if message.to.is_empty() {
+            let addr = state.remote.ok_or(EDESTADDRREQ)?;
+            Given { addr, is_mapped: false, scope: super::options::LOOPBACK_INDEX as u32 }
+        } else {
+            self.given(message.to)?
+        };
+        let bound = state.ip.filter(|ip| !ip.is_unspecified());
+        let (to, source, is_shared) = self.resolve(given, bound)?;
+        self.autobind(&mut state)?;
+        let port = state.held.as_ref().map_or(0, |h| h.port);
+        let bound = bound.filter(|ip| !ip.is_multicast());
+        let from = marks.source.or(bound).unwrap_or(source);
+        if from.is_ipv4() != to.is_ipv4() {
+            return Err(ENETUNREACH);
+        }
+        Ok(Destination { to, from: (from, port).into(), is_shared })
+    }
+
+    /// Puts a datagram in the queue, unless that is full or closed. Says whether somebody was there.
+    fn deliver(&self, data: &[u8], from: SocketAddr, header: Header) -> bool {
+        let mut queue = self.queue.lock();
+        if queue.is_closed {
+            return false;
+        }
+        let size = data.len() + OVERHEAD;
+        // Like Linux's, the last datagram may go beyond the limit.
+        if queue.bytes > self.common.receive_limit() {
+            return true;
+        }
+        queue.bytes += size;
+        let time = (self.common.timestamp() != Timestamp::Off).then(common::now);
+        queue.datagrams.push_back(Datagram { data: data.into(), from, header: Header { time, ..header } });
+        drop(queue);
+        self.common.wait.notify(Events::READABLE);
+        true
+    }
+
+    /// Whether a group's datagrams come here.
+    fn hears(&self, group: IpAddr) -> bool {
+        if !group.is_multicast() {
+            return true;
+        }
+        let options = self.ip.lock();
+        let hears_all = match group {
+            IpAddr::V4(_) => options.has(ip::MULTICAST_ALL),
+            IpAddr::V6(_) => options.has6(ipv6::MULTICAST_ALL),
+        };
+        hears_all || options.groups.contains(&group)
+    }
+
+    fn deliver_shared(&self, data: &[u8], destination: &Destination, header: Header) {
+        let inet = &self.common.net.inet;
+        let group = destination.to.ip();
+        if group.is_multicast() {
+            // IP_MULTICAST_LOOP means copies for the sender's machine; what goes out on the loopback is none.
+            if !inet.groups.lock().contains_key(&group) {
+                return;
+            }
+        }
+        // Who is bound to the group, and who to everything.
+        for receiver in inet.udp.find_all(destination.to, destination.from) {
+            if let Some(receiver) = receiver.upgrade().filter(|r| r.hears(group)) {
+                receiver.deliver(data, destination.from, header);
+            }
+        }
+    }
+
+    /// Sends one datagram.
+    fn transmit(&self, data: &[u8], destination: Destination, marks: &Marks) {
+        let options = self.ip.lock();
+        let (ttl, tos) = match destination.to.ip() {
+            to if to.is_ipv4() && to.is_multicast() => (options.multicast_ttl as u8, options.tos),
+            IpAddr::V4(_) => (options.ttl.unwrap_or(64), options.tos),
+            to if to.is_multicast() => (options.multicast_hops as u8, options.tclass as u8),
+            IpAddr::V6(_) => (u8::try_from(options.hops).unwrap_or(64), options.tclass as u8),
+        };
+        drop(options);
+        let header = Header {
+            to: destination.to,
+            ttl: marks.ttl.unwrap_or(ttl),
+            tos: marks.tos.unwrap_or(tos),
+            time: None,
+        };
+        if destination.is_shared {
+            self.deliver_shared(data, &destination, header);
+            return;
+        }
+        let found = self.common.net.inet.udp.find(destination.to, destination.from);
+        let found = found.and_then(|s| s.upgrade());
+        if !found.is_some_and(|s| s.deliver(data, destination.from, header)) {
+            self.fail(data, destination.to);
+        }
+    }
+
+    /// Sends what was corked (`UDP_CORK` off).
+    fn uncork(&self) {
+        let corked = self.state.lock().corked.take();
+        if let Some(corked) = corked {
+            self.transmit(&corked.data, corked.destination, &corked.marks);
+        }
+    }
+
+    fn set_udp_option(&self, name: i32, value: &[u8]) -> Result<(), Errno> {
+        let number = int(value)?;
+        let mut options = self.options.lock();
+        match name {
+            UDP_CORK => options.cork = number != 0,
+            UDP_NO_CHECK6_TX => options.no_check6_tx = number != 0,
+            UDP_NO_CHECK6_RX => options.no_check6_rx = number != 0,
+            UDP_SEGMENT => options.segment = u16::try_from(number).map_err(|_| EINVAL)?,
+            // Datagrams may be put together for the receiver; they need not.
+            UDP_GRO => options.gro = number != 0,
+            _ => return Err(ENOPROTOOPT),
+        }
+        drop(options);
+        if name == UDP_CORK && number == 0 {
+            self.uncork();
+        }
+        Ok(())
+    }
+
+    fn udp_option(&self, name: i32) -> Result<Vec<u8>, Errno> {
+        let options = self.options.lock();
+        let number: i32 = match name {
+            UDP_CORK => options.cork.into(),
+            100 => 0,
+            UDP_NO_CHECK6_TX => options.no_check6_tx.into(),
+            UDP_NO_CHECK6_RX => options.no_check6_rx.into(),
+            UDP_SEGMENT => options.segment.into(),
+            UDP_GRO => options.gro.into(),
+            _ => return Err(ENOPROTOOPT),
+        };
+        Ok(number.to_le_bytes().to_vec())
+    }
+
+    /// Nobody is there: an ICMP message would say so.
+    fn fail(&self, data: &[u8], to: SocketAddr) {
+        let wants_errors = {
+            let options = self.ip.lock();
+            if to.is_ipv4() { options.has(ip::RECVERR) } else { options.has6(ipv6::RECVERR) }
+        };
+        if wants_errors {
+            let mut queue = self.queue.lock();
+            if queue.errors.len() < ERRORS_MAX {
+                queue.errors.push_back(Failure { data: data.into(), to });
+            }
+        }
+        let is_peer = self.state.lock().remote == Some(to);
+        if wants_errors || is_peer {
+            self.common.set_error(ECONNREFUSED);
+        }
+    }
+
+    fn receive_error(&self, dst: &mut dyn Sink) -> Result<Incoming, Errno> {
+        let mut queue = self.queue.lock();
+        let failure = queue.errors.pop_front().ok_or(EAGAIN)?;
+        let is_last = queue.errors.is_empty();
+        drop(queue);
+        if is_last {
+            self.common.take_error();
+        }
+        let data = &failure.data[..failure.data.len().min(dst.remaining())];
+        let copied = if data.is_empty() { 0 } else { dst.put(data)? };
+        let cut = if copied < failure.data.len() { msg::TRUNC } else { 0 };
+        let domain = self.common.domain;
+        Ok(Incoming {
+            copied,
+            full: failure.data.len(),
+            flags: msg::ERRQUEUE | cut,
+            from: Some(address::to_bytes(domain, failure.to)),
+            controls: vec![refused(domain, failure.to)],
+            stops: true,
+            ..Incoming::default()
+        })
+    }
+
+    fn facts(&self) -> Facts {
+        let state = self.state.lock();
+        Facts { kind: sock::DGRAM, is_bound: state.held.is_some(), is_connected: state.remote.is_some() }
+    }
+
+    /// Keeps the namespace's count of joined groups.
+    fn count_groups(&self, before: &[IpAddr], after: &[IpAddr]) {
+        let mut groups = self.common.net.inet.groups.lock();
+        for group in after.iter().filter(|g| !before.contains(g)) {
+            *groups.entry(*group).or_default() += 1;
+        }
+        for group in before.iter().filter(|g| !after.contains(g)) {
+            if let Some(count) = groups.get_mut(group) {
+                *count -= 1;
+                if *count == 0 {
+                    groups.remove(group);
+                }
+            }
+        }
+    }
+
+    fn set_ip_option(&self, caller: &Caller<'_>, level: i32, name: i32, value: &[u8]) -> Result<(), Errno> {
+        let facts = self.facts();
+        let mut options = self.ip.lock();
+        let before = options.groups.clone();
+        let result = if level == sol::IP {
+            options.set(caller, &facts, name, value)
+        } else {
+            options.set6(caller, &facts, name, value)
+        };
+        let after = options.groups.clone();
+        drop(options);
+        if before != after {
+            self.count_groups(&before, &after);
+        }
+        result
+    }
+}
+
+impl Socket for UdpSocket {
+    fn common(&self) -> &Arc<Common> {
+        &self.common
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn bind(&self, caller: &Caller<'_>, bytes: &[u8]) -> Result<(), Errno> {
+        let net = &self.common.net.inet;
+        let options = self.ip.lock().clone();
+        let given = check_bind(net, caller, self.common.domain, &options, bytes)?;
+        let mut state = self.state.lock();
+        if state.held.is_some() || state.remote.is_some() {
+            return Err(EINVAL);
+        }
+        let ip = given.addr.ip();
+        state.held = Some(net.udp.bind(&self.common, self.local(ip), given.addr.port())?);
+        state.ip = Some(ip);
+        state.is_bound = !ip.is_unspecified();
+        state.has_port = given.addr.port() != 0;
+        self.register(&state);
+        Ok(())
+    }
+
+    /// Source: Linux 6.12 net/ipv4/datagram.c, `__ip4_datagram_connect`; net/ipv4/udp.c, `__udp_disconnect`.
+    fn connect(&self, _caller: &Caller<'_>, bytes: &[u8]) -> Result<(), Errno> {
+        let mut state = self.state.lock();
+        if address::family(bytes)? == af::UNSPEC {
+            state.remote = None;
+            if !state.is_bound {
+                state.ip = None;
+            }
+            let old = if state.has_port { None } else { state.held.take() };
+            self.register(&state);
+            drop(state);
+            drop(old);
+            return Ok(());
+        }
+        let given = match address::parse(self.common.domain, bytes) {
+            Err(EAFNOSUPPORT) if self.common.domain == af::INET6 && address::family(bytes)? == af::INET => {
+                address::parse(af::INET, bytes)?
+            }
+            other => other?,
+        };
+        if (given.is_mapped || given.addr.is_ipv4()) && self.ip.lock().has6(ipv6::V6ONLY) {
+            return Err(ENETUNREACH);
+        }
+        check_scope(given)?;
+        let bound = state.ip.filter(|_| state.is_bound);
+        let (to, source, _) = self.resolve(given, bound)?;
+        self.autobind(&mut state)?;
+        state.ip = Some(bound.unwrap_or(source));
+        state.remote = Some(to);
+        self.register(&state);
+        Ok(())
+    }
+
+    fn local_name(&self) -> Result<Vec<u8>, Errno> {
+        Ok(address::to_bytes(self.common.domain, self.addresses().0))
+    }
+
+    fn peer_name(&self) -> Result<Vec<u8>, Errno> {
+        let remote = self.state.lock().remote.filter(|r| r.port() != 0).ok_or(ENOTCONN)?;
+        Ok(address::to_bytes(self.common.domain, remote))
+    }
+
+    fn shutdown(&self, how: u32) -> Result<(), Errno> {
+        // An unconnected socket is shut down all the same.
+        self.shutdown.fetch_or(how + 1, Ordering::SeqCst);
+        self.common.wait.notify(Events::READABLE | Events::WRITABLE | Events::RDHUP | Events::HUP);
+        if self.state.lock().remote.is_some() { Ok(()) } else { Err(ENOTCONN) }
+    }
+
+    fn send(&self, _caller: Option<&Caller<'_>>, message: &mut Outgoing<'_>) -> Result<usize, Errno> {
+        let len = message.data.remaining();
+        if len > 0xffff {
+            return Err(EMSGSIZE);
+        }
+        if message.flags & msg::OOB != 0 {
+            return Err(EOPNOTSUPP);
+        }
+        let is_corked = message.flags & msg::MORE != 0 || self.options.lock().cork;
+        let pending = self.state.lock().corked.take();
+        let (marks, destination, mut data) = match pending {
+            // What was begun keeps its destination.
+            Some(corked) => (corked.marks, corked.destination, corked.data),
+            None => {
+                let marks = Marks::parse(self.common.domain, message.controls)?;
+                (marks, self.destination(message, &marks)?, Vec::new())
+            }
+        };
+        let segment = match marks.segment.unwrap_or(self.options.lock().segment) {
+            0 => usize::MAX,
+            n => n.into(),
+        };
+        let longest = if destination.to.is_ipv4() { LEN_MAX_V4 } else { LEN_MAX_V6 };
+        let begun = data.len();
+        if begun + len > longest || len.div_ceil(segment) > SEGMENTS_MAX {
+            return Err(EMSGSIZE);
+        }
+        self.common.check_error()?;
+        if self.shutdown.load(Ordering::SeqCst) & SEND != 0 {
+            return Err(EPIPE);
+        }
+        data.resize(begun + len, 0);
+        if len > 0 && message.data.take(&mut data[begun..])? < len {
+            return Err(EFAULT);
+        }
+        if is_corked {
+            self.state.lock().corked = Some(Corked { data, destination, marks });
+            return Ok(len);
+        }
+        if data.len() <= segment {
+            self.transmit(&data, destination, &marks);
+        } else {
+            data.chunks(segment).for_each(|piece| self.transmit(piece, destination, &marks));
+        }
+        Ok(len)
+    }
+
+    fn receive(&self, dst: &mut dyn Sink, flags: u32) -> Result<Incoming, Errno> {
+        if flags & msg::ERRQUEUE != 0 {
+            return self.receive_error(dst);
+        }
+        if flags & msg::OOB != 0 {
+            return Err(EOPNOTSUPP);
+        }
+        self.common.check_error()?;
+        let is_peek = flags & msg::PEEK != 0;
+        let offset = self.common.peek_offset.load(Ordering::Relaxed);
+        let mut skip = if is_peek { offset.max(0) as usize } else { 0 };
+        let mut queue = self.queue.lock();
+        let mut index = 0;
+        while skip > 0 && queue.datagrams.get(index).is_some_and(|d| skip >= d.data.len()) {
+            skip -= queue.datagrams.get(index).map_or(0, |d| d.data.len());
+            index += 1;
+        }
+        let Some(datagram) = queue.datagrams.get(index) else {
+            let is_over = self.shutdown.load(Ordering::SeqCst) & RECEIVE != 0 && flags & msg::DONTWAIT == 0;
+            return if is_over { Ok(Incoming { stops: true, ..Incoming::default() }) } else { Err(EAGAIN) };
+        };
+        let data = datagram.data.get(skip..).unwrap_or(&[]);
+        let piece = &data[..data.len().min(dst.remaining())];
+        let stored = if piece.is_empty() { Ok(0) } else { dst.put(piece) };
+        let mut incoming = Incoming {
+            copied: piece.len(),
+            full: data.len(),
+            flags: if piece.len() < data.len() { msg::TRUNC } else { 0 },
+            from: Some(address::to_bytes(self.common.domain, datagram.from)),
+            stops: true,
+            ..Incoming::default()
+        };
+        let header = datagram.header;
+        if is_peek {
+            if offset >= 0 {
+                self.common.peek_offset.fetch_add(piece.len() as i32, Ordering::Relaxed);
+            }
+        } else if let Some(taken) = queue.datagrams.remove(index) {
+            queue.bytes = queue.bytes.saturating_sub(taken.data.len() + OVERHEAD);
+            if offset > 0 {
+                self.common.peek_offset.store((offset - taken.data.len() as i32).max(0), Ordering::Relaxed);
+            }
+        }
+        drop(queue);
+        // The datagram is gone even when it could not be stored.
+        if stored? < incoming.copied {
+            return Err(EFAULT);
+        }
+        incoming.controls.extend(header.time.and_then(|t| timestamp(self.common.timestamp(), t)));
+        incoming.controls.extend(self.ip.lock().tell(self.common.domain, &header));
+        Ok(incoming)
+    }
+
+    /// Source: Linux 6.12 net/core/datagram.c, `datagram_poll`.
+    fn ready(&self) -> Events {
+        let mut events = Events::WRITABLE | Events::WRBAND;
+        let queue = self.queue.lock();
+        let has_failure = !queue.errors.is_empty();
+        if !queue.datagrams.is_empty() {
+            events |= Events::READABLE;
+        }
+        drop(queue);
+        if has_failure || self.common.has_error() {
+            events |= Events::ERR;
+        }
+        let shutdown = self.shutdown.load(Ordering::SeqCst);
+        if shutdown & RECEIVE != 0 {
+            events |= Events::READABLE | Events::RDHUP;
+        }
+        if shutdown == RECEIVE | SEND {
+            events |= Events::HUP;
+        }
+        events
+    }
+
+    fn set_option(&self, caller: &Caller<'_>, level: i32, name: i32, value: &[u8]) -> Result<(), Errno> {
+        match level {
+            sol::UDP => self.set_udp_option(name, value),
+            sol::IP => self.set_ip_option(caller, level, name, value),
+            sol::IPV6 if self.common.domain == af::INET6 => self.set_ip_option(caller, level, name, value),
+            _ => Err(ENOPROTOOPT),
+        }
+    }
+
+    fn option(&self, level: i32, name: i32, given: &[u8]) -> Result<Vec<u8>, Errno> {
+        let facts = self.facts();
+        match level {
+            sol::UDP => self.udp_option(name),
+            sol::IP => self.ip.lock().get(&facts, name, given),
+            sol::IPV6 if self.common.domain == af::INET6 => self.ip.lock().get6(&facts, name),
+            _ => Err(ENOPROTOOPT),
+        }
+    }
+
+    fn has_ports(&self) -> bool {
+        true
+    }
+
+    fn has_peek_offset(&self) -> bool {
+        true
+    }
+
+    fn readable_bytes(&self) -> Result<usize, Errno> {
+        Ok(self.queue.lock().datagrams.front().map_or(0, |d| d.data.len()))
+    }
+
+    fn unsent_bytes(&self) -> Result<usize, Errno> {
+        Ok(0)
+    }
+
+    fn close(&self) {
+        let held = self.state.lock().held.take();
+        let mut queue = self.queue.lock();
+        queue.is_closed = true;
+        let datagrams = std::mem::take(&mut queue.datagrams);
+        drop(queue);
+        let groups = std::mem::take(&mut self.ip.lock().groups);
+        self.count_groups(&groups, &[]);
+        drop((held, datagrams));
+    }
+}
