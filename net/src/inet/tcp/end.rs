@@ -238,7 +238,7 @@ impl End {
     pub(super) fn close(&self, peer: &Self, aborts: bool) {
         let mut arrived = self.arrived.lock();
         arrived.is_closed = true;
-        let unread = arrived.ring.len() > 0;
+        let unread = !arrived.ring.is_empty();
         let waiting = std::mem::take(&mut arrived.has_waiting);
         let ring = std::mem::take(&mut arrived.ring);
         let is_over = arrived.is_reset || arrived.has_fin && self.has_sent_fin.load(Ordering::SeqCst);
