@@ -1,8 +1,8 @@
 //! The kernel: what all tasks of a sandbox share.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use abi::Errno;
 use base::lock::{Condition, Lock, rank};
@@ -11,7 +11,7 @@ use fs::vfs::MountNamespace;
 use platform::Platform;
 
 use crate::futex::FutexTable;
-use crate::mm::FixedPages;
+use crate::mm::{FixedPages, MemoryManager, Params};
 use crate::signal::queue::QueuedSignals;
 use crate::strace::Tracer;
 use crate::system::System;
@@ -122,6 +122,8 @@ pub struct Kernel {
     pub syscalls: AtomicU64,
     /// Page faults handled.
     pub faults: AtomicU64,
+    /// An address space without anything in it, for threads that end.
+    empty_space: OnceLock<Option<Arc<MemoryManager>>>,
     outcome: Lock<Outcome, { rank::LEAF }>,
     outcome_changed: Condition,
 }
@@ -185,9 +187,19 @@ impl Kernel {
             queued_signals: Arc::default(),
             syscalls: AtomicU64::new(0),
             faults: AtomicU64::new(0),
+            empty_space: OnceLock::new(),
             outcome: Lock::default(),
             outcome_changed: Condition::new(),
         }))
+    }
+
+    /// An address space without anything in it; `None` when the platform has no room for one.
+    pub fn empty_space(&self) -> Option<Arc<MemoryManager>> {
+        let make = || {
+            let params = Params { mmap_base: 0x7fff_f7ff_f000, total_memory: 0 };
+            MemoryManager::new(&self.platform, Arc::default(), params).ok()
+        };
+        self.empty_space.get_or_init(make).clone()
     }
 
     /// Ends the sandbox with the first process's wait status.

@@ -35,6 +35,7 @@ impl Ctx<'_> {
         // Descriptors are closed before the parent hears of the end, as Linux does: a reader sees EOF first.
         self.files = Arc::default();
         self.task.state.lock().files = self.files.clone();
+        self.drop_space();
         {
             let mut tree = kernel.tree.lock();
             let usage = self.task.account.usage();
@@ -75,6 +76,19 @@ impl Ctx<'_> {
         if complete {
             self.task.kernel.tell_stopped(&group);
         }
+    }
+
+    /// Gives the memory back before anybody hears of the end: who waits for this process may need it at once.
+    fn drop_space(&mut self) {
+        let kernel = self.task.kernel.clone();
+        if self.task.group.pid == 1 {
+            // The sandbox ends with this process.
+            return;
+        }
+        let Some(empty) = kernel.empty_space() else { return };
+        let own = std::mem::replace(&mut self.mm, empty.clone());
+        let shown = std::mem::replace(&mut *self.task.mm.lock(), empty);
+        drop((own, shown));
     }
 
     fn dead_leader(&self) -> DeadLeader {
