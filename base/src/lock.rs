@@ -44,6 +44,8 @@ pub mod rank {
     pub const SOCKET: u16 = 56;
     /// A pipe, socket, terminal or other byte queue.
     pub const QUEUE: u16 = 58;
+    /// Futexes that pass from owner to owner; held over looks at their words.
+    pub const PI_LOCKS: u16 = 59;
     /// The VMAs of an address space.
     pub const MM: u16 = 60;
     /// The page cache of one file (what a page fault may need; no copy to guest memory happens under it).

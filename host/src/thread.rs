@@ -68,3 +68,21 @@ pub fn set_timer_slack(ns: u64) {
     // SAFETY: the option takes a number; a failure leaves the slack as it was, which only makes timeouts later.
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, ns, 0, 0, 0) };
 }
+
+/// Makes every running thread of this process pass a memory barrier that also serialises its instructions
+/// (membarrier(2)); vCPUs leave the guest for it.
+///
+/// # Errors
+/// `ENOSYS`, `EINVAL`: the host has no such barrier.
+pub fn barrier() -> Result<(), Errno> {
+    static REGISTERED: OnceLock<Result<(), Errno>> = OnceLock::new();
+    const EXPEDITED_SYNC_CORE: libc::c_int = libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE;
+    const REGISTER: libc::c_int = libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_SYNC_CORE;
+    let call = |command: libc::c_int| {
+        // SAFETY: the call takes numbers only.
+        let r = unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) };
+        if r < 0 { Err(last_errno()) } else { Ok(()) }
+    };
+    (*REGISTERED.get_or_init(|| call(REGISTER)))?;
+    call(EXPEDITED_SYNC_CORE)
+}

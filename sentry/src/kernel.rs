@@ -102,6 +102,8 @@ pub struct Kernel {
     pub net: Arc<net::Namespace>,
     /// Futexes.
     pub futexes: FutexTable,
+    /// Futexes that pass from owner to owner.
+    pub pi_locks: Lock<crate::task::pi::PiLocks, { rank::PI_LOCKS }>,
     /// The processes.
     pub tree: Lock<Tree, { rank::TASK_TREE }>,
     /// The vDSO image and its data page.
@@ -177,6 +179,7 @@ impl Kernel {
             mounts: setup.mounts,
             net: net::Namespace::new(),
             futexes: FutexTable::new(),
+            pi_locks: Lock::default(),
             tree: Lock::new(Tree::default()),
             vdso,
             vvar,

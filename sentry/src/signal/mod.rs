@@ -100,6 +100,14 @@ impl Handlers {
         }
     }
 
+    /// A copy without handlers: what is ignored stays so (`flush_signal_handlers`).
+    pub fn defaults(&self) -> Arc<Self> {
+        Arc::new(Self::new(self.copy().map(|a| match a.handler {
+            SIG_IGN => SigAction { handler: SIG_IGN, ..SigAction::default() },
+            _ => SigAction::default(),
+        })))
+    }
+
     /// Whether `signo` does nothing.
     pub fn ignores(&self, signo: i32) -> bool {
         let handler = self.get(signo).handler;
@@ -127,10 +135,6 @@ pub struct GroupSignals {
 impl GroupSignals {
     /// execve(2): handlers of the old program mean nothing to the new one, which shares them with nobody.
     pub(crate) fn reset_handlers(&mut self) {
-        let actions = self.handlers.copy().map(|a| match a.handler {
-            SIG_IGN => SigAction { handler: SIG_IGN, ..SigAction::default() },
-            _ => SigAction::default(),
-        });
-        self.handlers = Arc::new(Handlers::new(actions));
+        self.handlers = self.handlers.defaults();
     }
 }

@@ -1,7 +1,7 @@
 //! System calls: the table, and the handlers by theme.
 //!
 //! Reading order: `table.rs`; then the handlers: `file.rs` (reading and writing), `path.rs` (names), `fd.rs` (descriptors,
-//! pipes), `poll.rs` (waiting for descriptors), `mem.rs`, `task.rs` (processes, limits, futexes), `wait.rs`,
+//! pipes), `poll.rs` (waiting for descriptors), `mem.rs`, `task.rs` (processes, limits), `futex.rs`, `wait.rs`,
 //! `sig.rs`, `time.rs`, `timer.rs`,
 //! `cred.rs` (users, capabilities), `prctl.rs`, `sched.rs`, `system.rs` (names, usage, file systems), `sock.rs` and
 //! `sockmsg.rs` (sockets).
@@ -14,6 +14,7 @@ use crate::task::Ctx;
 pub mod cred;
 pub mod fd;
 pub mod file;
+pub mod futex;
 pub mod inotify;
 pub mod limits;
 pub mod lock;

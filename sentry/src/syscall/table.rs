@@ -4,8 +4,8 @@
 use abi::UserAddr;
 
 use super::{
-    Argument, Row, Support, SysResult, cred, fd, file, inotify, limits, lock, mem, open, path, poll, range,
-    sched, sig, sock, sockmsg, splice, system, task, time, timer, wait, xattr,
+    Argument, Row, Support, SysResult, cred, fd, file, futex, inotify, limits, lock, mem, open, path, poll,
+    range, sched, sig, sock, sockmsg, splice, system, task, time, timer, wait, xattr,
 };
 use crate::task::Ctx;
 use Support::{Absent, Full, Partial};
@@ -237,7 +237,7 @@ syscalls! {
     199 fremovexattr = xattr::sys_fremovexattr(fd: i32, name: UserAddr), Partial("no access control lists (system.*)");
     200 tkill = sig::sys_tkill(tid: i32, signo: i32), Full;
     201 time = time::sys_time(buf: UserAddr), Full;
-    202 futex = task::sys_futex(addr: UserAddr, op: u32, val: u32, timeout: UserAddr, addr2: UserAddr, val3: u32), Partial("no PI operations, no WAKE_OP");
+    202 futex = futex::sys_futex(addr: UserAddr, op: u32, val: u32, timeout: UserAddr, addr2: UserAddr, val3: u32), Partial("no WAIT_REQUEUE_PI; priorities are not inherited");
     203 sched_setaffinity = sched::sys_sched_setaffinity(pid: i32, len: u32, mask: UserAddr), Full;
     204 sched_getaffinity = sched::sys_sched_getaffinity(pid: i32, len: u32, mask: UserAddr), Full;
     205 set_thread_area, Absent;
@@ -309,7 +309,7 @@ syscalls! {
     271 ppoll = poll::sys_ppoll(fds: UserAddr, count: u32, timeout: UserAddr, mask: UserAddr, size: u64), Full;
     272 unshare, Absent;
     273 set_robust_list = task::sys_set_robust_list(head: UserAddr, len: u64), Full;
-    274 get_robust_list, Absent;
+    274 get_robust_list = task::sys_get_robust_list(pid: i32, head: UserAddr, len: UserAddr), Full;
     275 splice = splice::sys_splice(in_fd: i32, in_offset: UserAddr, out_fd: i32, out_offset: UserAddr, len: u64, flags: u32), Full;
     276 tee = splice::sys_tee(in_fd: i32, out_fd: i32, len: u64, flags: u32), Full;
     277 sync_file_range = range::sys_sync_file_range(fd: i32, offset: i64, len: i64, flags: u32), Full;
@@ -357,9 +357,9 @@ syscalls! {
     319 memfd_create = open::sys_memfd_create(name: UserAddr, flags: u32), Partial("no huge pages");
     320 kexec_file_load, Absent;
     321 bpf, Absent;
-    322 execveat, Absent;
+    322 execveat = task::sys_execveat(dirfd: i32, path: UserAddr, argv: UserAddr, envp: UserAddr, flags: u32), Full;
     323 userfaultfd, Absent;
-    324 membarrier, Absent;
+    324 membarrier = task::sys_membarrier(command: i32, flags: u32, cpu: i32), Partial("no RSEQ commands");
     325 mlock2 = mem::sys_mlock2(addr: u64, len: u64, flags: u32), Full;
     326 copy_file_range = splice::sys_copy_file_range(in_fd: i32, in_offset: UserAddr, out_fd: i32, out_offset: UserAddr, len: u64, flags: u32), Full;
     327 preadv2 = range::sys_preadv2(fd: i32, iov: UserAddr, count: u64, offset: i64, high: u64, flags: u32), Partial("no RWF_ATOMIC, RWF_DONTCACHE");

@@ -1,13 +1,11 @@
 //! Processes, identities, limits, futexes.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use abi::errno::{E2BIG, EAGAIN, EFAULT, EINVAL, ENOSYS, EPERM, ESRCH, ETIMEDOUT};
+use abi::errno::{E2BIG, EINVAL, ENOENT, ENOTDIR, EPERM, ESRCH};
 use abi::{Errno, UserAddr};
 
-use super::{Restart, Stop, SysResult};
-use crate::mm::FutexScope;
+use super::{Stop, SysResult};
 use crate::task::Ctx;
 use crate::task::clone::{CloneArgs, flag};
 
@@ -31,6 +29,11 @@ pub(super) fn sys_clone(
     child_tid: u64,
     tls: u64,
 ) -> SysResult {
+    // The upper half means nothing here: its flags are clone3's.
+    let flags = flags & 0xffff_ffff;
+    if flags & flag::PIDFD != 0 && flags & flag::PARENT_SETTID != 0 {
+        return Err(EINVAL.into());
+    }
     let args = CloneArgs {
         flags: flags & !0xff,
         exit_signal: (flags & 0xff) as i32,
@@ -38,23 +41,37 @@ pub(super) fn sys_clone(
         parent_tid,
         child_tid,
         tls,
+        pidfd: parent_tid,
     };
     Ok(cx.clone_task(&args)? as u64)
 }
 
 /// `clone3(2)`.
 pub(super) fn sys_clone3(cx: &mut Ctx<'_>, addr: UserAddr, size: u64) -> SysResult {
-    if size < 64 {
-        return Err(EINVAL.into());
-    }
+    const KNOWN: usize = 88;
     if size > 4096 {
         return Err(E2BIG.into());
     }
-    // flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls
-    let a: [u64; 8] = cx.mm.read_value(addr)?;
-    let mut rest = vec![0u8; usize::try_from(size - 64).map_err(|_| E2BIG)?];
-    cx.mm.read_exact(addr.checked_add(64).ok_or(EFAULT)?, &mut rest)?;
-    if rest.iter().any(|&b| b != 0) || a[0] & 0xff != 0 || a[4] > 64 || (a[5] == 0) != (a[6] == 0) {
+    if size < 64 {
+        return Err(EINVAL.into());
+    }
+    let mut bytes = vec![0u8; (size as usize).max(KNOWN)];
+    cx.mm.read_exact(addr, bytes.get_mut(..size as usize).ok_or(E2BIG)?)?;
+    if bytes.iter().skip(KNOWN).any(|&b| b != 0) {
+        return Err(E2BIG.into());
+    }
+    // flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup
+    let mut a = [0u64; 11];
+    for (word, piece) in a.iter_mut().zip(bytes.chunks_exact(8)) {
+        *word = piece.try_into().map_or(0, u64::from_ne_bytes);
+    }
+    let bad_signal = a[4] > 64 || (a[4] != 0 && a[0] & (flag::THREAD | flag::PARENT) != 0);
+    if bad_signal
+        || a[0] & (0xff | flag::DETACHED) != 0
+        || a[8] != 0
+        || a[9] != 0
+        || (a[5] == 0) != (a[6] == 0)
+    {
         return Err(EINVAL.into());
     }
     let args = CloneArgs {
@@ -64,6 +81,7 @@ pub(super) fn sys_clone3(cx: &mut Ctx<'_>, addr: UserAddr, size: u64) -> SysResu
         parent_tid: a[3],
         child_tid: a[2],
         tls: a[7],
+        pidfd: a[1],
     };
     Ok(cx.clone_task(&args)? as u64)
 }
@@ -74,6 +92,52 @@ pub(super) fn sys_execve(cx: &mut Ctx<'_>, path: UserAddr, argv: UserAddr, envp:
     let args = cx.strings(argv)?;
     let env = cx.strings(envp)?;
     cx.exec(&path, args, env)?;
+    Err(Stop::NoReturn)
+}
+
+/// `execveat(2)`.
+pub(super) fn sys_execveat(
+    cx: &mut Ctx<'_>,
+    dirfd: i32,
+    path: UserAddr,
+    argv: UserAddr,
+    envp: UserAddr,
+    flags: u32,
+) -> SysResult {
+    const AT_SYMLINK_NOFOLLOW: u32 = 0x100;
+    const AT_EMPTY_PATH: u32 = 0x1000;
+    const AT_FDCWD: i32 = -100;
+    if flags & !(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH) != 0 {
+        return Err(EINVAL.into());
+    }
+    let path = cx.path(path)?;
+    let follow = flags & AT_SYMLINK_NOFOLLOW == 0;
+    let relative = path.first() != Some(&b'/');
+    let mut inaccessible = false;
+    let program = if path.is_empty() && flags & AT_EMPTY_PATH == 0 {
+        return Err(ENOENT.into());
+    } else if path.is_empty() && dirfd != AT_FDCWD {
+        let entry = cx.files.entry(dirfd)?;
+        inaccessible = entry.cloexec;
+        cx.program_of(&entry.file)?
+    } else {
+        let mut walk = cx.walk();
+        if relative && dirfd != AT_FDCWD {
+            let entry = cx.files.entry(dirfd)?;
+            inaccessible = entry.cloexec;
+            walk.base = entry.file.path.clone().ok_or(ENOTDIR)?;
+        }
+        let place = if path.is_empty() { walk.base.clone() } else { walk.resolve(&path, follow)? };
+        cx.program_at(place)?
+    };
+    let shown = match (relative && dirfd != AT_FDCWD, path.is_empty()) {
+        (false, _) => path,
+        (true, true) => format!("/dev/fd/{dirfd}").into_bytes(),
+        (true, false) => [format!("/dev/fd/{dirfd}/").as_bytes(), &path].concat(),
+    };
+    let args = cx.strings(argv)?;
+    let env = cx.strings(envp)?;
+    cx.exec_program(program, &shown, inaccessible, args, env)?;
     Err(Stop::NoReturn)
 }
 
@@ -192,8 +256,61 @@ pub(super) fn sys_set_robust_list(cx: &mut Ctx<'_>, head: UserAddr, len: u64) ->
     if len != 24 {
         return Err(EINVAL.into());
     }
-    cx.robust_list = head.raw();
+    cx.task.robust_list.store(head.raw(), Ordering::Relaxed);
     Ok(0)
+}
+
+/// `get_robust_list(2)`.
+pub(super) fn sys_get_robust_list(cx: &mut Ctx<'_>, pid: i32, head: UserAddr, len: UserAddr) -> SysResult {
+    let task = if pid == 0 { cx.task.clone() } else { cx.task.kernel.task(pid).ok_or(ESRCH)? };
+    let them = task.cred();
+    let same_user = [them.uid, them.euid, them.suid].iter().all(|&id| id == cx.cred.uid);
+    if !same_user && !cx.cred.has(base::cred::cap::SYS_PTRACE) {
+        return Err(EPERM.into());
+    }
+    cx.mm.write_value(len, &24u64)?;
+    cx.mm.write_value(head, &task.robust_list.load(Ordering::Relaxed))?;
+    Ok(0)
+}
+
+/// `membarrier(2)`.
+pub(super) fn sys_membarrier(cx: &mut Ctx<'_>, command: i32, flags: u32, _cpu: i32) -> SysResult {
+    const GLOBAL: i32 = 1;
+    const GLOBAL_EXPEDITED: i32 = 2;
+    const REGISTER_GLOBAL_EXPEDITED: i32 = 4;
+    const PRIVATE_EXPEDITED: i32 = 8;
+    const REGISTER_PRIVATE_EXPEDITED: i32 = 16;
+    const PRIVATE_EXPEDITED_SYNC_CORE: i32 = 32;
+    const REGISTER_PRIVATE_EXPEDITED_SYNC_CORE: i32 = 64;
+    const GET_REGISTRATIONS: i32 = 512;
+    const ALL: i32 = 127 | GET_REGISTRATIONS;
+    if flags != 0 {
+        return Err(EINVAL.into());
+    }
+    let registered = &cx.task.group.barriers;
+    let register = |what: i32| {
+        host::thread::barrier()?;
+        registered.fetch_or(what, Ordering::SeqCst);
+        Ok(0)
+    };
+    match command {
+        0 => Ok(if host::thread::barrier().is_ok() { ALL as u64 } else { 0 }),
+        REGISTER_GLOBAL_EXPEDITED | REGISTER_PRIVATE_EXPEDITED | REGISTER_PRIVATE_EXPEDITED_SYNC_CORE => {
+            register(command)
+        }
+        GET_REGISTRATIONS => Ok(registered.load(Ordering::SeqCst) as u64),
+        PRIVATE_EXPEDITED | PRIVATE_EXPEDITED_SYNC_CORE
+            if registered.load(Ordering::SeqCst) & command << 1 == 0 =>
+        {
+            Err(EPERM.into())
+        }
+        // All guest threads are threads of one host process, and its barrier takes them out of the guest.
+        GLOBAL | GLOBAL_EXPEDITED | PRIVATE_EXPEDITED | PRIVATE_EXPEDITED_SYNC_CORE => {
+            host::thread::barrier()?;
+            Ok(0)
+        }
+        _ => Err(EINVAL.into()),
+    }
 }
 
 /// `arch_prctl(2)`.
@@ -295,113 +412,4 @@ pub(super) fn sys_getrandom(cx: &mut Ctx<'_>, buf: UserAddr, len: u64, flags: u3
 pub(super) fn sys_sched_yield(_cx: &mut Ctx<'_>) -> SysResult {
     std::thread::yield_now();
     Ok(0)
-}
-
-/// `futex(2)`.
-pub(super) fn sys_futex(
-    cx: &mut Ctx<'_>,
-    addr: UserAddr,
-    op: u32,
-    val: u32,
-    timeout: UserAddr,
-    addr2: UserAddr,
-    val3: u32,
-) -> SysResult {
-    const PRIVATE: u32 = 128;
-    const REALTIME: u32 = 256;
-    let scope = if op & PRIVATE != 0 { FutexScope::Private } else { FutexScope::Shared };
-    let command = op & !(PRIVATE | REALTIME);
-    match command {
-        0 | 9 => {
-            let bitset = if command == 9 { val3 } else { u32::MAX };
-            if bitset == 0 {
-                return Err(EINVAL.into());
-            }
-            let mut deadline = super::time::timeout(cx, timeout)?;
-            if let Some(ns) = &mut deadline {
-                let now = cx.monotonic_ns();
-                if command == 0 {
-                    *ns = now.saturating_add(*ns);
-                } else if op & REALTIME != 0 {
-                    let real = cx.task.kernel.time.now(crate::time::Clock::Realtime).as_ns();
-                    *ns = now.saturating_add(ns.saturating_sub(u64::try_from(real).unwrap_or(0)));
-                }
-            }
-            let deadline = cx.restart_deadline.take().or(deadline);
-            futex_wait(cx, addr, scope, val, bitset, deadline)
-        }
-        1 | 10 => {
-            let bitset = if command == 10 { val3 } else { u32::MAX };
-            if bitset == 0 {
-                return Err(EINVAL.into());
-            }
-            let key = cx.mm.futex_key(addr, scope)?;
-            Ok(cx.task.kernel.futexes.wake(&key, (val as usize).max(1), bitset) as u64)
-        }
-        3 | 4 => {
-            let count = timeout.raw() as u32;
-            if (val as i32) < 0 || (count as i32) < 0 {
-                return Err(EINVAL.into());
-            }
-            let from = cx.mm.futex_key(addr, scope)?;
-            let to = cx.mm.futex_key(addr2, scope)?;
-            if command == 4 && cx.mm.load_u32(addr)? != val3 {
-                return Err(EAGAIN.into());
-            }
-            let (woken, moved) = cx.task.kernel.futexes.requeue(&from, &to, val as usize, count as usize);
-            Ok((woken + if command == 4 { moved } else { 0 }) as u64)
-        }
-        _ => Err(ENOSYS.into()),
-    }
-}
-
-fn futex_wait(
-    cx: &mut Ctx<'_>,
-    addr: UserAddr,
-    scope: FutexScope,
-    val: u32,
-    bitset: u32,
-    deadline: Option<u64>,
-) -> SysResult {
-    let kernel = cx.task.kernel.clone();
-    let key = cx.mm.futex_key(addr, scope)?;
-    cx.task.parker.prepare();
-    let waiter = kernel.futexes.wait_prepare(key, bitset, cx.task.parker.clone());
-    match cx.mm.load_u32(addr) {
-        Ok(v) if v == val => {}
-        other => {
-            return match (waiter.cancel(), other) {
-                (true, _) => Ok(0),
-                (false, Err(e)) => Err(e.into()),
-                (false, Ok(_)) => Err(EAGAIN.into()),
-            };
-        }
-    }
-    loop {
-        if waiter.is_woken() {
-            return Ok(0);
-        }
-        if cx.has_signal() {
-            if waiter.cancel() {
-                return Ok(0);
-            }
-            if deadline.is_some() {
-                cx.restart_deadline = deadline;
-                return Err(Stop::Restart(Restart::Block));
-            }
-            return Err(Stop::Restart(Restart::Sys));
-        }
-        let limit = match deadline {
-            None => None,
-            Some(d) => {
-                let now = cx.monotonic_ns();
-                if now >= d {
-                    return if waiter.cancel() { Ok(0) } else { Err(ETIMEDOUT.into()) };
-                }
-                Some(Duration::from_nanos(d - now))
-            }
-        };
-        cx.park(limit);
-        cx.task.parker.prepare();
-    }
 }

@@ -39,11 +39,14 @@ pub mod flag {
     pub const UNTRACED: u64 = 0x80_0000;
     pub const CHILD_SETTID: u64 = 0x100_0000;
     pub const IO: u64 = 0x8000_0000;
-    /// What is done; the rest (namespaces, pidfd, ptrace) gets EINVAL.
+    pub const CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+    /// What is done; the rest (namespaces, cgroups) gets EINVAL.
     pub const SUPPORTED: u64 = VM
         | FS
         | FILES
         | SIGHAND
+        | PIDFD
+        | PTRACE
         | VFORK
         | PARENT
         | THREAD
@@ -54,7 +57,8 @@ pub mod flag {
         | DETACHED
         | UNTRACED
         | CHILD_SETTID
-        | IO;
+        | IO
+        | CLEAR_SIGHAND;
 }
 
 /// What clone and clone3 ask for.
@@ -68,6 +72,8 @@ pub struct CloneArgs {
     pub parent_tid: u64,
     pub child_tid: u64,
     pub tls: u64,
+    /// Where the descriptor of `CLONE_PIDFD` is stored.
+    pub pidfd: u64,
 }
 
 /// Tells a parent in vfork that the child let go of its address space.
@@ -107,6 +113,7 @@ fn new_group(
         exit_status: AtomicI32::new(-1),
         execing: AtomicI32::new(0),
         subreaper: AtomicBool::new(false),
+        barriers: AtomicI32::new(0),
         timers: crate::time::timers::GroupTimers::default(),
         live: AtomicI32::new(1),
         child_events: base::wait::WaitQueue::new(),
@@ -213,6 +220,7 @@ pub fn start_first(first: FirstTask) -> Result<(), Errno> {
         killed: AtomicBool::new(false),
         signal_pending: AtomicBool::new(false),
         parent_death_signal: AtomicI32::new(0),
+        robust_list: AtomicU64::new(0),
         mm: Lock::new(mm.clone()),
         fs: Lock::new(fs.clone()),
         attributes: Lock::new(Attributes::new(kernel.system.cpus)),
@@ -276,7 +284,6 @@ fn new_ctx<'a>(
         altstack: StackT::NONE,
         saved_mask: None,
         clear_tid: 0,
-        robust_list: 0,
         restart_deadline: None,
         vfork_done: None,
         trap: crate::signal::frame::TrapInfo::default(),
@@ -299,6 +306,8 @@ impl Ctx<'_> {
         if f & !flag::SUPPORTED != 0
             || (f & flag::SIGHAND != 0 && f & flag::VM == 0)
             || (f & flag::THREAD != 0 && f & flag::SIGHAND == 0)
+            || (f & flag::SIGHAND != 0 && f & flag::CLEAR_SIGHAND != 0)
+            || (f & flag::PIDFD != 0 && f & (flag::DETACHED | flag::THREAD) != 0)
         {
             return Err(EINVAL.into());
         }
@@ -333,7 +342,9 @@ impl Ctx<'_> {
             if f & flag::SIGHAND != 0 {
                 signals.handlers.clone()
             } else {
-                Arc::new(Handlers::new(signals.handlers.copy()))
+                let handlers = signals.handlers.clone();
+                let clear = f & flag::CLEAR_SIGHAND != 0;
+                if clear { handlers.defaults() } else { Arc::new(Handlers::new(handlers.copy())) }
             }
         };
         let rlimits = *self.task.group.rlimits.lock();
@@ -374,12 +385,19 @@ impl Ctx<'_> {
             killed: AtomicBool::new(false),
             signal_pending: AtomicBool::new(false),
             parent_death_signal: AtomicI32::new(0),
+            robust_list: AtomicU64::new(0),
             mm: Lock::new(mm.clone()),
             fs: Lock::new(fs.clone()),
             attributes: Lock::new(attributes),
             account: Arc::new(Account::new(kernel.boot_ns(), kernel.system.weights.clone())),
         });
-        self.add_to_tree(&task, args)?;
+        let pidfd = if f & flag::PIDFD != 0 { Some(self.make_pidfd(&group, args.pidfd)?) } else { None };
+        if let Err(stop) = self.add_to_tree(&task, args) {
+            if let Some(fd) = pidfd {
+                drop(self.files.remove(fd));
+            }
+            return Err(stop);
+        }
         if f & flag::PARENT_SETTID != 0 {
             let _ = self.mm.write_value(UserAddr(args.parent_tid), &tid);
         }
@@ -422,6 +440,16 @@ impl Ctx<'_> {
             self.task.account.enter(Phase::Kernel);
         }
         Ok(tid)
+    }
+
+    /// Makes a descriptor for the new process and stores its number at `addr`.
+    fn make_pidfd(&self, group: &Arc<ThreadGroup>, addr: u64) -> Result<i32, Errno> {
+        let fd = self.install(super::pidfd::new(group.clone(), 0), true)?;
+        if let Err(e) = self.mm.write_value(UserAddr(addr), &fd) {
+            drop(self.files.remove(fd));
+            return Err(e);
+        }
+        Ok(fd)
     }
 
     /// Makes a new task known; from then on it gets signals.

@@ -2,18 +2,19 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 
-use abi::errno::{EACCES, EAGAIN, EIO, ELOOP, ENOEXEC, ENOMEM};
+use abi::errno::{EACCES, EAGAIN, EIO, ELOOP, ENOENT, ENOEXEC, ENOMEM};
 use abi::mman::{MapFlags, Prot};
 use abi::regs::UserRegs;
 use abi::signal::StackT;
 use abi::{Errno, UserAddr};
+use base::cred::Credentials;
 use base::lock::Lock;
 use base::memmap::{Access, MappedFile, MappingOrigin};
 use base::wait::Events;
 use fs::file::{FileDescription, oflag};
-use fs::vfs::Walk;
+use fs::vfs::{VfsPath, Walk};
 use loader::elf::{self, Placement, ReadAt, Source};
 use loader::layout::{HeapPlace, Layout, Randomness};
 use loader::stack::{AuxInput, StackInput, StackPlan};
@@ -94,13 +95,40 @@ impl Ctx<'_> {
     }
 
     fn open_program(&self, path: &[u8]) -> Result<Arc<FileDescription>, Errno> {
-        let file = self.walk().open(path, oflag::RDONLY, 0)?;
-        let meta = file.ops.metadata()?;
+        let place = self.walk().resolve(path, true)?;
+        self.program_at(place)
+    }
+
+    /// Opens the program at `place`; who may execute it need not be allowed to read it.
+    ///
+    /// # Errors
+    /// `EACCES`, `ELOOP` for a symbolic link.
+    pub fn program_at(&self, place: VfsPath) -> Result<Arc<FileDescription>, Errno> {
+        let meta = place.dentry.inode().metadata()?;
+        if meta.mode & 0o170_000 == 0o120_000 {
+            return Err(ELOOP);
+        }
         if meta.mode & 0o170_000 != 0o100_000 || meta.mode & 0o111 == 0 {
             return Err(EACCES);
         }
-        self.walk().access(path, 1)?;
-        Ok(file)
+        self.walk().access_at(&place, 1)?;
+        let root = Credentials::root();
+        Walk { cred: &root, ..self.walk() }.open_place(place, oflag::RDONLY)
+    }
+
+    /// Opens the program that a descriptor means.
+    ///
+    /// # Errors
+    /// `EACCES`.
+    pub fn program_of(&self, file: &Arc<FileDescription>) -> Result<Arc<FileDescription>, Errno> {
+        match &file.path {
+            Some(place) => self.program_at(place.clone()),
+            None => {
+                let meta = file.ops.metadata()?;
+                let is_program = meta.mode & 0o170_000 == 0o100_000 && meta.mode & 0o111 != 0;
+                if is_program { Ok(file.clone()) } else { Err(EACCES) }
+            }
+        }
     }
 
     fn map_image(
@@ -132,13 +160,30 @@ impl Ctx<'_> {
     /// # Errors
     /// As execve(2); after the point of no return the process is killed instead.
     pub fn exec(&mut self, path: &[u8], args: Vec<Vec<u8>>, env: Vec<Vec<u8>>) -> Result<(), Errno> {
+        let file = self.open_program(path)?;
+        self.exec_program(file, path, false, args, env)
+    }
+
+    /// [`Ctx::exec`] of an open program that is shown as `path`; `inaccessible`: the path will lead nowhere, so the
+    /// program cannot be a script.
+    ///
+    /// # Errors
+    /// As `exec`.
+    pub fn exec_program(
+        &mut self,
+        file: Arc<FileDescription>,
+        path: &[u8],
+        inaccessible: bool,
+        args: Vec<Vec<u8>>,
+        env: Vec<Vec<u8>>,
+    ) -> Result<(), Errno> {
         let stack_limit = self.task.group.limits.stack.load(Ordering::Relaxed);
         let mut args = args;
         if args.is_empty() {
             args.push(Vec::new());
         }
         loader::stack::check_sizes(path, &args, &env, stack_limit)?;
-        let mut file = self.open_program(path)?;
+        let mut file = file;
         let mut program = path.to_vec();
         let mut depth = 0;
         let image = loop {
@@ -148,6 +193,9 @@ impl Ctx<'_> {
                 break elf::parse(&reader)?;
             }
             let script = loader::script::parse(&head)?;
+            if inaccessible {
+                return Err(ENOENT);
+            }
             args = script.arguments(&program, &args);
             program = script.interpreter.clone();
             file = self.open_program(&program)?;
@@ -280,7 +328,6 @@ impl Ctx<'_> {
             self.files = self.files.duplicate();
         }
         self.files.close_on_exec();
-        self.robust_list = 0;
         self.altstack = StackT::NONE;
         self.regs = UserRegs { rip: entry, rsp: sp, ..UserRegs::new_user64() };
         let fp = crate::signal::frame::initial_fp(self.task.kernel.platform.xsave_layout());
@@ -399,6 +446,7 @@ impl Ctx<'_> {
             kicker: old.kicker.clone(),
             killed: AtomicBool::new(false),
             signal_pending: AtomicBool::new(true),
+            robust_list: AtomicU64::new(0),
             parent_death_signal: AtomicI32::new(old.parent_death_signal.load(Ordering::Relaxed)),
             mm: Lock::new(mm),
             fs: Lock::new(fs),

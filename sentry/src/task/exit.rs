@@ -108,6 +108,7 @@ impl Ctx<'_> {
     /// Lets go of the address space: wakes who joins on the thread, who waits for its locks, and a parent in vfork.
     pub fn release_mm(&mut self) {
         self.exit_robust_list();
+        self.leave_pi_locks();
         if self.clear_tid != 0 {
             let addr = UserAddr(std::mem::take(&mut self.clear_tid));
             if self.mm.write_value(addr, &0u32).is_ok()
@@ -173,7 +174,7 @@ impl Kernel {
         let action = parent.signals.lock().handlers.get(SIGCHLD);
         let ignored = exit_signal == SIGCHLD && action.handler == SIG_IGN;
         let reap = exit_signal == SIGCHLD && (ignored || action.sa_flags().contains(SaFlags::NOCLDWAIT));
-        if exit_signal != 0 && !ignored {
+        if (1..=64).contains(&exit_signal) && !ignored {
             let (code, value) = exit_code(status);
             let ticks = |ns: u64| (ns / 10_000_000) as i64;
             let mut info =

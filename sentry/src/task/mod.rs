@@ -7,7 +7,7 @@
 //! Locks: the tree (`Kernel::tree`) outermost, then signal state of a group, then a task's own state.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 
 use base::cred::Credentials;
 use base::lock::{Lock, rank};
@@ -27,6 +27,7 @@ pub mod exec;
 mod exec_cred;
 pub mod exit;
 pub mod fd;
+pub mod pi;
 pub mod pidfd;
 pub mod robust;
 pub mod run;
@@ -50,6 +51,8 @@ pub struct ThreadGroup {
     pub exit_status: AtomicI32,
     /// The thread that survives an exec while others end; 0 else. Changes under the lock of `signals`.
     pub execing: AtomicI32,
+    /// What the process has registered for with membarrier(2).
+    pub barriers: AtomicI32,
     /// Orphans among its descendants become its children (`PR_SET_CHILD_SUBREAPER`).
     pub subreaper: AtomicBool,
     /// Timers.
@@ -139,6 +142,8 @@ pub struct Task {
     pub killed: AtomicBool,
     /// There are signals to look at, or the thread must stop or end: see the module `signal`.
     pub signal_pending: AtomicBool,
+    /// `set_robust_list`.
+    pub robust_list: AtomicU64,
     /// What it is sent when the thread that made its process ends (`PR_SET_PDEATHSIG`).
     pub parent_death_signal: AtomicI32,
     /// The address space, for /proc and ptrace.

@@ -1,20 +1,22 @@
 //! Robust futexes: locks whose owner ends while it holds them (Linux kernel/futex/core.c, `exit_robust_list`).
 
+use std::sync::atomic::Ordering;
+
 use abi::UserAddr;
 
 use super::Ctx;
 use crate::mm::FutexScope;
 
-const FUTEX_WAITERS: u32 = 0x8000_0000;
-const FUTEX_OWNER_DIED: u32 = 0x4000_0000;
-const FUTEX_TID_MASK: u32 = 0x3fff_ffff;
+pub(super) const FUTEX_WAITERS: u32 = 0x8000_0000;
+pub(super) const FUTEX_OWNER_DIED: u32 = 0x4000_0000;
+pub(super) const FUTEX_TID_MASK: u32 = 0x3fff_ffff;
 /// Entries looked at, so that a circle ends (`ROBUST_LIST_LIMIT`).
 const LIMIT: usize = 2048;
 
 impl Ctx<'_> {
     /// Marks the locks on the thread's robust list as left by their owner.
     pub(super) fn exit_robust_list(&mut self) {
-        let head = std::mem::take(&mut self.robust_list);
+        let head = self.task.robust_list.swap(0, Ordering::Relaxed);
         if head == 0 {
             return;
         }
@@ -61,7 +63,7 @@ impl Ctx<'_> {
                 Err(_) => return false,
             }
         }
-        if value & FUTEX_WAITERS != 0 {
+        if value & FUTEX_WAITERS != 0 && !is_pi {
             self.wake_one(addr);
         }
         true

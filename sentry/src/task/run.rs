@@ -37,8 +37,6 @@ pub struct Ctx<'a> {
     pub saved_mask: Option<u64>,
     /// `set_tid_address`.
     pub clear_tid: u64,
-    /// `set_robust_list`.
-    pub robust_list: u64,
     /// The deadline that a restarted sleep goes on with.
     pub restart_deadline: Option<u64>,
     /// The parent that waits in vfork.
