@@ -252,13 +252,20 @@ int main(int argc, char **argv) {
   E("badfd", syscall(SYS_execveat, 99, "true", tv, ev, 0));
   E("flag", syscall(SYS_execveat, d, "true", tv, ev, 1));
   E("isdir", syscall(SYS_execveat, d, "", tv, ev, 0x1000));
-  symlink("/bin/true", "/tmp/sl_exec");
-  E("link", syscall(SYS_execveat, -100, "/tmp/sl_exec", tv, ev, 0x100));
-  unlink("/tmp/sl_exec");
-  int sf = open("/tmp/sc_exec", O_CREAT | O_WRONLY, 0755);
+  char lnk[64];
+  sprintf(lnk, "/tmp/sl_exec.%d", getpid());
+  symlink("/bin/true", lnk);
+  E("link", syscall(SYS_execveat, -100, lnk, tv, ev, 0x100));
+  unlink(lnk);
+  char scr[64];
+  sprintf(scr, "/tmp/sc_exec.%d", getpid());
+  int sf = open(scr, O_CREAT | O_WRONLY, 0755);
   write(sf, "#!/bin/sh\necho script $0\n", 25);
   close(sf);
-  sf = open("/tmp/sc_exec", O_RDONLY);
+  sf = open(scr, O_RDONLY);
+  dup2(sf, 50);
+  close(sf);
+  sf = 50;
   char *sv[] = {"s", 0};
   c = fork();
   if (!c) {
@@ -269,6 +276,6 @@ int main(int argc, char **argv) {
   printf("script %x\n", st);
   fcntl(sf, F_SETFD, 1);
   E("cloexec script", syscall(SYS_execveat, sf, "", sv, ev, 0x1000));
-  unlink("/tmp/sc_exec");
+  unlink(scr);
   return 0;
 }
