@@ -66,7 +66,7 @@ static void *pitake(void *p) {
 }
 static void *pitake_hold(void *p) {
   fut(&pi, FUTEX_LOCK_PI, 0, 0, 0, 0);
-  ms(100);
+  ms(500);
   fut(&pi, FUTEX_UNLOCK_PI, 0, 0, 0, 0);
   return 0;
 }
@@ -86,7 +86,7 @@ int main(int argc, char **argv) {
   // WAKE_OP
   for (int i = 0; i < 2; i++) pthread_create(&t[i], 0, wa, 0);
   for (int i = 2; i < 5; i++) pthread_create(&t[i], 0, wb, 0);
-  ms(100);
+  ms(400);
   E("wake_op", fut(&a, FUTEX_WAKE_OP, 1, (void *)2, &b, FUTEX_OP(FUTEX_OP_ADD, 5, FUTEX_OP_CMP_EQ, 0)));
   ms(50);
   printf("b %u a woke %d b woke %d\n", b, woke_a, woke_b);
@@ -94,6 +94,11 @@ int main(int argc, char **argv) {
   ms(50);
   printf("b %u a woke %d b woke %d\n", b, woke_a, woke_b);
   E("wake", fut(&b, FUTEX_WAKE, 9, 0, 0, 0));
+  while (woke_a + woke_b < 5) {
+    ms(5);
+    fut(&a, FUTEX_WAKE, 9, 0, 0, 0);
+    fut(&b, FUTEX_WAKE, 9, 0, 0, 0);
+  }
   for (int i = 0; i < 5; i++) pthread_join(t[i], 0);
   E("xor", fut(&a, FUTEX_WAKE_OP, 1, (void *)1, &b, FUTEX_OP(FUTEX_OP_XOR, 3, FUTEX_OP_CMP_LT, 0)));
   printf("%u\n", b);
@@ -116,7 +121,7 @@ int main(int argc, char **argv) {
   pthread_mutex_lock(&m);
   for (long i = 0; i < 4; i++) {
     pthread_create(&t[i], 0, pw, (void *)i);
-    ms(30);
+    ms(80);
   }
   pthread_mutex_unlock(&m);
   for (int i = 0; i < 4; i++) pthread_join(t[i], 0);
@@ -134,7 +139,7 @@ int main(int argc, char **argv) {
   E("esrch", fut(&pi, FUTEX_LOCK_PI, 0, 0, 0, 0));
   pi = 0;
   pthread_create(&t[0], 0, pitake_hold, 0);
-  ms(30);
+  ms(150);
   E("try", fut(&pi, FUTEX_TRYLOCK_PI, 0, 0, 0, 0));
   struct timespec now;
   clock_gettime(CLOCK_REALTIME, &now);
