@@ -51,6 +51,45 @@ pub fn set_affinity(tid: i32, mask: &CpuMask) -> Result<(), Errno> {
     if r == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
+/// The resource limits of this process, soft and hard, by number (`RLIMIT_CPU` is 0); unlimited is `u64::MAX`.
+///
+/// # Errors
+/// What getrlimit(2) gives.
+pub fn resource_limits() -> Result<[(u64, u64); 16], Errno> {
+    let mut limits = [(u64::MAX, u64::MAX); 16];
+    for (resource, limit) in (0_u32..).zip(&mut limits) {
+        let mut value = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: `value` is an `rlimit` of our own, which the call fills.
+        let r = unsafe { libc::getrlimit(resource, &raw mut value) };
+        if r != 0 {
+            return Err(last_errno());
+        }
+        *limit = (value.rlim_cur, value.rlim_max);
+    }
+    Ok(limits)
+}
+
+/// Raises this process's limit of descriptors to the hard limit, for what the sandbox's files and vCPUs take.
+///
+/// # Errors
+/// What setrlimit(2) gives.
+pub fn raise_descriptor_limit() -> Result<(), Errno> {
+    let (_, hard) = resource_limits()?[libc::RLIMIT_NOFILE as usize];
+    let value = libc::rlimit { rlim_cur: hard, rlim_max: hard };
+    // SAFETY: the call reads `value` only.
+    let r = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const value) };
+    if r == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+/// The file mode creation mask of this process (umask(2)). It is unset for an instant: call it while no other thread runs.
+pub fn creation_mask() -> u32 {
+    // SAFETY: the call has no memory arguments.
+    let mask = unsafe { libc::umask(0o077) };
+    // SAFETY: as above.
+    unsafe { libc::umask(mask) };
+    mask
+}
+
 /// How long the host lets the calling thread run before another one's turn comes, ns (sched_rr_get_interval(2)).
 ///
 /// # Errors

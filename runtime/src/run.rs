@@ -10,6 +10,7 @@ use base::cred::Credentials;
 use base::memmap::Memory;
 use fs::vfs::{MountNamespace, Walk};
 use platform::Platform;
+use sentry::syscall::system::NR_OPEN;
 use sentry::task::clone::{FirstTask, start_first};
 use sentry::task::{FdTable, FsContext};
 use sentry::{Kernel, Setup};
@@ -88,6 +89,9 @@ pub(crate) fn run(options: &Options) -> u8 {
 
 fn try_run(options: &Options) -> Result<u8, Failure> {
     let calibration = sentry::time::Calibration::begin();
+    let umask = host::system::creation_mask();
+    let rlimits = inherited_limits()?;
+    host::system::raise_descriptor_limit().map_err(|e| Failure::own(format!("limit of descriptors: {e}")))?;
     start_log(options)?;
     let cred = parse_user(&options.user)?;
     let machine = platform_kvm::Options { device: options.kvm_device.clone(), ..Default::default() };
@@ -135,11 +139,12 @@ fn try_run(options: &Options) -> Result<u8, Failure> {
     start_first(FirstTask {
         kernel: kernel.clone(),
         files,
-        fs: FsContext { root, cwd, umask: 0o022 },
+        fs: FsContext { root, cwd, umask },
         cred,
         path,
         args,
         env,
+        rlimits,
     })
     .map_err(|e| program_failure(&shown, e))?;
     log::info!("platform {}, SYSCALL leaves by {:?}; running {shown}", platform.name(), platform.entry());
@@ -153,6 +158,16 @@ fn try_run(options: &Options) -> Result<u8, Failure> {
     }
     let code = if status & 0x7f == 0 { status >> 8 & 0xff } else { 128 + (status & 0x7f) };
     Ok(u8::try_from(code).unwrap_or(FAILED))
+}
+
+/// The limits that the program inherits, as it would natively; descriptors stay within what the sentry's tables hold.
+fn inherited_limits() -> Result<[(u64, u64); 16], Failure> {
+    let mut limits =
+        host::system::resource_limits().map_err(|e| Failure::own(format!("resource limits: {e}")))?;
+    let (soft, hard) = &mut limits[7];
+    *soft = (*soft).min(NR_OPEN);
+    *hard = (*hard).min(NR_OPEN);
+    Ok(limits)
 }
 
 fn start_log(options: &Options) -> Result<(), Failure> {

@@ -194,3 +194,15 @@ fn is_root() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     status.lines().any(|line| line.starts_with("Uid:") && line.split_whitespace().nth(2) == Some("0"))
 }
+
+#[test]
+fn limits_and_the_creation_mask_are_inherited() {
+    if have_kvm() && have_program("bash") {
+        let mut command = Command::new("/bin/bash");
+        let script = "ulimit -Sn 321; ulimit -Hn 3210; ulimit -s 4096; ulimit -c 7; umask 027; exec \"$0\" run -- /bin/bash -c \
+                      'ulimit -Sn; ulimit -Hn; ulimit -s; ulimit -c; umask'";
+        command.args(["-c", script]).arg(ringfence());
+        let outcome = run(command, b"", LIMIT);
+        assert_eq!(String::from_utf8_lossy(&outcome.stdout), "321\n3210\n4096\n7\n0027\n");
+    }
+}

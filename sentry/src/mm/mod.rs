@@ -71,6 +71,14 @@ pub struct Limits {
     pub memlock: AtomicU64,
 }
 
+impl Limits {
+    /// Those among a process's resource limits (soft and hard, by number: getrlimit(2)) that bound its memory.
+    pub fn of(rlimits: &[(u64, u64); 16]) -> Self {
+        let soft = |resource: usize| AtomicU64::new(rlimits[resource].0);
+        Self { data: soft(2), stack: soft(3), memlock: soft(8), address_space: soft(9) }
+    }
+}
+
 impl Default for Limits {
     /// Linux's: 8 MiB of stack and of locked memory, the rest unlimited.
     fn default() -> Self {

@@ -136,27 +136,6 @@ pub(crate) fn copy_limits(from: &Limits) -> Arc<Limits> {
     })
 }
 
-const INF: u64 = u64::MAX;
-/// Linux's defaults (include/asm-generic/resource.h), with the descriptor limit that systemd gives.
-pub(crate) const DEFAULT_RLIMITS: [(u64, u64); 16] = [
-    (INF, INF),
-    (INF, INF),
-    (INF, INF),
-    (8 << 20, INF),
-    (0, INF),
-    (INF, INF),
-    (96364, 96364),
-    (1024, 1 << 20),
-    (8 << 20, 8 << 20),
-    (INF, INF),
-    (INF, INF),
-    (96364, 96364),
-    (819_200, 819_200),
-    (0, 0),
-    (0, 0),
-    (INF, INF),
-];
-
 /// Everything that makes the first task.
 pub struct FirstTask {
     /// The kernel.
@@ -173,6 +152,8 @@ pub struct FirstTask {
     pub args: Vec<Vec<u8>>,
     /// Environment.
     pub env: Vec<Vec<u8>>,
+    /// Resource limits, soft and hard, by number (getrlimit(2)).
+    pub rlimits: [(u64, u64); 16],
 }
 
 /// Starts the first process in its own host thread.
@@ -183,12 +164,12 @@ pub fn start_first(first: FirstTask) -> Result<(), Errno> {
     let kernel = first.kernel;
     let mut context = kernel.platform.new_context().map_err(|_| ENOMEM)?;
     let pid = kernel.tree.lock().new_id();
-    let limits: Arc<Limits> = Arc::default();
+    let limits = Arc::new(Limits::of(&first.rlimits));
     let group = new_group(
         pid,
         GroupSignals::default(),
         limits.clone(),
-        DEFAULT_RLIMITS,
+        first.rlimits,
         first.path.clone(),
         GroupAttributes::default(),
     );
