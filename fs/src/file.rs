@@ -18,7 +18,7 @@ use base::wait::{Events, WaitQueue};
 
 use crate::anon::inotify::{self, event};
 use crate::locks::FileId;
-use crate::vfs::{FileType, SetAttributes, VfsPath};
+use crate::vfs::{FileType, SetAttributes, VfsPath, Writer};
 
 /// `open(2)` flags (x86-64).
 #[expect(missing_docs, reason = "open(2) explains each")]
@@ -281,6 +281,8 @@ pub struct FileDescription {
     pub path: Option<VfsPath>,
     flags: AtomicU32,
     is_dir: bool,
+    /// Keeps the file from being run while it can be written here.
+    _writer: Option<Writer>,
     position: Lock<u64, { rank::FILE_POSITION }>,
     /// Set with the first lock that belongs to the description: the file, and its name as an owner.
     locked: OnceLock<(FileId, u64)>,
@@ -289,15 +291,26 @@ pub struct FileDescription {
 impl FileDescription {
     /// Makes a description; `flags` are those of `open` without the creation flags.
     pub fn new(ops: Box<dyn FileOps>, path: Option<VfsPath>, flags: u32) -> Arc<Self> {
-        Self::with_kind(ops, path, flags, FileType::Regular)
+        Self::make(ops, path, flags, FileType::Regular, None)
     }
 
-    /// As `new`, for a file of a known kind.
-    pub(crate) fn with_kind(
+    /// As `new`, for a file of a known kind that was opened at `place`.
+    pub(crate) fn opened(
+        ops: Box<dyn FileOps>,
+        place: VfsPath,
+        flags: u32,
+        kind: FileType,
+        writer: Option<Writer>,
+    ) -> Arc<Self> {
+        Self::make(ops, Some(place), flags, kind, writer)
+    }
+
+    fn make(
         ops: Box<dyn FileOps>,
         path: Option<VfsPath>,
         flags: u32,
         kind: FileType,
+        writer: Option<Writer>,
     ) -> Arc<Self> {
         if let Some(path) = &path {
             path.dentry.add_open();
@@ -309,6 +322,7 @@ impl FileDescription {
             path,
             flags: AtomicU32::new(kept),
             is_dir,
+            _writer: writer,
             position: Lock::new(0),
             locked: OnceLock::new(),
         })

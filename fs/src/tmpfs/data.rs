@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
@@ -11,9 +11,10 @@ use base::PAGE_SIZE;
 use base::io::{Sink, Source};
 use base::lock::{Lock, rank};
 use base::memmap::{MapError, Mappable, MappingSpace, MemKind, MemRange, Memory};
+use base::time::Time;
 
 use super::{Body, Fs, TmpInode};
-use crate::file::{FileOps, Metadata};
+use crate::file::{FileOps, Metadata, oflag};
 use crate::vfs::mappings::Mappings;
 use crate::vfs::pages::PageMap;
 use crate::vfs::{Inode, Owner, SetAttributes};
@@ -37,6 +38,8 @@ pub(super) struct Data {
     writing: Lock<(), { rank::INODE }>,
     /// `F_SEAL_*`; changed under `writing`.
     seals: AtomicU32,
+    /// When somebody last wrote through a mapping, if the inode does not know yet: ns.
+    mapped_write: AtomicI64,
 }
 
 impl Data {
@@ -48,7 +51,16 @@ impl Data {
             mappings: Mappings::default(),
             writing: Lock::new(()),
             seals: AtomicU32::new(seal::SEAL),
+            mapped_write: AtomicI64::new(0),
         })
+    }
+
+    /// When somebody wrote through a mapping since this was last asked.
+    pub(super) fn take_mapped_write(&self) -> Option<Time> {
+        match self.mapped_write.load(Ordering::Relaxed) {
+            0 => None,
+            _ => Some(Time::from_ns(self.mapped_write.swap(0, Ordering::Relaxed))),
+        }
     }
 
     fn has_seal(&self, seals: u32) -> bool {
@@ -263,7 +275,11 @@ impl Drop for Data {
 }
 
 impl Mappable for Data {
-    fn translate(&self, offset: u64, max_len: u64, _write: bool) -> Result<MemRange, MapError> {
+    fn translate(&self, offset: u64, max_len: u64, write: bool) -> Result<MemRange, MapError> {
+        if write {
+            let now = host::clock::now_ns(host::clock::HostClock::Realtime);
+            self.mapped_write.store(now, Ordering::Relaxed);
+        }
         let mut pages = self.pages.lock();
         let end = self.size().next_multiple_of(PAGE_SIZE);
         if offset >= end {
@@ -318,13 +334,15 @@ impl Mappable for Data {
 #[derive(Debug)]
 pub(super) struct OpenFile {
     inode: Arc<TmpInode>,
+    /// `O_NOATIME`.
+    keeps_atime: AtomicBool,
     /// What `/proc/PID/fd` shows of a memfd.
     name: Option<Vec<u8>>,
 }
 
 impl OpenFile {
-    pub(super) fn new(inode: Arc<TmpInode>) -> Self {
-        Self { inode, name: None }
+    pub(super) fn new(inode: Arc<TmpInode>, flags: u32) -> Self {
+        Self { inode, keeps_atime: AtomicBool::new(flags & oflag::NOATIME != 0), name: None }
     }
 
     fn data(&self) -> Result<&Arc<Data>, Errno> {
@@ -345,7 +363,14 @@ impl FileOps for OpenFile {
     }
 
     fn read_at(&self, offset: u64, dst: &mut dyn Sink) -> Result<usize, Errno> {
-        self.data()?.read_at(offset, dst)
+        if dst.remaining() == 0 {
+            return Ok(0);
+        }
+        let n = self.data()?.read_at(offset, dst)?;
+        if !self.keeps_atime.load(Ordering::Relaxed) {
+            self.inode.accessed();
+        }
+        Ok(n)
     }
 
     fn write_at(&self, offset: u64, src: &mut dyn Source) -> Result<usize, Errno> {
@@ -353,7 +378,9 @@ impl FileOps for OpenFile {
         let writing = data.writing.lock();
         let n = data.write_locked(offset, src)?;
         drop(writing);
-        self.inode.written();
+        if n > 0 {
+            self.inode.touch_modified();
+        }
         Ok(n)
     }
 
@@ -363,7 +390,9 @@ impl FileOps for OpenFile {
         let end = data.size();
         let n = data.write_locked(end, src)?;
         drop(writing);
-        self.inode.written();
+        if n > 0 {
+            self.inode.touch_modified();
+        }
         Ok((n, end + n as u64))
     }
 
@@ -373,7 +402,7 @@ impl FileOps for OpenFile {
 
     fn truncate(&self, size: u64) -> Result<(), Errno> {
         self.data()?.truncate(size)?;
-        self.inode.written();
+        self.inode.touch_modified();
         Ok(())
     }
 
@@ -398,7 +427,7 @@ impl FileOps for OpenFile {
             data.size.fetch_max(end, Ordering::AcqRel);
         }
         drop(writing);
-        self.inode.written();
+        self.inode.touch_modified();
         Ok(())
     }
 
@@ -455,11 +484,16 @@ impl FileOps for OpenFile {
         self.inode.set_attributes(attributes)
     }
 
-    fn reopen(&self, _flags: u32) -> Result<Option<Box<dyn FileOps>>, Errno> {
-        Ok(Some(Box::new(Self { inode: self.inode.clone(), name: self.name.clone() })))
+    fn reopen(&self, flags: u32) -> Result<Option<Box<dyn FileOps>>, Errno> {
+        Ok(Some(Box::new(Self { name: self.name.clone(), ..Self::new(self.inode.clone(), flags) })))
+    }
+
+    fn set_flags(&self, flags: u32) {
+        self.keeps_atime.store(flags & oflag::NOATIME != 0, Ordering::Relaxed);
     }
 
     fn mappable(&self) -> Result<Arc<dyn Mappable>, Errno> {
+        self.inode.accessed();
         Ok(self.data()?.clone())
     }
 
@@ -501,7 +535,7 @@ pub fn new_memfd(
     }
     inode.attributes.lock().nlink = 0;
     let shown = [b"/memfd:", name, b" (deleted)"].concat();
-    Box::new(OpenFile { inode, name: Some(shown) })
+    Box::new(OpenFile { name: Some(shown), ..OpenFile::new(inode, 0) })
 }
 
 /// Makes endless zeroed memory that can be mapped: what `mmap` of `/dev/zero` gives, each time anew.

@@ -176,17 +176,33 @@ impl TmpInode {
         }
     }
 
-    /// A write by somebody takes away the bits that lend rights (Linux `file_remove_privs`).
-    fn written(&self) {
+    /// Somebody read: the stamp follows as with the mount option `relatime`.
+    ///
+    /// Source: Linux 6.12 fs/inode.c, `relatime_need_update`.
+    fn accessed(&self) {
+        const DAY: i64 = 24 * 60 * 60;
         let now = now();
         let mut a = self.attributes.lock();
-        a.mtime = now;
-        a.ctime = now;
+        if a.atime <= a.mtime || a.atime <= a.ctime || now.sec - a.atime.sec >= DAY {
+            a.atime = now;
+        }
+    }
+
+    /// Takes over what was written through mappings.
+    fn absorb_mapped_writes(&self) {
+        if let Body::Regular(data) = &self.body
+            && let Some(time) = data.take_mapped_write()
+        {
+            let mut a = self.attributes.lock();
+            a.mtime = time;
+            a.ctime = time;
+        }
     }
 }
 
 impl Inode for TmpInode {
     fn metadata(&self) -> Result<Metadata, Errno> {
+        self.absorb_mapped_writes();
         let (size, blocks, rdev) = match &self.body {
             Body::Regular(data) => (data.size(), data.allocated() / 512, 0),
             Body::Directory(dir) => (dir.lock().len() as u64 * 20 + 40, 0, 0),
@@ -301,6 +317,7 @@ impl Inode for TmpInode {
         if let Some(size) = set.size {
             self.set_size(size)?;
         }
+        self.absorb_mapped_writes();
         let now = now();
         let mut a = self.attributes.lock();
         if let Some(mode) = set.mode {
@@ -351,7 +368,7 @@ impl Inode for TmpInode {
 
     fn open(self: Arc<Self>, flags: u32) -> Result<Box<dyn FileOps>, Errno> {
         match &self.body {
-            Body::Regular(_) => Ok(Box::new(data::OpenFile::new(self))),
+            Body::Regular(_) => Ok(Box::new(data::OpenFile::new(self, flags))),
             Body::Directory(_) => Ok(Box::new(OpenDirectory(self))),
             Body::Symlink(_) => Err(abi::errno::ELOOP),
             Body::Fifo(fifo) => {
@@ -390,6 +407,7 @@ impl FileOps for OpenDirectory {
     }
 
     fn read_dir(&self, offset: u64, emit: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<(), Errno> {
+        self.0.accessed();
         let dots: [(&[u8], u64); 2] = [(b".", 1), (b"..", 2)];
         for (name, next) in dots.into_iter().filter(|&(_, next)| next > offset) {
             // The number of `..` is the directory's own: the file system does not know what is above its root.

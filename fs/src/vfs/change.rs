@@ -148,6 +148,9 @@ impl Walk<'_> {
         if meta.is_dir() {
             return Err(EPERM);
         }
+        if meta.nlink == 0 && !old.dentry.is_linkable.load(Ordering::Acquire) {
+            return Err(ENOENT);
+        }
         let inode = dir.dentry.inode().link(&name, old.dentry.inode())?;
         if let Some(children) = &mut children {
             dir.dentry.insert(children, &name, inode);

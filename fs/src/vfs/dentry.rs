@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use abi::Errno;
-use abi::errno::{ENAMETOOLONG, ENOENT};
+use abi::errno::{ENAMETOOLONG, ENOENT, ETXTBSY};
 use base::lock::{Lock, LockGuard, rank};
 
 use super::{Inode, Mount};
@@ -33,6 +33,10 @@ pub struct Dentry {
     /// Whether something is mounted here; a look without the mount table's lock.
     pub(super) is_mountpoint: AtomicBool,
     symlink: OnceLock<Box<[u8]>>,
+    /// A file without a name that `linkat` may give one (`O_TMPFILE` without `O_EXCL`).
+    pub(super) is_linkable: AtomicBool,
+    /// Descriptions that write, or (negative) programs that run: never both, ETXTBSY says so.
+    writers: AtomicI32,
     watches: OnceLock<Watches>,
     /// Descriptions through this name.
     opens: AtomicUsize,
@@ -49,6 +53,8 @@ impl Dentry {
             is_dead: AtomicBool::new(false),
             is_mountpoint: AtomicBool::new(false),
             symlink: OnceLock::new(),
+            is_linkable: AtomicBool::new(false),
+            writers: AtomicI32::new(0),
             watches: OnceLock::new(),
             opens: AtomicUsize::new(0),
             place: Lock::new(Place { parent, name: name.into() }),
@@ -87,6 +93,20 @@ impl Dentry {
 
     pub(crate) fn make_watches(&self) -> &Watches {
         self.watches.get_or_init(Watches::default)
+    }
+
+    /// Counts somebody who writes (Linux `get_write_access`).
+    ///
+    /// # Errors
+    /// `ETXTBSY`: the program runs.
+    fn add_writer(&self) -> Result<(), Errno> {
+        let add = |n: i32| (n >= 0).then_some(n + 1);
+        self.writers.fetch_update(Ordering::AcqRel, Ordering::Acquire, add).map(drop).map_err(|_| ETXTBSY)
+    }
+
+    fn add_running(&self) -> Result<(), Errno> {
+        let add = |n: i32| (n <= 0).then_some(n - 1);
+        self.writers.fetch_update(Ordering::AcqRel, Ordering::Acquire, add).map(drop).map_err(|_| ETXTBSY)
     }
 
     /// Counts a description.
@@ -253,6 +273,46 @@ impl Drop for Dentry {
                 Err(_) => None,
             };
         }
+    }
+}
+
+/// Somebody who writes to a file; while one is there it cannot be run.
+#[derive(Debug)]
+pub(crate) struct Writer(Arc<Dentry>);
+
+impl Writer {
+    /// # Errors
+    /// `ETXTBSY`: the program runs.
+    pub(super) fn new(dentry: &Arc<Dentry>) -> Result<Self, Errno> {
+        dentry.add_writer()?;
+        Ok(Self(dentry.clone()))
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.0.writers.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Keeps a program from being written while it runs.
+#[derive(Debug)]
+pub struct Running(Arc<Dentry>);
+
+impl Running {
+    /// Begins to keep `dentry` from being written (Linux `deny_write_access`).
+    ///
+    /// # Errors
+    /// `ETXTBSY`: somebody has it open for writing.
+    pub fn new(dentry: &Arc<Dentry>) -> Result<Self, Errno> {
+        dentry.add_running()?;
+        Ok(Self(dentry.clone()))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.writers.fetch_add(1, Ordering::AcqRel);
     }
 }
 

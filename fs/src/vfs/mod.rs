@@ -23,7 +23,8 @@ mod walk;
 mod xattr;
 
 pub use change::SetTime;
-pub use dentry::{Dentry, VfsPath};
+pub(crate) use dentry::Writer;
+pub use dentry::{Dentry, Running, VfsPath};
 pub use inode::{FileType, Inode, MagicTarget, Owner, SetAttributes, StatFs, XattrFlags, mode};
 pub use mount::{Mount, MountNamespace};
 pub use perm::{check_permission, may};

@@ -3,13 +3,17 @@
 use std::any::Any;
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use abi::Errno;
 use abi::errno::{EEXIST, EINVAL, EISDIR, ELOOP, ENOENT, ENOTDIR, ENXIO, EPERM};
 
+use base::cred::cap;
+
+use super::dentry::Writer;
 use super::perm::{check_inode, check_permission, is_owner, may};
 use super::walk::{Follow, OpenFileInode, Parent, Progress, Rules, is_special};
-use super::{Dentry, Inode, Owner, SetAttributes, VfsPath, Walk, mode};
+use super::{Dentry, FileType, Inode, Owner, SetAttributes, VfsPath, Walk, mode};
 use crate::anon::inotify::{self, event};
 use crate::file::{FileDescription, FileOps, Metadata, oflag};
 
@@ -76,7 +80,7 @@ impl Walk<'_> {
         }
         if flags & oflag::PATH != 0 {
             let ops = Box::new(PathFile(place.inode()));
-            return Ok(FileDescription::with_kind(ops, Some(place), flags, meta.file_type()));
+            return Ok(FileDescription::opened(ops, place, flags, meta.file_type(), None));
         }
         if kind == mode::IFLNK {
             return Err(ELOOP);
@@ -102,11 +106,16 @@ impl Walk<'_> {
                 None => Ok(open.0.clone()),
             };
         }
+        let writer = match kind == mode::IFREG && want & may::WRITE != 0 {
+            true => Some(Writer::new(&place.dentry)?),
+            false => None,
+        };
         let ops = inode.open(flags)?;
         if flags & oflag::TRUNC != 0 && kind == mode::IFREG {
+            self.drop_privileges(&place)?;
             ops.truncate(0)?;
         }
-        let file = FileDescription::with_kind(ops, Some(place), flags, meta.file_type());
+        let file = FileDescription::opened(ops, place, flags, meta.file_type(), writer);
         file.tell(event::OPEN);
         if flags & oflag::TRUNC != 0 {
             file.tell(event::MODIFY);
@@ -153,7 +162,9 @@ impl Walk<'_> {
                         drop(children);
                         let ops = made.open(flags & !oflag::TRUNC)?;
                         let place = VfsPath { mount: dir.mount.clone(), dentry: child };
-                        let file = FileDescription::new(ops, Some(place), flags);
+                        let writes = wanted(flags) & may::WRITE != 0;
+                        let writer = if writes { Some(Writer::new(&place.dentry)?) } else { None };
+                        let file = FileDescription::opened(ops, place, flags, FileType::Regular, writer);
                         inotify::in_directory(&dir.dentry, event::CREATE, 0, &name);
                         file.tell(event::OPEN);
                         return Ok(file);
@@ -204,8 +215,11 @@ impl Walk<'_> {
         let ino = inode.metadata()?.ino;
         let dentry = Dentry::new(Some(dir.dentry.clone()), format!("#{ino}").as_bytes(), inode.clone());
         dentry.kill();
+        dentry.is_linkable.store(flags & oflag::EXCL == 0, Ordering::Release);
         let ops = inode.open(flags)?;
-        Ok(FileDescription::new(ops, Some(VfsPath { mount: dir.mount, dentry }), flags))
+        let writer = Writer::new(&dentry)?;
+        let place = VfsPath { mount: dir.mount, dentry };
+        Ok(FileDescription::opened(ops, place, flags, FileType::Regular, Some(writer)))
     }
 
     /// Checks that a name may be made in `dir`; returns the owner and the mode of the new file.
@@ -222,11 +236,40 @@ impl Walk<'_> {
         let mut bits = bits;
         if meta.mode & mode::ISGID != 0 {
             owner.gid = meta.gid;
+            let lends = bits & (mode::ISGID | 0o010) == mode::ISGID | 0o010;
             if is_dir {
                 bits |= mode::ISGID;
+            } else if lends && !self.cred.in_group(meta.gid) && !self.cred.has(cap::FSETID) {
+                // fs/inode.c, `mode_strip_sgid`.
+                bits &= !mode::ISGID;
             }
         }
         Ok((owner, bits))
+    }
+
+    /// Takes the bits that lend rights from a file that is going to be written by somebody who may not keep them.
+    ///
+    /// # Errors
+    /// The file system's.
+    ///
+    /// Source: Linux 6.12 fs/inode.c, `file_remove_privs`; fs/attr.c, `setattr_should_drop_suidgid`.
+    pub fn drop_privileges(&self, place: &VfsPath) -> Result<(), Errno> {
+        if self.cred.has(cap::FSETID) {
+            return Ok(());
+        }
+        let meta = place.dentry.inode().metadata()?;
+        if meta.mode & mode::IFMT != mode::IFREG || meta.mode & (mode::ISUID | mode::ISGID) == 0 {
+            return Ok(());
+        }
+        let mut bits = meta.mode & 0o7777 & !mode::ISUID;
+        if bits & 0o010 != 0 || !self.cred.in_group(meta.gid) {
+            bits &= !mode::ISGID;
+        }
+        if bits == meta.mode & 0o7777 {
+            return Ok(());
+        }
+        let set = SetAttributes { mode: Some(bits), ..SetAttributes::default() };
+        place.dentry.inode().set_attributes(&set)
     }
 
     /// `truncate(2)`.
@@ -243,6 +286,8 @@ impl Walk<'_> {
         }
         place.mount.want_write()?;
         check_permission(&meta, may::WRITE, self.cred)?;
+        let _writer = Writer::new(&place.dentry)?;
+        self.drop_privileges(&place)?;
         place
             .dentry
             .inode()

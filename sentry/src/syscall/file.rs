@@ -5,6 +5,7 @@ use std::sync::Arc;
 use abi::errno::{EBADF, EINVAL, EISDIR, EPIPE};
 use abi::signal::SigInfo;
 use abi::{Errno, UserAddr};
+use base::cred::cap;
 use base::io::Source;
 use base::wait::Events;
 use fs::file::{FileDescription, IoctlMemory, oflag};
@@ -32,6 +33,16 @@ impl Ctx<'_> {
         result
     }
 
+    /// Takes the set-user-ID and set-group-ID bits from a file that the task is going to write `len` bytes to.
+    pub(super) fn before_write(&self, file: &FileDescription, len: usize) -> Result<(), Errno> {
+        match &file.path {
+            Some(path) if len > 0 && file.is_writable() && !self.cred.has(cap::FSETID) => {
+                self.walk().drop_privileges(path)
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn read_into(&mut self, file: &Arc<FileDescription>, list: &[(UserAddr, u64)]) -> SysResult {
         if let Some(socket) = super::sockmsg::as_socket(file) {
             return self.read_socket(file, &socket, list);
@@ -51,6 +62,7 @@ impl Ctx<'_> {
         }
         let mm = self.mm.clone();
         let mut source = mm.source_list(list)?;
+        self.before_write(file, source.remaining())?;
         let mut done = 0u64;
         loop {
             // A failed attempt may have taken bytes: the next one begins where this one did.
@@ -119,6 +131,7 @@ pub(super) fn sys_pwrite64(cx: &mut Ctx<'_>, fd: i32, buf: UserAddr, len: u64, o
     let offset = u64::try_from(offset).map_err(|_| EINVAL)?;
     let file = cx.file(fd)?;
     let mut source = cx.mm.source(buf, len)?;
+    cx.before_write(&file, source.remaining())?;
     Ok(file.write_at(offset, &mut source)? as u64)
 }
 
@@ -166,10 +179,11 @@ pub(super) fn sys_ioctl(cx: &mut Ctx<'_>, fd: i32, request: u32, arg: u64) -> Sy
 /// `ftruncate(2)`.
 pub(super) fn sys_ftruncate(cx: &mut Ctx<'_>, fd: i32, len: i64) -> SysResult {
     let len = u64::try_from(len).map_err(|_| EINVAL)?;
-    let file = cx.file(fd)?;
+    let file = cx.open_file(fd)?;
     if !file.is_writable() {
         return Err(EINVAL.into());
     }
+    cx.before_write(&file, 1)?;
     file.ops.truncate(len)?;
     file.tell(fs::anon::inotify::event::MODIFY);
     Ok(0)
@@ -177,7 +191,7 @@ pub(super) fn sys_ftruncate(cx: &mut Ctx<'_>, fd: i32, len: i64) -> SysResult {
 
 /// `fsync(2)`.
 pub(super) fn sys_fsync(cx: &mut Ctx<'_>, fd: i32) -> SysResult {
-    cx.file(fd)?.ops.sync()?;
+    cx.open_file(fd)?.ops.sync()?;
     Ok(0)
 }
 
@@ -210,6 +224,7 @@ pub(super) fn sys_sendfile(
         Some(o) => u64::try_from(o).map_err(|_| EINVAL)?,
         None => input.seek(0, 1)?,
     };
+    cx.before_write(&output, 1)?;
     let mut done = 0u64;
     let mut buf = vec![0u8; 64 << 10];
     'copy: while done < count {

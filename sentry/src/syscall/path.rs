@@ -2,6 +2,7 @@
 
 use abi::errno::{EINVAL, ENOENT, ENOTDIR, EOPNOTSUPP, EPERM, ERANGE};
 use abi::{Errno, UserAddr};
+use base::cred::{CapSet, Credentials};
 use base::time::Time;
 use fs::file::Metadata;
 use fs::vfs::{SetTime, Walk};
@@ -160,6 +161,17 @@ pub(super) fn sys_faccessat(cx: &mut Ctx<'_>, dirfd: i32, path: UserAddr, mode: 
     sys_faccessat2(cx, dirfd, path, mode, 0)
 }
 
+/// The real ids, with what they could do had they been taken on (Linux 6.12 fs/open.c, `access_override_creds`).
+fn real_credentials(cred: &Credentials) -> Credentials {
+    /// `SECBIT_NO_SETUID_FIXUP`.
+    const NO_SETUID_FIXUP: u32 = 1 << 2;
+    let mut real = Credentials { fsuid: cred.uid, fsgid: cred.gid, ..cred.clone() };
+    if cred.securebits & NO_SETUID_FIXUP == 0 {
+        real.effective = if cred.uid == 0 { cred.permitted } else { CapSet::EMPTY };
+    }
+    real
+}
+
 /// `faccessat2(2)`.
 pub(super) fn sys_faccessat2(
     cx: &mut Ctx<'_>,
@@ -172,7 +184,12 @@ pub(super) fn sys_faccessat2(
         return Err(EINVAL.into());
     }
     let path = cx.path(path)?;
-    let walk = cx.walk_at(dirfd, &path)?;
+    let real;
+    let mut walk = cx.walk_at(dirfd, &path)?;
+    if flags & AT_EACCESS == 0 {
+        real = real_credentials(&cx.cred);
+        walk.cred = &real;
+    }
     let place = if path.is_empty() && flags & AT_EMPTY_PATH != 0 {
         walk.base.clone()
     } else {

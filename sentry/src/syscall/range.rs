@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use abi::errno::{EBADF, EFBIG, EINVAL, EISDIR, ENODEV, EOPNOTSUPP, EPERM, ESPIPE};
 use abi::{Errno, UserAddr};
+use base::io::Source;
 use fs::file::{FileDescription, oflag};
 use fs::vfs::FileType;
 
@@ -61,6 +62,7 @@ pub(super) fn sys_pwritev(
         return Err(ESPIPE.into());
     }
     let mut source = cx.mm.source_iovec(iov, count)?;
+    cx.before_write(&file, source.remaining())?;
     Ok(file.write_at(offset, &mut source)? as u64)
 }
 
@@ -136,6 +138,7 @@ fn write_special(
         return Err(EBADF.into());
     }
     let mut source = cx.mm.source_iovec(iov, count)?;
+    cx.before_write(&file, source.remaining())?;
     if !file.ops.is_seekable() {
         return match offset {
             Some(_) => Err(ESPIPE.into()),
@@ -194,6 +197,7 @@ pub(super) fn sys_fallocate(cx: &mut Ctx<'_>, fd: i32, mode: u32, offset: i64, l
         _ => return Err(ENODEV.into()),
     }
     offset.checked_add(len).ok_or(EFBIG)?;
+    cx.before_write(&file, 1)?;
     file.ops.allocate(mode, offset as u64, len as u64)?;
     file.tell(fs::anon::inotify::event::MODIFY);
     Ok(0)

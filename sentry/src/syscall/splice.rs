@@ -87,6 +87,7 @@ pub(super) fn sys_copy_file_range(
     if a.ino == b.ino && from.at < to.at + len && to.at < from.at + len {
         return Err(EINVAL.into());
     }
+    cx.before_write(&output, 1)?;
     let mut buf = vec![0u8; PIECE.min(len as usize)];
     let mut done = 0;
     while done < len {
@@ -227,6 +228,7 @@ fn from_pipe(
     if output.flags() & oflag::APPEND != 0 {
         return Err(EINVAL.into());
     }
+    cx.before_write(output, 1)?;
     let mut position = None;
     if !offset.is_null() {
         if !output.ops.is_seekable() {

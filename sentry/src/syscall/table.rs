@@ -56,7 +56,7 @@ syscalls! {
     18 pwrite64 = file::sys_pwrite64(fd: i32, buf: UserAddr, len: u64, offset: i64), Full;
     19 readv = file::sys_readv(fd: i32, iov: UserAddr, count: u64), Full;
     20 writev = file::sys_writev(fd: i32, iov: UserAddr, count: u64), Full;
-    21 access = path::sys_access(path: UserAddr, mode: u32), Partial("uses the effective ids");
+    21 access = path::sys_access(path: UserAddr, mode: u32), Full;
     22 pipe = fd::sys_pipe(fds: UserAddr), Full;
     23 select = poll::sys_select(count: i32, read: UserAddr, write: UserAddr, except: UserAddr, timeout: UserAddr), Full;
     24 sched_yield = task::sys_sched_yield(), Full;
@@ -304,7 +304,7 @@ syscalls! {
     266 symlinkat = path::sys_symlinkat(target: UserAddr, dirfd: i32, path: UserAddr), Full;
     267 readlinkat = path::sys_readlinkat(dirfd: i32, path: UserAddr, buf: UserAddr, len: i32), Full;
     268 fchmodat = path::sys_fchmodat(dirfd: i32, path: UserAddr, mode: u32), Full;
-    269 faccessat = path::sys_faccessat(dirfd: i32, path: UserAddr, mode: u32), Partial("uses the effective ids");
+    269 faccessat = path::sys_faccessat(dirfd: i32, path: UserAddr, mode: u32), Full;
     270 pselect6 = poll::sys_pselect6(count: i32, read: UserAddr, write: UserAddr, except: UserAddr, timeout: UserAddr, mask: UserAddr), Full;
     271 ppoll = poll::sys_ppoll(fds: UserAddr, count: u32, timeout: UserAddr, mask: UserAddr, size: u64), Full;
     272 unshare, Absent;
@@ -385,7 +385,7 @@ syscalls! {
     436 close_range = fd::sys_close_range(first: u32, last: u32, flags: u32), Full;
     437 openat2 = open::sys_openat2(dirfd: i32, path: UserAddr, how: UserAddr, size: u64), Full;
     438 pidfd_getfd, Absent;
-    439 faccessat2 = path::sys_faccessat2(dirfd: i32, path: UserAddr, mode: u32, flags: u32), Partial("uses the effective ids");
+    439 faccessat2 = path::sys_faccessat2(dirfd: i32, path: UserAddr, mode: u32, flags: u32), Full;
     440 process_madvise, Absent;
     441 epoll_pwait2 = poll::sys_epoll_pwait2(epfd: i32, events: UserAddr, max: i32, timeout: UserAddr, mask: UserAddr, size: u64), Full;
     442 mount_setattr, Absent;

@@ -14,7 +14,7 @@ use base::lock::Lock;
 use base::memmap::{Access, MappedFile, MappingOrigin};
 use base::wait::Events;
 use fs::file::{FileDescription, oflag};
-use fs::vfs::{VfsPath, Walk};
+use fs::vfs::{Running, VfsPath, Walk};
 use loader::elf::{self, Placement, ReadAt, Source};
 use loader::layout::{HeapPlace, Layout, Randomness};
 use loader::stack::{AuxInput, StackInput, StackPlan};
@@ -30,6 +30,8 @@ pub struct FileOrigin {
     pub file: Arc<FileDescription>,
     /// Its path when it was mapped.
     pub path: Vec<u8>,
+    /// Of a program: keeps it from being written.
+    pub running: Option<Running>,
 }
 
 impl MappingOrigin for FileOrigin {
@@ -72,7 +74,7 @@ pub fn file_mapping(file: &Arc<FileDescription>, root: &fs::vfs::VfsPath, offset
         Some(p) => p.full_path(root),
         None => file.ops.anonymous_name().unwrap_or_default(),
     };
-    let origin = Arc::new(FileOrigin { file: file.clone(), path });
+    let origin = Arc::new(FileOrigin { file: file.clone(), path, running: None });
     FileMapping {
         file: file.ops.mappable().map(|pages| MappedFile { pages, origin }),
         offset,
@@ -227,6 +229,7 @@ impl Ctx<'_> {
             self.task.group.limits.clone(),
             Params { mmap_base: layout.mmap_base, total_memory: self.task.kernel.system.total_memory },
         )?;
+        let running = file.path.as_ref().map(|p| Running::new(&p.dentry)).transpose()?;
         let new_cred = self.exec_cred(&file, &file.ops.metadata()?);
         let (cred, secure) = (new_cred.cred.clone(), new_cred.secure);
         self.end_other_threads()?;
@@ -302,7 +305,7 @@ impl Ctx<'_> {
             l.arg_end = stack.args.end;
             l.env_start = stack.env.start;
             l.env_end = stack.env.end;
-            l.exe = Some(Arc::new(FileOrigin { file: file.clone(), path: exe_path.clone() }));
+            l.exe = Some(Arc::new(FileOrigin { file: file.clone(), path: exe_path.clone(), running }));
             l.auxv = stack.auxv_bytes();
         });
         let window = stack.sp.saturating_sub(32 << 10).max(start) & !4095;
