@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/vfs.h>
@@ -109,8 +110,8 @@ int main(int argc, char **argv) {
     unsigned long long v[53];
     int i = 4;
     for (char *q = strtok(p + 4, " "); q; q = strtok(NULL, " ")) v[i++] = strtoull(q, NULL, 10);
-    printf("ppid %d nice %lld threads %lld rsslim %llx exit_signal %lld policy %lld\n", (int)v[4] == getppid(),
-           (long long)v[19], (long long)v[20], v[25], (long long)v[38], (long long)v[41]);
+    printf("ppid %d nice right %d threads %lld rsslim %llx exit_signal %lld policy %lld\n", (int)v[4] == getppid(),
+           (long long)v[19] == getpriority(PRIO_PROCESS, 0), (long long)v[20], v[25], (long long)v[38], (long long)v[41]);
     printf("code inside %d, stack inside %d, args inside %d, env behind args %d\n",
            v[26] <= (uintptr_t)main && (uintptr_t)main < v[27], v[28] <= (uintptr_t)argv, (uintptr_t)argv[0] == v[48],
            v[49] == v[50] && v[50] < v[51]);
