@@ -1,7 +1,7 @@
 //! Integration tests of the `ringfence` binary: what they share.
 //!
 //! `lib.rs` finds the binary and says what is skipped; `outcome.rs` runs a command within a time limit and compares two
-//! runs; `known.rs` reads the list of known failures. `tests/layers.rs` checks the dependencies of the crates,
+//! runs; `known.rs` reads the list of known failures; `conformance/` is the suite of guest programs. `tests/layers.rs` checks the dependencies of the crates,
 //! `tests/programs.rs` compares real programs with native runs, `tests/cli.rs` tries the command line's bad cases.
 
 use std::fs::OpenOptions;
@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+pub mod conformance;
 pub mod known;
 pub mod outcome;
 

@@ -1,0 +1,191 @@
+//! Measures how far a kernel follows Linux: `ringfence-conformance --runner "ringfence run --"`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use clap::Parser;
+use ringfence_tests::conformance::measure::{Plan, measure};
+use ringfence_tests::conformance::page::{self, Heading};
+use ringfence_tests::conformance::results::{Row, compare, count, judge, of_json, to_json};
+use ringfence_tests::conformance::run::Runner;
+use ringfence_tests::conformance::suite;
+use ringfence_tests::conformance::verdict::Result as Verdict;
+use ringfence_tests::known::Known;
+
+/// Runs small cases about system calls natively and under a runner, and compares.
+///
+/// Exit status: 0 when nothing unexpected happened, 1 when something did, 2 when it could not run.
+#[derive(Debug, Parser)]
+#[command(name = "ringfence-conformance", version)]
+struct Options {
+    /// The words before a program that run it on the kernel under test, such as "ringfence run --" or "runsc do";
+    /// without it the cases run natively only
+    #[arg(long, value_name = "PREFIX")]
+    runner: Option<String>,
+    /// Only cases whose name contains NAME, or that are about the system call NAME (may be given more than once)
+    #[arg(long, value_name = "NAME")]
+    filter: Vec<String>,
+    /// Programs at once [default: the number of processors]
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
+    /// Seconds that one case may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 20)]
+    limit: u64,
+    /// Write the results as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write the report as HTML
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Write the results between the marks of a page in Markdown, or as a new page
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+    /// Compare two results and name what changed
+    #[arg(long, num_args = 2, value_names = ["A", "B"])]
+    compare: Vec<PathBuf>,
+    /// The list of known failures [default: that of ringfence when the runner is ringfence, otherwise none]
+    #[arg(long, value_name = "FILE")]
+    known: Option<PathBuf>,
+    /// Run each case natively so often, to find cases whose output is not the same each time
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    native_runs: usize,
+    /// List the cases and do not run them
+    #[arg(long)]
+    list: bool,
+    /// Print the whole difference of each unexpected failure
+    #[arg(long, short)]
+    verbose: bool,
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(e) => {
+            eprintln!("ringfence-conformance: {e}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+fn write(path: &Path, text: &str) -> Result<(), String> {
+    fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+fn run(options: &Options) -> Result<bool, String> {
+    if let [old, new] = &options.compare[..] {
+        let rows = |path: &Path| of_json(&read(path)?).map_err(|e| format!("{}: {e}", path.display()));
+        let changes = compare(&rows(old)?, &rows(new)?);
+        changes.iter().for_each(|line| println!("{line}"));
+        println!("{} changed", changes.len());
+        return Ok(changes.iter().all(|line| line.ends_with("-> pass")));
+    }
+    let mut sources = Vec::new();
+    for area in suite::areas()? {
+        sources.extend(suite::sources(&area)?);
+    }
+    let jobs = options.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let plan = Plan {
+        sources,
+        runner: options.runner.as_ref().map(|prefix| Runner::new(prefix, options.limit)),
+        filters: options.filter.clone(),
+        jobs,
+        native_runs: options.native_runs,
+        limit: options.limit,
+        progress: true,
+    };
+    if options.list {
+        let cache = ringfence_tests::conformance::compile::cache()?;
+        for source in &plan.sources {
+            let program = suite::program(source, &cache)?;
+            program.cases.iter().for_each(|case| println!("{}", program.full_name(case)));
+        }
+        return Ok(true);
+    }
+    let mut rows = measure(&plan)?;
+    if rows.is_empty() {
+        return Err("no case has this name".to_owned());
+    }
+    let judged = judge(&mut rows, &known(options)?);
+    report(options, &rows)?;
+    for row in &judged.unexpected {
+        println!("{}: {}", row.result.word(), row.name);
+        let lines = if options.verbose { usize::MAX } else { 12 };
+        row.detail.lines().take(lines).for_each(|line| println!("    {line}"));
+    }
+    for name in &judged.mended {
+        println!("unexpected pass: {name}: delete its line in the list of known failures");
+    }
+    println!(
+        "{} cases: {} pass, {} fail ({} known), {} skip, {} timeout",
+        rows.len(),
+        count(&rows, Verdict::Pass),
+        count(&rows, Verdict::Fail),
+        judged.known.len(),
+        count(&rows, Verdict::Skip),
+        count(&rows, Verdict::Timeout),
+    );
+    Ok(judged.unexpected.is_empty() && judged.mended.is_empty())
+}
+
+/// The list of known failures that applies.
+fn known(options: &Options) -> Result<Known, String> {
+    match (&options.known, &options.runner) {
+        (Some(path), _) => Ok(Known::parse(&read(path)?)),
+        (None, Some(runner)) if runner.contains("ringfence") => Ok(Known::load()),
+        _ => Ok(Known::default()),
+    }
+}
+
+/// Writes the files that were asked for.
+fn report(options: &Options, rows: &[Row]) -> Result<(), String> {
+    if let Some(path) = &options.json {
+        write(path, &format!("{:#}\n", to_json(rows)))?;
+    }
+    if options.html.is_none() && options.markdown.is_none() {
+        return Ok(());
+    }
+    let heading = Heading {
+        runner: options.runner.clone().unwrap_or_else(|| "native".to_owned()),
+        machine: machine(),
+        command: std::env::args().collect::<Vec<_>>().join(" "),
+        uncovered: uncovered(options, rows),
+    };
+    if let Some(path) = &options.html {
+        write(path, &page::html(rows, &heading))?;
+    }
+    if let Some(path) = &options.markdown {
+        let old = fs::read_to_string(path).unwrap_or_default();
+        write(path, &page::between_marks(&old, &page::markdown(rows, &heading)))?;
+    }
+    Ok(())
+}
+
+/// The kernel and the processors.
+fn machine() -> String {
+    let word = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    format!("Linux {}, {cores} processors", word("/proc/sys/kernel/osrelease"))
+}
+
+/// Calls that the runner's own table marks full and that no case is about; only ringfence has such a table.
+fn uncovered(options: &Options, rows: &[Row]) -> Vec<String> {
+    let Some(runner) = options.runner.as_deref().filter(|runner| runner.contains("ringfence")) else {
+        return Vec::new();
+    };
+    let binary = runner.split_whitespace().next().unwrap_or_default();
+    let Ok(output) = Command::new(binary).args(["syscalls", "--json"]).output() else { return Vec::new() };
+    let table: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    let covered: BTreeSet<&str> = rows.iter().map(|row| row.syscall.as_str()).collect();
+    let full = table.as_array().into_iter().flatten().filter(|row| row["support"] == "full");
+    full.filter_map(|row| row["name"].as_str())
+        .filter(|name| !covered.contains(name))
+        .map(str::to_owned)
+        .collect()
+}
