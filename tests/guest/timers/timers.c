@@ -95,7 +95,8 @@ int main(void) {
   spin(150);
   memset(&iv, 0, sizeof iv);
   setitimer(ITIMER_PROF, &iv, 0);
-  printf("prof some %d\n", n >= 3);
+  /* Ticks may be lost while the timer thread waits for a processor. */
+  printf("prof some %d\n", n >= 1);
   n = 0;
   iv = (struct itimerval){{0, 20000}, {0, 20000}};
   setitimer(ITIMER_VIRTUAL, &iv, 0);
