@@ -208,6 +208,41 @@ pub fn set_len(fd: BorrowedFd<'_>, len: u64) -> Result<(), Errno> {
     check(unsafe { libc::ftruncate(fd.as_raw_fd(), len) })
 }
 
+/// `fallocate`; `mode` holds `FALLOC_FL_*`.
+///
+/// # Errors
+/// What fallocate(2) gives.
+pub fn allocate(fd: BorrowedFd<'_>, mode: u32, offset: u64, len: u64) -> Result<(), Errno> {
+    let offset = libc::off_t::try_from(offset).map_err(|_| EINVAL)?;
+    let len = libc::off_t::try_from(len).map_err(|_| EINVAL)?;
+    let mode = libc::c_int::try_from(mode).map_err(|_| EINVAL)?;
+    // SAFETY: no pointers are passed.
+    check(unsafe { libc::fallocate(fd.as_raw_fd(), mode, offset, len) })
+}
+
+fn seek(fd: BorrowedFd<'_>, offset: u64, whence: libc::c_int) -> Result<u64, Errno> {
+    let offset = libc::off_t::try_from(offset).map_err(|_| EINVAL)?;
+    // SAFETY: no pointers are passed.
+    let at = unsafe { libc::lseek(fd.as_raw_fd(), offset, whence) };
+    u64::try_from(at).map_err(|_| last_errno())
+}
+
+/// The first byte of data at or behind `offset`; the descriptor's own position means nothing to us.
+///
+/// # Errors
+/// `ENXIO`: none follows; what lseek(2) gives.
+pub fn seek_data(fd: BorrowedFd<'_>, offset: u64) -> Result<u64, Errno> {
+    seek(fd, offset, libc::SEEK_DATA)
+}
+
+/// The first byte of a hole at or behind `offset`; the end of the file counts as one.
+///
+/// # Errors
+/// What lseek(2) gives.
+pub fn seek_hole(fd: BorrowedFd<'_>, offset: u64) -> Result<u64, Errno> {
+    seek(fd, offset, libc::SEEK_HOLE)
+}
+
 /// `fsync`.
 ///
 /// # Errors

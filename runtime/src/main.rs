@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 mod check;
 mod run;
+mod volume;
 
 /// Runs Linux programs on a kernel of their own.
 #[derive(Debug, Parser)]

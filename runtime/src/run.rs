@@ -15,6 +15,7 @@ use sentry::task::clone::{FirstTask, start_first};
 use sentry::task::{FdTable, FsContext};
 use sentry::{Kernel, Setup};
 
+use crate::volume::Volume;
 use crate::{FAILED, complain};
 
 /// Options of `ringfence run`.
@@ -26,6 +27,10 @@ pub(crate) struct Options {
     /// The host directory that becomes the root, read-only beneath an in-memory overlay.
     #[arg(long, default_value = "/")]
     root: PathBuf,
+    /// Show a directory or file of the host in the sandbox; OPTIONS are ro or rw (the default), and shared (the default:
+    /// the host may change it meanwhile) or exclusive, separated by commas.
+    #[arg(short = 'v', long = "volume", value_name = "HOST:GUEST[:OPTIONS]")]
+    volumes: Vec<Volume>,
     /// The working directory in the sandbox (default: the host's, if it exists there).
     #[arg(long)]
     cwd: Option<PathBuf>,
@@ -112,6 +117,9 @@ fn try_run(options: &Options) -> Result<u8, Failure> {
     })
     .map_err(|e| Failure::own(format!("kernel: {e}")))?;
     mount_kernel_files(&kernel)?;
+    for volume in &options.volumes {
+        volume.mount(&mounts, &memory).map_err(Failure::own)?;
+    }
 
     let files = Arc::new(FdTable::default());
     for file in fs::anon::host_stream::standard() {
@@ -239,7 +247,7 @@ fn make_mounts(options: &Options, memory: &Arc<dyn Memory>) -> Result<Arc<MountN
     let dir = options.root.as_path();
     let fail = |what: &str, e: Errno| Failure::own(format!("{what}: {e}"));
     let devices = fs::devfs::open_device(memory.clone(), None);
-    let lower = fs::hostfs::new(memory.clone(), dir, fs::hostfs::Mode::ReadOnly)
+    let lower = fs::hostfs::new(memory.clone(), dir, fs::hostfs::Mode::READ_ONLY)
         .map_err(|e| fail(&format!("--root: {}", dir.display()), e))?;
     let upper = fs::tmpfs::with_devices(memory.clone(), 0o755, Some(devices.clone()));
     let root = fs::overlay::new(lower, upper).map_err(|e| fail("overlay", e))?;

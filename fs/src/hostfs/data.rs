@@ -37,7 +37,12 @@ struct Cache {
     pages: PageMap,
     /// Offsets of pages written through mappings and not yet to the host.
     dirty: BTreeSet<u64>,
+    /// Stamps and size when the pages were last known to be the host's.
+    seen: Option<Seen>,
 }
+
+/// Modification, change of status, size.
+type Seen = ((i64, u32), (i64, u32), u64);
 
 pub(super) struct Data {
     /// The file's names in use, for opening it again.
@@ -93,16 +98,66 @@ impl Data {
 
     /// Keeps `fd`: the name may go while the file is open or mapped.
     pub(super) fn pin(&self, fd: &Arc<OwnedFd>) {
-        if self.mode == Mode::Writable {
+        if !self.mode.is_stable() {
             self.pinned.lock().get_or_insert_with(|| fd.clone());
         }
     }
 
     fn size(&self, fd: Option<&OwnedFd>) -> Result<u64, Errno> {
-        match (self.mode, fd) {
-            (Mode::ReadOnly, _) => Ok(self.size),
-            (Mode::Writable, Some(fd)) => Ok(host::file::stat(fd.as_fd())?.size),
-            (Mode::Writable, None) => Ok(host::file::stat(self.fd()?.as_fd())?.size),
+        if self.mode.is_stable() {
+            return Ok(self.size);
+        }
+        match fd {
+            Some(fd) => Ok(host::file::stat(fd.as_fd())?.size),
+            None => Ok(host::file::stat(self.fd()?.as_fd())?.size),
+        }
+    }
+
+    /// As `size`; sees to it that pages which the host changed are read again.
+    fn size_now(&self, fd: &OwnedFd) -> Result<u64, Errno> {
+        if self.mode.is_stable() {
+            return Ok(self.size);
+        }
+        let stat = host::file::stat(fd.as_fd())?;
+        self.notice(&stat);
+        Ok(stat.size)
+    }
+
+    /// Compares with what was seen last, and forgets the pages of a file that somebody else changed: all but those
+    /// that guests have written and the host has not seen. Called without locks of rank `MM` or inner.
+    pub(super) fn notice(&self, stat: &Stat) {
+        if !self.mode.is_shared {
+            return;
+        }
+        let now = (stat.mtime, stat.ctime, stat.size);
+        let old = {
+            let mut cache = self.cache.lock();
+            let old = cache.seen.replace(now);
+            if old == Some(now) || cache.pages.bytes() == 0 {
+                return;
+            }
+            let mut from = 0;
+            let dirty: Vec<u64> = cache.dirty.iter().copied().collect();
+            for page in dirty {
+                cache.pages.remove(from, page, &*self.memory);
+                from = page + PAGE_SIZE;
+            }
+            cache.pages.remove(from, u64::MAX, &*self.memory);
+            old
+        };
+        self.mappings.invalidate(0..u64::MAX, false);
+        if old.is_some_and(|(_, _, size)| stat.size < size) {
+            self.shrink(stat.size);
+        }
+    }
+
+    /// What a guest just changed is no change by others.
+    fn wrote(&self, fd: &OwnedFd) {
+        if self.mode.is_shared
+            && self.cache.lock().pages.bytes() > 0
+            && let Ok(stat) = host::file::stat(fd.as_fd())
+        {
+            self.cache.lock().seen = Some((stat.mtime, stat.ctime, stat.size));
         }
     }
 
@@ -147,7 +202,7 @@ impl Data {
     }
 
     pub(super) fn read_at(&self, fd: &OwnedFd, offset: u64, dst: &mut dyn Sink) -> Result<usize, Errno> {
-        let size = self.size(Some(fd))?;
+        let size = self.size_now(fd)?;
         let end = size.min(offset.saturating_add(dst.remaining() as u64));
         let mut at = offset;
         let mut buf = Vec::new();
@@ -194,7 +249,7 @@ impl Data {
             return (Some(run), end);
         }
         let until = cache.pages.next(page).unwrap_or(end).min(end);
-        let is_small = self.mode == Mode::ReadOnly && size <= SMALL;
+        let is_small = self.mode.is_stable() && size <= SMALL;
         if is_small && READ_CACHE.load(Ordering::Relaxed) < READ_CACHE_MAX {
             let before = cache.pages.bytes();
             let all = (size - page).next_multiple_of(PAGE_SIZE);
@@ -229,6 +284,7 @@ impl Data {
                 Err(_) => break,
             }
         }
+        self.wrote(fd);
         Ok((at - offset) as usize)
     }
 
@@ -269,9 +325,36 @@ impl Data {
         self.mappings.invalidate(keep..u64::MAX, true);
     }
 
+    /// `fallocate`: what was written through mappings goes to the host first, and what is cached from `offset` on is read
+    /// again afterwards, since its place may have changed.
+    pub(super) fn allocate(&self, fd: &OwnedFd, mode: u32, offset: u64, len: u64) -> Result<(), Errno> {
+        const KEEP_SIZE: u32 = 1;
+        let _writing = self.writing.lock();
+        if mode & !KEEP_SIZE != 0 {
+            self.write_back(0..u64::MAX)?;
+        }
+        host::file::allocate(fd.as_fd(), mode, offset, len)?;
+        if mode & !KEEP_SIZE != 0 {
+            let from = offset & !(PAGE_SIZE - 1);
+            {
+                let mut cache = self.cache.lock();
+                cache.pages.remove(from, u64::MAX, &*self.memory);
+                cache.dirty.split_off(&from);
+            }
+            self.mappings.invalidate(from..u64::MAX, false);
+        }
+        self.wrote(fd);
+        Ok(())
+    }
+
+    /// Sees to it that the host knows where data is.
+    pub(super) fn sync_holes(&self) -> Result<(), Errno> {
+        self.write_back(0..u64::MAX)
+    }
+
     /// Writes dirty pages in `range` to the host. Mappings may go on writing: the pages stay dirty while one is there.
     pub(super) fn write_back(&self, range: Range<u64>) -> Result<(), Errno> {
-        if self.mode == Mode::ReadOnly || self.cache.lock().dirty.is_empty() {
+        if !self.mode.is_writable || self.cache.lock().dirty.is_empty() {
             return Ok(());
         }
         let fd = self.fd()?;
@@ -297,6 +380,7 @@ impl Data {
             if len > 0 {
                 write_at(fd.as_fd(), page, buf.get(..len).ok_or(EIO)?)?;
             }
+            self.wrote(&fd);
             next = page + PAGE_SIZE;
         }
     }
@@ -320,7 +404,7 @@ impl Mappable for Data {
         }
         let mut cache = self.cache.lock();
         let run = self.fill(&mut cache, offset, max_len, size)?;
-        if write && self.mode == Mode::Writable {
+        if write && self.mode.is_writable {
             cache.dirty.extend((offset..offset + run.len).step_by(PAGE_SIZE as usize));
         }
         Ok(run)
@@ -335,7 +419,7 @@ impl Mappable for Data {
     }
 
     fn add_mapping(&self, space: &Weak<dyn MappingSpace>, addr: u64, offset: u64, len: u64, write: bool) {
-        if self.mode == Mode::Writable
+        if !self.mode.is_stable()
             && let Ok(fd) = self.fd()
         {
             self.pin(&fd);
@@ -349,6 +433,6 @@ impl Mappable for Data {
 
     fn sync(&self, range: Range<u64>) -> Result<(), Errno> {
         self.write_back(range)?;
-        if self.mode == Mode::Writable { host::file::sync(self.fd()?.as_fd()) } else { Ok(()) }
+        if self.mode.is_writable { host::file::sync(self.fd()?.as_fd()) } else { Ok(()) }
     }
 }

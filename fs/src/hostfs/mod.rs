@@ -3,7 +3,9 @@
 //! Every file is reached by single names from the directory above it, never by a path and never through a symbolic
 //! link of the host's. Descriptors are a cache: few are held, and one that was closed is opened again by name and
 //! compared with the file that was seen first.
-//! A read-only tree is taken to stay as it is (`exclusive`): what was read once is not asked again.
+//! A tree is `shared` when the host may change it while guests look: then names are checked whenever they are used, and
+//! cached pages are dropped once the file's stamps or size are not what they were. An exclusive tree that guests may only
+//! read stays as it is: what was read once is not asked again.
 //!
 //! Reading order: this file (the inode), `fds.rs` (descriptors), `data.rs` (bytes and pages), `change.rs` (writable
 //! trees), `open.rs`.
@@ -32,17 +34,29 @@ use base::time::Time;
 use host::file::{Stat, stat_child};
 
 use crate::file::{FileOps, Metadata};
-use crate::vfs::{FileType, Inode, Owner, SetAttributes, StatFs, XattrFlags};
+use crate::vfs::{FileType, Inode, Owner, SetAttributes, StatFs, XattrFlags, mode};
 use data::Data;
 use fds::Fds;
 
-/// Whether guests may change the directory.
+/// Who changes the directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Nothing changes, from inside or outside.
-    ReadOnly,
-    /// Changes go to the host, and come from there.
-    Writable,
+pub struct Mode {
+    /// Guests may.
+    pub is_writable: bool,
+    /// The host may meanwhile: what was seen once is asked again.
+    pub is_shared: bool,
+}
+
+impl Mode {
+    /// Nobody changes anything.
+    pub const READ_ONLY: Self = Self { is_writable: false, is_shared: false };
+    /// Guests and the host do.
+    pub const SHARED: Self = Self { is_writable: true, is_shared: true };
+
+    /// Whether nothing ever changes.
+    const fn is_stable(self) -> bool {
+        !self.is_writable && !self.is_shared
+    }
 }
 
 struct Fs {
@@ -136,7 +150,7 @@ impl HostInode {
     }
 
     fn is_writable(&self) -> bool {
-        self.fs.mode == Mode::Writable
+        self.fs.mode.is_writable
     }
 
     /// # Errors
@@ -147,17 +161,23 @@ impl HostInode {
 
     /// What the host says now, or said when nothing changes.
     fn stat(&self) -> Result<Stat, Errno> {
-        if !self.is_writable() {
+        if self.fs.mode.is_stable() {
             return Ok(self.stat);
         }
-        if let Some(fd) = self.fd.current() {
-            return host::file::stat(fd.as_fd());
+        let stat = match self.fd.current() {
+            Some(fd) => host::file::stat(fd.as_fd())?,
+            None => {
+                let place = self.place();
+                match place.parent {
+                    Some(parent) => stat_child(parent.fd()?.as_fd(), &place.name)?,
+                    None => host::file::stat(self.fd()?.as_fd())?,
+                }
+            }
+        };
+        if let Some(data) = self.data.get() {
+            data.notice(&stat);
         }
-        let place = self.place();
-        match place.parent {
-            Some(parent) => stat_child(parent.fd()?.as_fd(), &place.name),
-            None => host::file::stat(self.fd()?.as_fd()),
-        }
+        Ok(stat)
     }
 
     /// The bytes of a regular file; one for all its names.
@@ -220,6 +240,20 @@ impl Inode for HostInode {
         let name = host::file::name(name)?;
         let stat = stat_child(self.fd()?.as_fd(), &name)?;
         Ok(Self::new(&self.fs, stat, Place { parent: Some(self.arc()?), name }))
+    }
+
+    fn names_change(&self) -> bool {
+        self.fs.mode.is_shared
+    }
+
+    fn is_still(&self, name: &[u8]) -> bool {
+        let place = self.place();
+        let (Some(parent), Ok(name)) = (place.parent, host::file::name(name)) else { return false };
+        let now = parent.fd().and_then(|fd| stat_child(fd.as_fd(), &name));
+        now.is_ok_and(|now| {
+            (now.dev, now.ino, now.mode & mode::IFMT)
+                == (self.stat.dev, self.stat.ino, self.stat.mode & mode::IFMT)
+        })
     }
 
     fn create(&self, name: &[u8], mode: u32, owner: Owner) -> Result<Arc<dyn Inode>, Errno> {

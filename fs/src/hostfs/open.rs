@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use abi::Errno;
-use abi::errno::{EISDIR, EOPNOTSUPP};
+use abi::errno::EISDIR;
 use base::io::{Sink, Source};
 use base::lock::{Lock, rank};
 use base::memmap::Mappable;
@@ -28,7 +28,7 @@ impl OpenFile {
     pub(super) fn new(inode: Arc<HostInode>, fd: Arc<OwnedFd>) -> Result<Self, Errno> {
         let data = inode.data()?.clone();
         data.pin(&fd);
-        let pinned = inode.is_writable().then_some(fd);
+        let pinned = (!inode.fs.mode.is_stable()).then_some(fd);
         Ok(Self { inode, data, pinned })
     }
 
@@ -67,7 +67,11 @@ impl FileOps for OpenFile {
 
     fn metadata(&self) -> Result<Metadata, Errno> {
         match &self.pinned {
-            Some(fd) => Ok(metadata(&host::file::stat(fd.as_fd())?)),
+            Some(fd) => {
+                let stat = host::file::stat(fd.as_fd())?;
+                self.data.notice(&stat);
+                Ok(metadata(&stat))
+            }
             None => self.inode.metadata(),
         }
     }
@@ -78,16 +82,18 @@ impl FileOps for OpenFile {
 
     fn allocate(&self, mode: u32, offset: u64, len: u64) -> Result<(), Errno> {
         self.inode.want_write()?;
-        if mode != 0 {
-            return Err(EOPNOTSUPP);
-        }
-        let end = offset.checked_add(len).ok_or(abi::errno::EFBIG)?;
         let fd = self.fd()?;
-        let _writing = self.data.writing.lock();
-        if host::file::stat(fd.as_fd())?.size < end {
-            host::file::set_len(fd.as_fd(), end)?;
-        }
-        Ok(())
+        self.data.allocate(&fd, mode, offset, len)
+    }
+
+    fn seek_data(&self, offset: u64, _size: u64) -> Result<u64, Errno> {
+        self.data.sync_holes()?;
+        host::file::seek_data(self.fd()?.as_fd(), offset)
+    }
+
+    fn seek_hole(&self, offset: u64, _size: u64) -> Result<u64, Errno> {
+        self.data.sync_holes()?;
+        host::file::seek_hole(self.fd()?.as_fd(), offset)
     }
 
     fn sync(&self) -> Result<(), Errno> {

@@ -40,7 +40,7 @@ fn with(dir: &Dir, mode: Mode, f: impl FnOnce(&Walk<'_>, &Arc<TestMemory>)) {
 fn a_read_only_tree_is_read_and_mapped() {
     let dir = Dir::new("ro");
     std::fs::write(dir.0.join("big"), vec![9u8; 3 << 20]).unwrap();
-    with(&dir, Mode::ReadOnly, |w, memory| {
+    with(&dir, Mode::READ_ONLY, |w, memory| {
         let file = w.open(b"/a/b/f", oflag::RDONLY, 0).unwrap();
         for _ in 0..2 {
             let mut text = Vec::new();
@@ -73,7 +73,7 @@ fn a_read_only_tree_is_read_and_mapped() {
 #[test]
 fn a_writable_tree_changes_the_host() {
     let dir = Dir::new("rw");
-    with(&dir, Mode::Writable, |w, memory| {
+    with(&dir, Mode::SHARED, |w, memory| {
         use base::memmap::Memory as _;
         let file = w.open(b"/a/new", oflag::CREAT | oflag::RDWR, 0o640).unwrap();
         file.write(&mut &b"0123456789"[..]).unwrap();
@@ -97,5 +97,40 @@ fn a_writable_tree_changes_the_host() {
         let mut text = Vec::new();
         w.open(b"/c/b/f", oflag::RDONLY, 0).unwrap().read(&mut text).unwrap();
         assert_eq!(text, b"hello");
+    });
+}
+
+#[test]
+fn a_shared_tree_shows_what_the_host_does() {
+    let dir = Dir::new("shared");
+    with(&dir, Mode { is_writable: false, is_shared: true }, |w, memory| {
+        use base::memmap::Memory as _;
+        assert_eq!(w.stat(b"/a/new", true).unwrap_err(), ENOENT);
+        std::fs::write(dir.0.join("a/new"), b"one").unwrap();
+        assert_eq!(w.stat(b"/a/new", true).unwrap().size, 3);
+        let file = w.open(b"/a/new", oflag::RDONLY, 0).unwrap();
+        let pages = file.ops.mappable().unwrap();
+        let run = pages.translate(0, 4096, false).unwrap();
+        let mut bytes = [0; 4];
+        memory.read(run.offset, &mut bytes);
+        assert_eq!(&bytes, b"one\0");
+        std::fs::write(dir.0.join("a/new"), vec![b'2'; 5000]).unwrap();
+        let mut text = Vec::new();
+        file.read_at(0, &mut text).unwrap();
+        assert_eq!(text, vec![b'2'; 5000]);
+        let run = pages.translate(4096, 4096, false).unwrap();
+        memory.read(run.offset, &mut bytes);
+        assert_eq!(&bytes, b"2222");
+        // It gets shorter under the mapping.
+        std::fs::write(dir.0.join("a/new"), b"3").unwrap();
+        assert_eq!(file.metadata().unwrap().size, 1);
+        assert!(pages.translate(4096, 4096, false).is_err());
+        // Another file takes the name, and then none has it.
+        std::fs::rename(dir.0.join("a/b/f"), dir.0.join("a/new")).unwrap();
+        assert_eq!(w.stat(b"/a/new", true).unwrap().size, 5);
+        assert_eq!(w.stat(b"/a/b/f", true).unwrap_err(), ENOENT);
+        std::fs::remove_file(dir.0.join("a/new")).unwrap();
+        assert_eq!(w.stat(b"/a/new", true).unwrap_err(), ENOENT);
+        assert_eq!(w.mkdir(b"/x", 0o755), Err(EROFS));
     });
 }

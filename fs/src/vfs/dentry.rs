@@ -28,6 +28,8 @@ struct Place {
 pub struct Dentry {
     inode: Arc<dyn Inode>,
     is_cacheable: bool,
+    /// Its names may change behind our back.
+    names_change: bool,
     /// The name was removed; the directory or file lives on while it is open.
     is_dead: AtomicBool,
     /// Whether something is mounted here; a look without the mount table's lock.
@@ -46,10 +48,11 @@ pub struct Dentry {
 
 impl Dentry {
     pub(super) fn new(parent: Option<Arc<Self>>, name: &[u8], inode: Arc<dyn Inode>) -> Arc<Self> {
-        let is_cacheable = inode.cacheable();
+        let (is_cacheable, names_change) = (inode.cacheable(), inode.names_change());
         Arc::new(Self {
             inode,
             is_cacheable,
+            names_change,
             is_dead: AtomicBool::new(false),
             is_mountpoint: AtomicBool::new(false),
             symlink: OnceLock::new(),
@@ -179,22 +182,31 @@ impl Dentry {
         name: &[u8],
     ) -> Result<Arc<Self>, Errno> {
         match children.get(name) {
-            Some(Some(child)) => return Ok(child.clone()),
-            Some(None) => return Err(ENOENT),
-            None => {}
+            Some(Some(child)) if self.believes(child, name) => return Ok(child.clone()),
+            Some(Some(child)) => {
+                child.kill();
+                children.remove(name);
+            }
+            Some(None) if !self.names_change => return Err(ENOENT),
+            _ => {}
         }
         if self.is_dead() {
             return Err(ENOENT);
         }
         match self.inode.lookup(name) {
             Ok(inode) => Ok(self.insert(children, name, inode)),
-            Err(ENOENT) => {
+            Err(ENOENT) if !self.names_change => {
                 trim(children);
                 children.insert(name.into(), None);
                 Err(ENOENT)
             }
             Err(e) => Err(e),
         }
+    }
+
+    /// Whether a remembered child is still there. What is mounted on stays.
+    fn believes(&self, child: &Self, name: &[u8]) -> bool {
+        !self.names_change || child.is_mountpoint.load(Ordering::Relaxed) || child.inode.is_still(name)
     }
 
     /// Remembers a child.

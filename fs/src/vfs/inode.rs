@@ -340,4 +340,15 @@ pub trait Inode: Debug + Send + Sync + Any {
     fn cacheable(&self) -> bool {
         true
     }
+
+    /// Whether the names in this directory may change behind our back: then each is asked for (`is_still`) before a
+    /// remembered one is believed.
+    fn names_change(&self) -> bool {
+        false
+    }
+
+    /// Whether `name`, where this file was found, still leads to it.
+    fn is_still(&self, _name: &[u8]) -> bool {
+        true
+    }
 }

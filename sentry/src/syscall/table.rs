@@ -43,7 +43,7 @@ syscalls! {
     5 fstat = path::sys_fstat(fd: i32, buf: UserAddr), Full;
     6 lstat = path::sys_lstat(path: UserAddr, buf: UserAddr), Full;
     7 poll = poll::sys_poll(fds: UserAddr, count: u32, timeout_ms: i32), Full;
-    8 lseek = file::sys_lseek(fd: i32, offset: i64, whence: u32), Partial("files of the host have no holes");
+    8 lseek = file::sys_lseek(fd: i32, offset: i64, whence: u32), Full;
     9 mmap = mem::sys_mmap(addr: u64, len: u64, prot: u64, flags: u64, fd: i32, offset: u64), Partial("no huge pages");
     10 mprotect = mem::sys_mprotect(addr: u64, len: u64, prot: u64), Partial("no protection keys");
     11 munmap = mem::sys_munmap(addr: u64, len: u64), Full;
@@ -320,7 +320,7 @@ syscalls! {
     282 signalfd = sig::sys_signalfd(fd: i32, mask: UserAddr, size: u64), Full;
     283 timerfd_create = timer::sys_timerfd_create(clock: i32, flags: u32), Full;
     284 eventfd = poll::sys_eventfd(initial: u32), Full;
-    285 fallocate = range::sys_fallocate(fd: i32, mode: u32, offset: i64, len: i64), Partial("no COLLAPSE_RANGE, INSERT_RANGE, UNSHARE_RANGE; host files only grow");
+    285 fallocate = range::sys_fallocate(fd: i32, mode: u32, offset: i64, len: i64), Partial("no COLLAPSE_RANGE, INSERT_RANGE, UNSHARE_RANGE on files of the sandbox");
     286 timerfd_settime = timer::sys_timerfd_settime(fd: i32, flags: u32, new: UserAddr, old: UserAddr), Full;
     287 timerfd_gettime = timer::sys_timerfd_gettime(fd: i32, value: UserAddr), Full;
     288 accept4 = sock::sys_accept4(fd: i32, addr: UserAddr, len: UserAddr, flags: u32), Full;

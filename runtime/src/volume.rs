@@ -1,0 +1,95 @@
+//! `--volume`: directories and files of the host that the sandbox sees.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use abi::Errno;
+use abi::errno::{EEXIST, EINVAL, ENOENT};
+use base::cred::Credentials;
+use base::memmap::Memory;
+use fs::hostfs::Mode;
+use fs::vfs::{Inode, MountNamespace, Walk};
+
+/// `HOST:GUEST[:OPTIONS]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Volume {
+    host: PathBuf,
+    guest: Vec<u8>,
+    mode: Mode,
+}
+
+impl FromStr for Volume {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut parts = text.splitn(3, ':');
+        let (Some(host), Some(guest)) = (parts.next(), parts.next()) else {
+            return Err("expected HOST:GUEST or HOST:GUEST:ro".to_owned());
+        };
+        if host.is_empty() || !guest.starts_with('/') {
+            return Err("HOST must not be empty and GUEST must begin with /".to_owned());
+        }
+        let mut mode = Mode::SHARED;
+        for option in parts.next().into_iter().flat_map(|options| options.split(',')) {
+            match option {
+                "ro" => mode.is_writable = false,
+                "rw" => mode.is_writable = true,
+                "shared" => mode.is_shared = true,
+                "exclusive" => mode.is_shared = false,
+                other => {
+                    return Err(format!("unknown option {other:?}: expected ro, rw, shared or exclusive"));
+                }
+            }
+        }
+        Ok(Self { host: host.into(), guest: guest.into(), mode })
+    }
+}
+
+impl Volume {
+    /// Shows the volume in the sandbox; the place is made if it is not there.
+    pub(crate) fn mount(&self, mounts: &Arc<MountNamespace>, memory: &Arc<dyn Memory>) -> Result<(), String> {
+        let host = self.host.display();
+        let tree = self.open(memory).map_err(|e| format!("--volume: {host}: {e}"))?;
+        let is_dir = tree.metadata().is_ok_and(|m| m.is_dir());
+        let cred = Credentials::root();
+        let top = mounts.root();
+        let walk = Walk { ns: mounts, root: top.clone(), base: top, cred: &cred };
+        let source = self.host.to_string_lossy();
+        make_place(&walk, &self.guest, is_dir)
+            .and_then(|()| walk.resolve(&self.guest, true))
+            .and_then(|at| mounts.mount(&at, tree, "hostfs", &source, !self.mode.is_writable))
+            .map(drop)
+            .map_err(|e| format!("--volume: {}: {e}", String::from_utf8_lossy(&self.guest)))
+    }
+
+    fn open(&self, memory: &Arc<dyn Memory>) -> Result<Arc<dyn Inode>, Errno> {
+        let path = std::fs::canonicalize(&self.host).map_err(|e| errno(&e))?;
+        if path.is_dir() {
+            return fs::hostfs::new(memory.clone(), &path, self.mode);
+        }
+        let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return Err(EINVAL) };
+        fs::hostfs::new(memory.clone(), Path::new(dir), self.mode)?.lookup(name.as_bytes())
+    }
+}
+
+fn errno(e: &std::io::Error) -> Errno {
+    e.raw_os_error().and_then(Errno::from_raw).unwrap_or(EINVAL)
+}
+
+/// Makes what is missing of `path`: directories, and at the end a directory or an empty file.
+fn make_place(walk: &Walk<'_>, path: &[u8], is_dir: bool) -> Result<(), Errno> {
+    let ends = path.iter().enumerate().skip(1).filter(|(_, b)| **b == b'/').map(|(i, _)| i);
+    for end in ends {
+        match walk.mkdir(&path[..end], 0o755) {
+            Ok(()) | Err(EEXIST) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    match walk.resolve(path, true) {
+        Err(ENOENT) if is_dir => walk.mkdir(path, 0o755),
+        Err(ENOENT) => walk.mknod(path, 0o644, 0),
+        other => other.map(drop),
+    }
+}

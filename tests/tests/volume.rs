@@ -1,0 +1,145 @@
+//! `--volume`: what the sandbox does to a directory of the host, and what the host does to it meanwhile.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use ringfence_tests::outcome::{Outcome, run};
+use ringfence_tests::{have_kvm, have_program, ringfence, scratch};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// An empty directory of the test's own.
+fn fresh(name: &str) -> PathBuf {
+    let dir = scratch().join("volumes").join(name);
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir_all(&dir).expect("the directory can be made");
+    dir
+}
+
+fn with_volume(volume: &str, argv: &[&str]) -> Outcome {
+    let mut command = Command::new(ringfence());
+    command.args(["run", "-v", volume, "--"]).args(argv);
+    run(command, b"", LIMIT)
+}
+
+fn bash(volume: &str, script: &str) -> String {
+    let outcome = with_volume(volume, &["bash", "-c", script]);
+    format!("{}{}", String::from_utf8_lossy(&outcome.stdout), outcome.stderr_text())
+}
+
+#[test]
+fn changes_reach_the_host() {
+    if !have_kvm() {
+        return;
+    }
+    let dir = fresh("changes");
+    let script = "cd /data && echo text > f && mkdir d && ln f d/hard && ln -s f sym && mv d e && chmod 600 f && \
+                  touch -d @1000000000 sym f && truncate -s 8192 e/big && printf x | dd of=e/big bs=1 seek=8191 conv=notrunc \
+                  status=none && fallocate -p -o 0 -l 4096 e/big && stat -c '%n %s %h %Y %a' f e/big && rm sym && cat e/hard";
+    let text = bash(&format!("{}:/data", dir.display()), script);
+    assert!(text.starts_with("f 5 2 1000000000 600\ne/big 8192 1 "), "{text}");
+    assert!(text.ends_with("\ntext\n"), "{text}");
+    assert_eq!(std::fs::read(dir.join("f")).expect("the file is there"), b"text\n");
+    let meta = std::fs::metadata(dir.join("e/hard")).expect("the link is there");
+    assert_eq!((meta.mtime(), meta.permissions().mode() & 0o777, meta.nlink()), (1_000_000_000, 0o600, 2));
+    assert!(std::fs::symlink_metadata(dir.join("sym")).is_err());
+    assert_eq!(std::fs::read(dir.join("e/big")).expect("the file is there").last(), Some(&b'x'));
+}
+
+#[test]
+fn a_read_only_volume_stays_as_it_is() {
+    if !have_kvm() {
+        return;
+    }
+    let dir = fresh("read-only");
+    std::fs::write(dir.join("f"), "here\n").expect("the file can be written");
+    let text = bash(
+        &format!("{}:/new/place:ro", dir.display()),
+        "cat /new/place/f; (echo x > /new/place/f) 2>&1 | cut -d: -f4; rm /new/place/f",
+    );
+    assert_eq!(
+        text,
+        "here\n Read-only file system\nrm: cannot remove '/new/place/f': Read-only file system\n"
+    );
+    let volume = format!("{}:/etc/one:ro", dir.join("f").display());
+    let text = bash(&volume, "cat /etc/one; grep -o '/etc/one hostfs ro,' /proc/mounts");
+    assert_eq!(text, "here\n/etc/one hostfs ro,\n");
+}
+
+#[test]
+fn bad_volumes_are_refused() {
+    for bad in ["/tmp", "/tmp:relative", ":/x", "/tmp:/x:sometimes", "/no/such/dir:/x"] {
+        if bad.starts_with("/no") && !have_kvm() {
+            continue;
+        }
+        let outcome = with_volume(bad, &["true"]);
+        assert_eq!(outcome.status, Some(125), "{bad}: {}", outcome.stderr_text());
+    }
+}
+
+/// A guest maps a file; the host cuts it. The guest gets SIGBUS, and everything else goes on.
+#[test]
+fn a_file_that_shrinks_under_a_mapping_is_a_bus_error_of_the_guest() {
+    if !have_kvm() || !have_program("python3") {
+        return;
+    }
+    let dir = fresh("shrinks");
+    std::fs::write(dir.join("f"), vec![b'a'; 1 << 20]).expect("the file can be written");
+    let script = "
+import mmap, os, signal, time
+f = open('/data/f', 'r+b')
+pid = os.fork()
+if pid == 0:
+    m = mmap.mmap(f.fileno(), 1 << 20)
+    assert m[0] == 97 and m[700000] == 97
+    open('/data/mapped', 'w').close()
+    while not os.path.exists('/data/cut'): time.sleep(0.02)
+    assert os.fstat(f.fileno()).st_size == 10
+    assert m[5] == 97 and m[4095] == 0
+    m[700000]
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGBUS)
+";
+    let (host, volume) = (dir.clone(), format!("{}:/data", dir.display()));
+    let cutter = std::thread::spawn(move || {
+        let end = std::time::Instant::now() + LIMIT;
+        while !host.join("mapped").exists() && std::time::Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let file = std::fs::OpenOptions::new().write(true).open(host.join("f")).expect("the file opens");
+        file.set_len(10).expect("the file can be cut");
+        std::fs::write(host.join("cut"), "").expect("the sign can be given");
+    });
+    let outcome = with_volume(&volume, &["python3", "-c", script]);
+    cutter.join().expect("the host's side ends");
+    assert_eq!(outcome.stdout, b"True\n", "{}", outcome.stderr_text());
+}
+
+/// What the host does between two looks is seen by the second.
+#[test]
+fn the_hosts_changes_are_seen() {
+    if !have_kvm() {
+        return;
+    }
+    let dir = fresh("seen");
+    std::fs::write(dir.join("f"), "old").expect("the file can be written");
+    let script = "cd /data; cat f; [ -e g ] && echo early; touch ready; while [ ! -e done ]; do sleep 0.02; done; cat f g; [ -e h ] || echo gone";
+    std::fs::write(dir.join("h"), "").expect("the file can be written");
+    let host = dir.clone();
+    let other = std::thread::spawn(move || {
+        let end = std::time::Instant::now() + LIMIT;
+        while !host.join("ready").exists() && std::time::Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        std::fs::write(host.join("f"), "new and longer").expect("the file can be written");
+        std::fs::write(host.join("g.tmp"), " second\n").expect("the file can be written");
+        std::fs::rename(host.join("g.tmp"), host.join("g")).expect("the file can be moved");
+        std::fs::remove_file(host.join("h")).expect("the file can be removed");
+        std::fs::write(host.join("done"), "").expect("the sign can be given");
+    });
+    let text = bash(&format!("{}:/data", dir.display()), script);
+    other.join().expect("the host's side ends");
+    assert_eq!(text, "oldnew and longer second\ngone\n");
+}
