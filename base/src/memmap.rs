@@ -35,6 +35,9 @@ impl MemRange {
     }
 }
 
+/// The length of a large page: what one entry of a page directory maps.
+pub const LARGE_PAGE: u64 = 2 << 20;
+
 /// What memory is used for; for accounting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemKind {
@@ -58,6 +61,21 @@ pub trait Memory: Send + Sync {
     /// # Errors
     /// `ENOMEM`: the limit of the sandbox is reached.
     fn allocate(&self, len: u64, align: u64, kind: MemKind) -> Result<MemRange, Errno>;
+
+    /// Allocates `len` bytes (a multiple of [`LARGE_PAGE`]) at a multiple of [`LARGE_PAGE`] for anonymous memory that is
+    /// going to be used all over: provided at once, zeroed, with a count of one for each page. Where such a range is
+    /// mapped at a multiple of [`LARGE_PAGE`], the platform can use large pages, which cost one fault each. `None`: there
+    /// are none to be had; [`Memory::allocate`] may work.
+    fn allocate_large(&self, len: u64) -> Option<MemRange> {
+        let _ = len;
+        None
+    }
+
+    /// Whether the page at `offset` came from [`Memory::allocate_large`].
+    fn is_large(&self, offset: u64) -> bool {
+        let _ = offset;
+        false
+    }
 
     /// Adds one to the count of each page in `range`.
     fn inc_ref(&self, range: MemRange);

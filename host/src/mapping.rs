@@ -40,6 +40,25 @@ impl Mapping {
         Self::map_new(len, libc::PROT_NONE)
     }
 
+    /// As [`Mapping::reserve`], at an address that is a multiple of `align`, a power of two.
+    ///
+    /// # Errors
+    /// What mmap(2) gives.
+    pub fn reserve_aligned(len: u64, align: u64) -> Result<Self, Errno> {
+        let mut mapping = Self::reserve(len.checked_add(align).ok_or(abi::errno::ENOMEM)?)?;
+        let (raw, whole, len) = (mapping.base.as_ptr(), mapping.len, len as usize);
+        let skip = raw.addr().next_multiple_of(align as usize) - raw.addr();
+        mapping.base = NonNull::new(raw.wrapping_add(skip)).ok_or(abi::errno::ENOMEM)?;
+        mapping.len = len;
+        for unused in [0..skip, skip + len..whole] {
+            if !unused.is_empty() {
+                // SAFETY: these pages were reserved above, and lie outside what `mapping` is now.
+                unsafe { libc::munmap(raw.wrapping_add(unused.start).cast(), unused.len()) };
+            }
+        }
+        Ok(mapping)
+    }
+
     /// Maps `len` bytes of zeroed private memory that the host provides when touched.
     ///
     /// # Errors
@@ -109,6 +128,46 @@ impl Mapping {
         if r == libc::MAP_FAILED { Err(last_errno()) } else { Ok(()) }
     }
 
+    /// Puts `len` bytes of zeroed private memory at `offset`, readable and writable; what was there is gone.
+    ///
+    /// # Errors
+    /// What mmap(2) gives.
+    pub fn map_zeroed(&self, offset: u64, len: u64) -> Result<(), Errno> {
+        let at = self.at(offset, len as usize);
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
+        // SAFETY:
+        // 1. MAP_FIXED replaces only pages of this mapping: `at` checked the range.
+        // 2. No reference into the mapping exists, so changing what is behind it breaks none.
+        let r = unsafe { libc::mmap(at.cast(), len as usize, prot, flags, -1, 0) };
+        if r == libc::MAP_FAILED { Err(last_errno()) } else { Ok(()) }
+    }
+
+    /// Makes the host provide private memory in huge pages where it can, else in small ones. Afterwards it leaves the
+    /// pages as they are: it does not make huge ones of small ones where a part was dropped.
+    pub fn populate_huge(&self, offset: u64, len: u64) {
+        self.advise(offset, len, libc::MADV_HUGEPAGE);
+        self.populate(offset, len);
+        self.advise(offset, len, libc::MADV_NOHUGEPAGE);
+    }
+
+    /// Drops every guest's translations of the pages, and keeps the bytes and the host's own use of them: for private
+    /// memory, whose bytes [`Mapping::drop_pages`] would lose. False: the host refused.
+    ///
+    /// mprotect(2) tells KVM to forget the range whenever the protection changes, whatever the change. Without
+    /// `PROT_READ` the processor and the host's kernel go on reading, since x86 has no pages for writing only; but KVM
+    /// can be refused a page that a guest wants to read meanwhile (Linux `check_vma_flags`), so who runs guests tries
+    /// again then.
+    pub fn renew_translations(&self, offset: u64, len: u64) -> bool {
+        let at = self.at(offset, len as usize);
+        let protect = |prot: i32| {
+            // SAFETY: the range is ours (`at` checked it), and our own accesses stay possible.
+            unsafe { libc::mprotect(at.cast(), len as usize, prot) == 0 }
+        };
+        let read_write = libc::PROT_READ | libc::PROT_WRITE;
+        protect(libc::PROT_WRITE) && (protect(read_write) || protect(read_write))
+    }
+
     /// Takes all access from `len` bytes at `offset`.
     ///
     /// # Errors
@@ -128,9 +187,9 @@ impl Mapping {
     }
 
     /// Drops the host's translations of the pages, and with them those of every guest. File-backed bytes stay in the
-    /// file; anonymous ones become zero.
-    pub fn drop_pages(&self, offset: u64, len: u64) {
-        self.advise(offset, len, libc::MADV_DONTNEED);
+    /// file; anonymous ones become zero. False: the host refused.
+    pub fn drop_pages(&self, offset: u64, len: u64) -> bool {
+        self.advise(offset, len, libc::MADV_DONTNEED)
     }
 
     /// Makes the host provide the pages now.
@@ -324,6 +383,25 @@ mod tests {
         let mut back = [1; 100];
         m.read(3, &mut back);
         assert_eq!(back, [0; 100]);
+    }
+
+    #[test]
+    fn private_memory_keeps_its_bytes_over_a_renewal_and_is_zero_after_a_new_mapping() {
+        let m = Mapping::reserve_aligned(8 << 20, 2 << 20).unwrap();
+        assert!(m.address(0).is_multiple_of(2 << 20) && m.len() == 8 << 20);
+        m.map_zeroed(2 << 20, 4 << 20).unwrap();
+        m.populate_huge(2 << 20, 4 << 20);
+        let mut pages = [0; 1024];
+        m.residency(2 << 20, &mut pages);
+        assert!(pages.iter().all(|&p| p == 1));
+        m.write(3 << 20, b"kept");
+        assert!(m.renew_translations(2 << 20, 4 << 20) && m.renew_translations(3 << 20, 4096));
+        let mut back = [0; 4];
+        m.read(3 << 20, &mut back);
+        assert_eq!(&back, b"kept");
+        m.map_zeroed(2 << 20, 2 << 20).unwrap();
+        m.read(3 << 20, &mut back);
+        assert_eq!(back, [0; 4]);
     }
 
     #[test]

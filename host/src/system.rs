@@ -23,6 +23,17 @@ pub fn total_memory() -> u64 {
     if r == 0 { info.totalram.saturating_mul(u64::from(info.mem_unit)) } else { u64::MAX }
 }
 
+/// Whether the host gives private memory pages of 2 MiB when asked (`MADV_HUGEPAGE`). False when it does not say.
+pub fn has_huge_pages() -> bool {
+    let read = |name: &str| {
+        let text = std::fs::read_to_string(format!("/sys/kernel/mm/transparent_hugepage/{name}"));
+        text.unwrap_or_default()
+    };
+    let enabled = read("enabled");
+    (enabled.contains("[always]") || enabled.contains("[madvise]"))
+        && read("hpage_pmd_size").trim() == (2 << 20).to_string()
+}
+
 /// The processor that the calling thread runs on at the moment.
 pub fn current_cpu() -> usize {
     // SAFETY: the call has no arguments.

@@ -4,9 +4,14 @@
 //! to the platform, which must be able to show it to guests before a page of it can be allocated. Freed pages are
 //! punched out of the file in batches, so the memory goes back to the host.
 //!
-//! Reading order: this file, `extents.rs` (free ranges), `counts.rs` (reference counts).
-//! Locks: `extents` and `freed` have rank `MEMORY_FILE` and are never held together.
+//! The upper end of the offsets is not of the file: it is private memory of the host, which grows downwards and can have
+//! large pages where shared memory mostly cannot (`large.rs`).
+//!
+//! Reading order: this file, `large.rs`, `extents.rs` (free ranges), `counts.rs` (reference counts).
+//! Locks: `extents`, `freed` and those of `large.rs` have rank `MEMORY_FILE` and are never held together; `edges` is inside
+//! them.
 
+use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,15 +19,17 @@ use abi::Errno;
 use abi::errno::ENOMEM;
 use base::PAGE_SIZE;
 use base::lock::{Lock, rank};
-use base::memmap::{MemKind, MemRange, Memory};
+use base::memmap::{LARGE_PAGE, MemKind, MemRange, Memory};
 use host::mapping::Mapping;
 use host::memory::Memfd;
 
 use counts::Counts;
 use extents::Extents;
+use large::Large;
 
 mod counts;
 mod extents;
+mod large;
 #[cfg(test)]
 mod tests;
 
@@ -35,15 +42,18 @@ const FREED_BATCH: u64 = 1 << 20;
 /// Longer ranges are not made present again: few of their pages will be needed soon.
 const REVOKED_TOGETHER: u64 = 4 << 20;
 
-/// Called with the offset of each new [`STEP`] before pages of it are given out.
-pub type OnGrow = Box<dyn Fn(&MemoryFile, u64) -> Result<(), Errno> + Send + Sync>;
+/// Called with each new range of offsets before pages of it are given out.
+pub type OnGrow = Box<dyn Fn(&MemoryFile, MemRange) -> Result<(), Errno> + Send + Sync>;
 
 /// The memory file.
 pub struct MemoryFile {
     file: Memfd,
     mapping: Mapping,
-    /// Bytes of file and mapping that exist; a multiple of [`STEP`].
+    /// Bytes of the file that exist; a multiple of [`STEP`].
     len: AtomicU64,
+    large: Large,
+    /// How far file and large memory have come towards each other; ahead of what can be used.
+    edges: Lock<Range<u64>, { rank::LEAF }>,
     counts: Counts,
     /// Bytes with a reference, touched or not.
     allocated: AtomicU64,
@@ -80,8 +90,10 @@ impl MemoryFile {
         let limit = limit.checked_next_multiple_of(STEP).ok_or(ENOMEM)?.max(STEP);
         Ok(Self {
             file: Memfd::create(c"ringfence-memory")?,
-            mapping: Mapping::reserve(limit)?,
+            mapping: Mapping::reserve_aligned(limit, LARGE_PAGE)?,
             len: AtomicU64::new(0),
+            large: Large::new(limit, host::system::has_huge_pages()),
+            edges: Lock::new(0..limit),
             counts: Counts::new(limit),
             allocated: AtomicU64::new(0),
             budget: AtomicU64::new(u64::MAX),
@@ -92,7 +104,7 @@ impl MemoryFile {
         })
     }
 
-    /// Sets the function that is told of each new step. The platform calls this once, before the first allocation.
+    /// Sets the function that is told of each new range. The platform calls this once, before the first allocation.
     ///
     /// # Panics
     /// When called twice or too late.
@@ -140,19 +152,35 @@ impl MemoryFile {
         self.mapping.address(offset)
     }
 
-    /// Drops all translations of the pages, the host's and the guests'; the bytes stay in the file.
-    pub fn drop_translations(&self, range: MemRange) {
+    /// Drops all translations of the pages that guests have; the bytes stay. False: the host refused, and the platform
+    /// has to make KVM forget everything.
+    #[must_use]
+    pub fn drop_translations(&self, range: MemRange) -> bool {
         self.check(range.offset, range.len);
-        self.mapping.drop_pages(range.offset, range.len);
+        let (file, large) = self.parts(range);
+        file.is_none_or(|r| self.mapping.drop_pages(r.offset, r.len)) && large.is_none_or(|r| self.renew(r))
     }
 
     /// [`Self::drop_translations`] for pages that stay in use: the host's own translations come back at once, so that
     /// KVM finds the pages without asking and maps several at a time.
-    pub fn revoke(&self, range: MemRange) {
-        self.drop_translations(range);
-        if range.len <= REVOKED_TOGETHER {
-            self.mapping.repopulate(range.offset, range.len);
+    #[must_use]
+    pub fn revoke(&self, range: MemRange) -> bool {
+        if !self.drop_translations(range) {
+            return false;
         }
+        if let (Some(file), _) = self.parts(range)
+            && file.len <= REVOKED_TOGETHER
+        {
+            self.mapping.repopulate(file.offset, file.len);
+        }
+        true
+    }
+
+    /// Cuts a range into what is of the file and what is large memory.
+    fn parts(&self, range: MemRange) -> (Option<MemRange>, Option<MemRange>) {
+        let border = self.large.low().clamp(range.offset, range.end());
+        let part = |from: u64, to: u64| (from < to).then(|| MemRange { offset: from, len: to - from });
+        (part(range.offset, border), part(border, range.end()))
     }
 
     /// Punches the holes that wait.
@@ -170,16 +198,20 @@ impl MemoryFile {
                 _ => merged.push(range),
             }
         }
-        for range in &merged {
+        let (files, larges): (Vec<_>, Vec<_>) = merged.into_iter().map(|range| self.parts(range)).unzip();
+        for range in files.iter().flatten() {
             self.punch(*range);
         }
         let mut extents = self.extents.lock();
-        for range in merged {
+        for range in files.into_iter().flatten() {
             extents.insert(range.offset, range.len);
         }
+        drop(extents);
+        self.free_large(larges.into_iter().flatten());
     }
 
-    /// Frees the host's memory behind `range`, and makes it read as zeros also where the host cannot punch holes.
+    /// Frees the host's memory behind a range of the file, and makes it read as zeros also where the host cannot punch
+    /// holes.
     fn punch(&self, range: MemRange) {
         if let Err(e) = self.file.punch_hole(range.offset, range.len) {
             log::warn!("memory file: punching {:#x}+{:#x}: {e}; storing zeros", range.offset, range.len);
@@ -192,28 +224,44 @@ impl MemoryFile {
     fn grow(&self, extents: &mut Extents) -> Result<(), Errno> {
         let at = self.len.load(Ordering::Acquire);
         let end = at + STEP;
-        if end > self.limit() {
-            return Err(ENOMEM);
+        {
+            let mut edges = self.edges.lock();
+            if end > edges.end {
+                return Err(ENOMEM);
+            }
+            edges.start = end;
         }
-        self.file.set_len(end)?;
-        self.mapping.map_file(at, std::os::fd::AsFd::as_fd(&self.file), at, STEP)?;
-        if let Some(on_grow) = self.on_grow.get() {
-            on_grow(self, at).map_err(|e| {
-                log::warn!("memory file: the platform cannot show offset {at:#x} to guests: {e}");
-                ENOMEM
-            })?;
+        let step = MemRange { offset: at, len: STEP };
+        let result = self.file.set_len(end).and_then(|()| {
+            self.mapping.map_file(at, std::os::fd::AsFd::as_fd(&self.file), at, STEP)?;
+            self.show(step)
+        });
+        if let Err(e) = result {
+            self.edges.lock().start = at;
+            return Err(e);
         }
         self.len.store(end, Ordering::Release);
         extents.insert(at, STEP);
         Ok(())
     }
 
+    /// Tells the platform of a new range.
+    fn show(&self, range: MemRange) -> Result<(), Errno> {
+        let Some(on_grow) = self.on_grow.get() else { return Ok(()) };
+        on_grow(self, range).map_err(|e| {
+            log::warn!("memory file: the platform cannot show {:#x} to guests: {e}", range.offset);
+            ENOMEM
+        })
+    }
+
     /// Panics unless `offset..offset + len` exists: such an offset is our bug, never a guest's number.
     #[inline]
     fn check(&self, offset: u64, len: u64) {
-        let end = offset.checked_add(len);
+        let exists = |end: u64| {
+            end <= self.len.load(Ordering::Acquire) || (offset >= self.large.low() && end <= self.limit())
+        };
         assert!(
-            end.is_some_and(|end| end <= self.len.load(Ordering::Acquire)),
+            offset.checked_add(len).is_some_and(exists),
             "memory file: {offset:#x}+{len:#x} is beyond the end"
         );
     }
@@ -247,6 +295,14 @@ impl Memory for MemoryFile {
         self.counts.start(range);
         self.allocated.fetch_add(len, Ordering::Relaxed);
         Ok(range)
+    }
+
+    fn allocate_large(&self, len: u64) -> Option<MemRange> {
+        self.take_large(len)
+    }
+
+    fn is_large(&self, offset: u64) -> bool {
+        self.large.contains(offset)
     }
 
     fn inc_ref(&self, range: MemRange) {
@@ -286,7 +342,9 @@ impl Memory for MemoryFile {
 
     fn discard(&self, range: MemRange) {
         self.check(range.offset, range.len);
-        self.punch(range);
+        let (file, large) = self.parts(range);
+        file.into_iter().for_each(|range| self.punch(range));
+        large.into_iter().for_each(|range| self.drop_large(range));
     }
 
     fn read(&self, offset: u64, buf: &mut [u8]) {
@@ -334,6 +392,6 @@ impl Memory for MemoryFile {
         if self.freed_bytes.load(Ordering::Relaxed) > 0 {
             self.flush_freed();
         }
-        self.file.allocated().unwrap_or_else(|_| self.allocated())
+        self.file.allocated().unwrap_or_else(|_| self.allocated()) + self.resident_large()
     }
 }

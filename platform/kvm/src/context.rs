@@ -108,6 +108,7 @@ fn run(machine: &Machine, seat: &mut Seat, window: &mut Window, r: &mut UserRegs
     let mut has_window = machine.entry() == Entry::Unbacked && window.is_wanted();
     seat.vcpu.request_window(has_window);
     loop {
+        let renewals = machine.memory.renewals();
         match seat.vcpu.run() {
             Exit::Interrupted if seat.vcpu.is_leaving() => {
                 // Half-way out: what is reported next belongs to these registers. A kick stays pending.
@@ -128,6 +129,10 @@ fn run(machine: &Machine, seat: &mut Seat, window: &mut Window, r: &mut UserRegs
                 seat.vcpu.request_window(false);
             }
             Exit::Out(port) => return out(machine, seat, r, port).map(Stay::Trap),
+            // Pages whose translations were just being renewed: they are there.
+            Exit::NoMemory
+                if !is_ring0(seat.vcpu.rip())
+                    && (!renewals.is_multiple_of(2) || renewals != machine.memory.renewals()) => {}
             Exit::NoMemory => {
                 if has_window {
                     window.disappointed();

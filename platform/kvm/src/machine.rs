@@ -8,7 +8,7 @@ use base::memmap::{Access, Memory};
 use host::mapping::Mapping;
 use kvm_ioctls::{Kvm, VmFd};
 use platform::Error;
-use platform::memory::{MemoryFile, STEP};
+use platform::memory::MemoryFile;
 
 use crate::Options;
 use crate::counters::Counters;
@@ -81,8 +81,8 @@ impl Machine {
         let limit = options.memory_limit.min(physical_limit - MEMORY_GPA);
         let memory = MemoryFile::new(limit).map_err(|e| exhausted("memory file", e))?;
         let slots_of_memory = slots.clone();
-        memory.set_on_grow(Box::new(move |memory, offset| {
-            slots_of_memory.add_memory(MEMORY_GPA + offset, memory, offset, STEP)
+        memory.set_on_grow(Box::new(move |memory, range| {
+            slots_of_memory.add_memory(MEMORY_GPA + range.offset, memory, range)
         }));
 
         let counters = Arc::new(Counters::default());

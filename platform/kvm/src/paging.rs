@@ -4,12 +4,18 @@
 //! the tree; an entry that is cleared or restricted stays usable until the *data* page's translations are dropped or
 //! the table leaves the tree ([`Tree::rebuild`]). Accessed and dirty are always set, so that KVM may prefetch and never
 //! writes entries back.
+//!
+//! A leaf of the tree is a table of 512 pages or, for large memory, one large page. To the entry above it both are
+//! targets: it may not change from one to the other, nor from one large page to another. So such a change only makes a
+//! leaf that is not *linked* yet, and whoever made it rebuilds the tree. Where many large pages are replaced one by one,
+//! each time more of their neighbours are replaced with them ([`Tree::split_more`]), since a rebuild costs faults all over
+//! the tree.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 use base::PAGE_SIZE;
-use base::memmap::{Access, MemRange};
+use base::memmap::{Access, LARGE_PAGE, MemRange};
 use platform::Error;
 
 use crate::layout::{MEMORY_GPA, ring0};
@@ -20,6 +26,8 @@ const WRITABLE: u64 = 1 << 1;
 const USER: u64 = 1 << 2;
 const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
+/// In a page directory: the entry maps a large page.
+const LARGE: u64 = 1 << 7;
 /// Ours (ignored by processors): the page is mapped, be it without access.
 const MAPPED: u64 = 1 << 9;
 const NO_EXECUTE: u64 = 1 << 63;
@@ -35,9 +43,14 @@ pub(crate) const fn kernel_entry(gpa: u64, writable: bool, user: bool) -> u64 {
     gpa | PRESENT | ACCESSED | DIRTY | if writable { WRITABLE } else { 0 } | if user { USER } else { 0 }
 }
 
-/// The address bits of a leaf table's reach.
+/// The address bits of a leaf's reach.
 const LEAF_SHIFT: u32 = 21;
 const LEAF_LEN: u64 = 1 << LEAF_SHIFT;
+const _: () = assert!(LEAF_LEN == LARGE_PAGE);
+/// The pages of a leaf.
+const ENTRIES: usize = 512;
+/// Large pages that are split at once at most.
+const SPLIT_MAX: usize = 512;
 /// Empty leaves that a tree may keep, beyond as many as are in use, before it is rebuilt.
 const EMPTY_KEPT: usize = 256;
 
@@ -69,11 +82,41 @@ fn data_offset(entry: u64) -> u64 {
     (entry & ADDRESS) - MEMORY_GPA
 }
 
+/// What the entry of a page directory leads to.
+#[derive(Clone, Copy)]
+enum Target {
+    Table(Table),
+    /// A large page: its entry. Without [`MAPPED`] it is not mapped any more, but its address is still the only one that
+    /// the entry may have.
+    Large(u64),
+}
+
 #[derive(Clone, Copy)]
 struct Leaf {
-    table: Table,
-    /// Entries that are mapped.
+    target: Target,
+    /// Pages that are mapped.
     used: u16,
+    /// Whether the page directory leads here.
+    linked: bool,
+}
+
+impl Leaf {
+    /// The entry that leads here.
+    fn entry(&self) -> u64 {
+        match self.target {
+            Target::Table(table) => table_entry(table.gpa()),
+            Target::Large(entry) if entry & MAPPED == 0 => 0,
+            Target::Large(entry) => entry,
+        }
+    }
+
+    /// The table, if it is one.
+    fn table(&self) -> Option<Table> {
+        match self.target {
+            Target::Table(table) => Some(table),
+            Target::Large(_) => None,
+        }
+    }
 }
 
 /// Data pages whose translations must be dropped, as runs of the memory file.
@@ -83,11 +126,12 @@ pub(crate) struct Stale {
 }
 
 impl Stale {
-    fn push(&mut self, entry: u64) {
+    /// Adds the page, or the large page, behind an entry.
+    fn push(&mut self, entry: u64, len: u64) {
         let offset = data_offset(entry);
         match self.runs.last_mut() {
-            Some(last) if last.end() == offset => last.len += PAGE_SIZE,
-            _ => self.runs.push(MemRange { offset, len: PAGE_SIZE }),
+            Some(last) if last.end() == offset => last.len += len,
+            _ => self.runs.push(MemRange { offset, len }),
         }
     }
 
@@ -112,15 +156,33 @@ pub(crate) struct Tree {
     root: Table,
     /// Upper tables without the root.
     uppers: Vec<Table>,
-    /// Leaf tables by address / 2 MiB.
+    /// Leaves by address / 2 MiB.
     leaves: BTreeMap<u64, Leaf>,
-    /// Leaves without a mapped entry.
+    /// Leaves without a mapped page.
     empty: usize,
+    /// Leaves that are not linked.
+    unlinked: usize,
+    /// Tables that were leaves; the page directory still leads to them.
+    replaced: Vec<Table>,
+    /// How many large pages the next split splits.
+    split_next: usize,
 }
 
 impl Tree {
     pub(crate) fn new(pool: &TablePool) -> Result<Self, Error> {
-        Ok(Self { root: new_root(pool)?, uppers: Vec::new(), leaves: BTreeMap::new(), empty: 0 })
+        Ok(Self::with_root(new_root(pool)?))
+    }
+
+    fn with_root(root: Table) -> Self {
+        Self {
+            root,
+            uppers: Vec::new(),
+            leaves: BTreeMap::new(),
+            empty: 0,
+            unlinked: 0,
+            replaced: Vec::new(),
+            split_next: 1,
+        }
     }
 
     pub(crate) fn root(&self) -> Table {
@@ -132,24 +194,81 @@ impl Tree {
         self.empty > EMPTY_KEPT && self.empty > self.leaves.len() / 2
     }
 
-    /// The leaf for `key`, made if it is missing.
+    /// Whether the processors' tables differ from the tree until [`Tree::rebuild`] or [`Tree::relink`].
+    pub(crate) fn has_unlinked(&self) -> bool {
+        self.unlinked > 0
+    }
+
+    /// The table for `key`, made if it is missing; a large page is replaced by one with the same pages.
     fn leaf(&mut self, pool: &TablePool, key: u64) -> Result<Table, Error> {
-        if let Some(leaf) = self.leaves.get(&key) {
-            return Ok(leaf.table);
+        let leaf = self.leaves.get(&key).copied();
+        if let Some(Leaf { target: Target::Table(table), .. }) = leaf {
+            return Ok(table);
         }
         let table = pool.allocate()?;
-        if let Err(e) = self.link(pool, key, table) {
+        if let Some(old) = leaf {
+            self.split(pool, key, old, table);
+            if old.used > 0 {
+                self.split_more(pool, key);
+            }
+            return Ok(table);
+        }
+        let new = Leaf { target: Target::Table(table), used: 0, linked: true };
+        if let Err(e) = self.link(pool, key, new.entry()) {
             // Nothing leads to it yet, but it may have been zeroed only: retiring is always right.
             pool.retire([table]);
             return Err(e);
         }
-        self.leaves.insert(key, Leaf { table, used: 0 });
+        self.leaves.insert(key, new);
         self.empty += 1;
         Ok(table)
     }
 
-    /// Makes the upper levels lead to `leaf`; there is no entry for it yet.
-    fn link(&mut self, pool: &TablePool, key: u64, leaf: Table) -> Result<(), Error> {
+    /// Replaces the large page `old` at `key` by the fresh `table`.
+    fn split(&mut self, pool: &TablePool, key: u64, old: Leaf, table: Table) {
+        if let Target::Large(entry) = old.target
+            && old.used > 0
+        {
+            let first = entry & !LARGE;
+            for index in 0..ENTRIES {
+                pool.store(table, index, first + index as u64 * PAGE_SIZE);
+            }
+        }
+        self.replace(key, Target::Table(table), old.used);
+    }
+
+    /// Splits the neighbours of a large page that was split, twice as many each time.
+    fn split_more(&mut self, pool: &TablePool, key: u64) {
+        let is_large = |(_, leaf): &(&u64, &Leaf)| leaf.used > 0 && matches!(leaf.target, Target::Large(_));
+        let above = self.leaves.range(key + 1..).filter(is_large);
+        let below = self.leaves.range(..key).rev().filter(is_large);
+        let more: Vec<(u64, Leaf)> =
+            above.chain(below).take(self.split_next - 1).map(|(&key, &leaf)| (key, leaf)).collect();
+        self.split_next = (self.split_next * 2).min(SPLIT_MAX);
+        for (key, leaf) in more {
+            // Only in advance: without memory they stay.
+            let Ok(table) = pool.allocate() else { return };
+            self.split(pool, key, leaf, table);
+        }
+    }
+
+    /// Puts another leaf in the place of the one at `key`, not yet for processors.
+    fn replace(&mut self, key: u64, target: Target, used: u16) {
+        let new = Leaf { target, used, linked: false };
+        let Some(old) = self.leaves.insert(key, new) else { return };
+        if let Target::Table(table) = old.target {
+            self.replaced.push(table);
+        }
+        self.unlinked += usize::from(old.linked);
+        match (old.used, used) {
+            (0, 1..) => self.empty -= 1,
+            (1.., 0) => self.empty += 1,
+            _ => {}
+        }
+    }
+
+    /// The table and index of the entry that leads to `key`, made if it is missing.
+    fn entry_of(&mut self, pool: &TablePool, key: u64) -> Result<(Table, usize), Error> {
         let mut table = self.root;
         for shift in [18, 9] {
             let index = (key >> shift) as usize & 511;
@@ -163,9 +282,14 @@ impl Tree {
                 next
             };
         }
-        let index = key as usize & 511;
+        Ok((table, key as usize & 511))
+    }
+
+    /// Makes the upper levels lead to a leaf; there is no entry for it yet.
+    fn link(&mut self, pool: &TablePool, key: u64, entry: u64) -> Result<(), Error> {
+        let (table, index) = self.entry_of(pool, key)?;
         debug_assert!(pool.load(table, index) & PRESENT == 0);
-        pool.store(table, index, table_entry(leaf.gpa()));
+        pool.store(table, index, entry);
         Ok(())
     }
 
@@ -180,7 +304,103 @@ impl Tree {
         }
     }
 
-    /// Maps guest-physical `gpa..gpa + len` at `addr`. What it replaces is in `stale`, also after an error.
+    /// Changes the entry of the large page at `key`, whose address stays, and says what it was.
+    fn set_large(&mut self, pool: &TablePool, key: u64, entry: u64, stale: &mut Stale) -> Result<(), Error> {
+        let Some(leaf) = self.leaves.get_mut(&key) else { return Ok(()) };
+        let old = leaf.entry();
+        leaf.target = Target::Large(entry);
+        let (linked, new) = (leaf.linked, leaf.entry());
+        self.set_used(key, if new & MAPPED != 0 { ENTRIES as u16 } else { 0 });
+        if restricts(old, new) {
+            stale.push(old, LARGE_PAGE);
+        }
+        if linked {
+            // The way there exists, so this does not fail.
+            let (table, index) = self.entry_of(pool, key)?;
+            pool.store(table, index, new);
+        }
+        Ok(())
+    }
+
+    /// Maps a large page.
+    fn map_large(
+        &mut self,
+        pool: &TablePool,
+        key: u64,
+        entry: u64,
+        stale: &mut Stale,
+    ) -> Result<(), Error> {
+        self.split_next = 1;
+        match self.leaves.get(&key).map(|leaf| leaf.target) {
+            None => {
+                self.link(pool, key, entry)?;
+                let leaf = Leaf { target: Target::Large(entry), used: ENTRIES as u16, linked: true };
+                self.leaves.insert(key, leaf);
+            }
+            Some(Target::Large(old)) if (old ^ entry) & ADDRESS == 0 => {
+                self.set_large(pool, key, entry, stale)?;
+            }
+            Some(Target::Large(old)) => {
+                if old & PRESENT != 0 {
+                    stale.push(old, LARGE_PAGE);
+                }
+                self.replace(key, Target::Large(entry), ENTRIES as u16);
+            }
+            Some(Target::Table(table)) => {
+                let present = (0..ENTRIES).map(|index| pool.load(table, index)).filter(|e| e & PRESENT != 0);
+                present.for_each(|old| stale.push(old, PAGE_SIZE));
+                self.replace(key, Target::Large(entry), ENTRIES as u16);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a large page may be mapped at `key` for `indices`. A table in use stays one: to replace it would cost
+    /// more than its pages' faults.
+    fn takes_large(&self, key: u64, indices: &Range<usize>) -> bool {
+        *indices == (0..ENTRIES)
+            && self.leaves.get(&key).is_none_or(|leaf| leaf.used == 0 || leaf.table().is_none())
+    }
+
+    /// The table for a change of some pages of `key`. A large page that cannot be split for want of memory is unmapped:
+    /// the pages come back by faults.
+    fn table_to_change(&mut self, pool: &TablePool, key: u64, stale: &mut Stale) -> Option<Table> {
+        self.leaf(pool, key)
+            .inspect_err(|e| {
+                log::debug!("kvm: splitting a large page: {e}");
+                let _ = self.drop_large(pool, key, stale);
+            })
+            .ok()
+    }
+
+    /// Unmaps the large page at `key`.
+    fn drop_large(&mut self, pool: &TablePool, key: u64, stale: &mut Stale) -> Result<(), Error> {
+        match self.leaves.get(&key).map(|leaf| leaf.target) {
+            Some(Target::Large(entry)) => {
+                self.set_large(pool, key, entry & !(MAPPED | PRESENT), stale)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether nothing is mapped at `key`.
+    fn is_empty(&self, key: u64) -> bool {
+        self.leaves.get(&key).is_none_or(|leaf| leaf.used == 0)
+    }
+
+    /// The entry of the large page at `key`, if it is mapped there and `indices` are all of its pages.
+    fn whole_large(&self, key: u64, indices: &Range<usize>) -> Option<u64> {
+        match self.leaves.get(&key) {
+            Some(&Leaf { target: Target::Large(entry), used: 1.., .. }) if *indices == (0..ENTRIES) => {
+                Some(entry)
+            }
+            _ => None,
+        }
+    }
+
+    /// Maps guest-physical `gpa..gpa + len` at `addr`, as large pages where that is possible and `large` says so. What it
+    /// replaces is in `stale`, also after an error.
+    #[expect(clippy::too_many_arguments, reason = "what, where, how, and what became of it")]
     pub(crate) fn map(
         &mut self,
         pool: &TablePool,
@@ -188,10 +408,18 @@ impl Tree {
         gpa: u64,
         len: u64,
         access: Access,
+        large: impl Fn(u64) -> bool,
         stale: &mut Stale,
     ) -> Result<(), Error> {
-        let mut entry = page_entry(gpa, access);
+        let mut gpa = gpa;
         for (key, indices) in pieces(addr, len) {
+            let mut entry = page_entry(gpa, access);
+            if gpa.is_multiple_of(LARGE_PAGE) && large(gpa) && self.takes_large(key, &indices) {
+                self.map_large(pool, key, entry | LARGE, stale)?;
+                gpa += LARGE_PAGE;
+                continue;
+            }
+            gpa += indices.len() as u64 * PAGE_SIZE;
             let table = self.leaf(pool, key)?;
             let mut used = self.leaves.get(&key).map_or(0, |l| l.used);
             // With nothing used all entries are zero: no need to look.
@@ -200,7 +428,7 @@ impl Tree {
                 let old = if fresh { 0 } else { pool.load(table, index) };
                 pool.store(table, index, entry);
                 if restricts(old, entry) {
-                    stale.push(old);
+                    stale.push(old, PAGE_SIZE);
                 }
                 entry += PAGE_SIZE;
                 if old & MAPPED == 0 {
@@ -216,7 +444,15 @@ impl Tree {
     pub(crate) fn unmap(&mut self, pool: &TablePool, addr: u64, len: u64) -> Stale {
         let mut stale = Stale::default();
         for (key, indices) in self.present(addr, len) {
-            let Some(&Leaf { table, mut used }) = self.leaves.get(&key) else { continue };
+            if self.whole_large(key, &indices).is_some() {
+                let _ = self.drop_large(pool, key, &mut stale);
+                continue;
+            }
+            if self.is_empty(key) {
+                continue;
+            }
+            let Some(table) = self.table_to_change(pool, key, &mut stale) else { continue };
+            let mut used = self.leaves.get(&key).map_or(0, |l| l.used);
             for index in indices {
                 let old = pool.load(table, index);
                 if old & MAPPED == 0 {
@@ -225,7 +461,7 @@ impl Tree {
                 pool.store(table, index, 0);
                 used -= 1;
                 if old & PRESENT != 0 {
-                    stale.push(old);
+                    stale.push(old, PAGE_SIZE);
                 }
             }
             self.set_used(key, used);
@@ -237,7 +473,15 @@ impl Tree {
     pub(crate) fn protect(&mut self, pool: &TablePool, addr: u64, len: u64, access: Access) -> Stale {
         let mut stale = Stale::default();
         for (key, indices) in self.present(addr, len) {
-            let Some(&Leaf { table, .. }) = self.leaves.get(&key) else { continue };
+            if let Some(old) = self.whole_large(key, &indices) {
+                let entry = page_entry(old & ADDRESS, access) | LARGE;
+                let _ = self.set_large(pool, key, entry, &mut stale);
+                continue;
+            }
+            if self.is_empty(key) {
+                continue;
+            }
+            let Some(table) = self.table_to_change(pool, key, &mut stale) else { continue };
             for index in indices {
                 let old = pool.load(table, index);
                 if old & MAPPED == 0 {
@@ -246,7 +490,7 @@ impl Tree {
                 let new = page_entry(old & ADDRESS, access);
                 pool.store(table, index, new);
                 if restricts(old, new) {
-                    stale.push(old);
+                    stale.push(old, PAGE_SIZE);
                 }
             }
         }
@@ -265,9 +509,19 @@ impl Tree {
         child_stale: &mut Stale,
     ) -> Result<(), Error> {
         for (key, indices) in self.present(range.start, range.end - range.start) {
-            let Some(&Leaf { table, used }) = self.leaves.get(&key) else { continue };
+            if let Some(entry) = self.whole_large(key, &indices) {
+                self.set_large(pool, key, entry & !WRITABLE, stale)?;
+                child.map_large(pool, key, entry & !WRITABLE, child_stale)?;
+                continue;
+            }
+            if self.is_empty(key) {
+                continue;
+            }
+            let Some(table) = self.table_to_change(pool, key, stale) else {
+                return Err(Error::Exhausted("kvm: no memory for page tables".into()));
+            };
             let is_mapped = |index| pool.load(table, index) & MAPPED != 0;
-            if used == 0 || !indices.clone().any(is_mapped) {
+            if !indices.clone().any(is_mapped) {
                 continue;
             }
             let copy = child.leaf(pool, key)?;
@@ -279,7 +533,7 @@ impl Tree {
                 }
                 if entry & WRITABLE != 0 {
                     if entry & PRESENT != 0 {
-                        stale.push(entry);
+                        stale.push(entry, PAGE_SIZE);
                     }
                     entry &= !WRITABLE;
                     pool.store(table, index, entry);
@@ -287,7 +541,7 @@ impl Tree {
                 let old = pool.load(copy, index);
                 pool.store(copy, index, entry);
                 if restricts(old, entry) {
-                    child_stale.push(old);
+                    child_stale.push(old, PAGE_SIZE);
                 }
                 if old & MAPPED == 0 {
                     child_used += 1;
@@ -298,28 +552,31 @@ impl Tree {
         Ok(())
     }
 
-    /// Puts the tree under a new root: leaves in `changed` are copied to new tables, empty ones left out, the others
+    /// Puts the tree under a new root: tables in `changed` are copied to new ones, empty leaves left out, the others
     /// kept. Nobody may run in the tree meanwhile. Returns the tables that left; on an error nothing has changed.
     pub(crate) fn rebuild(
         &mut self,
         pool: &TablePool,
         changed: impl Fn(u64) -> bool,
     ) -> Result<Vec<Table>, Error> {
-        let mut new = Self { root: new_root(pool)?, uppers: Vec::new(), leaves: BTreeMap::new(), empty: 0 };
+        let mut new = Self { split_next: self.split_next, ..Self::with_root(new_root(pool)?) };
         let mut copies = Vec::new();
         let mut gone = Vec::new();
         let result = self.leaves.iter().filter(|(_, leaf)| leaf.used > 0).try_for_each(|(&key, leaf)| {
-            let table = if changed(key) {
+            let mut leaf = *leaf;
+            if let Target::Table(table) = leaf.target
+                && leaf.linked
+                && changed(key)
+            {
                 let copy = pool.allocate()?;
                 copies.push(copy);
-                pool.copy(leaf.table, copy);
-                gone.push(leaf.table);
-                copy
-            } else {
-                leaf.table
-            };
-            new.leaves.insert(key, Leaf { table, used: leaf.used });
-            new.link(pool, key, table)
+                pool.copy(table, copy);
+                gone.push(table);
+                leaf.target = Target::Table(copy);
+            }
+            leaf.linked = true;
+            new.leaves.insert(key, leaf);
+            new.link(pool, key, leaf.entry())
         });
         if let Err(e) = result {
             copies.push(new.root);
@@ -327,26 +584,50 @@ impl Tree {
             pool.retire(copies);
             return Err(e);
         }
-        gone.extend(self.leaves.values().filter(|l| l.used == 0).map(|l| l.table));
+        gone.extend(self.leaves.values().filter(|l| l.used == 0).filter_map(Leaf::table));
         gone.push(self.root);
         gone.append(&mut self.uppers);
+        gone.append(&mut self.replaced);
         *self = new;
         Ok(gone)
+    }
+
+    /// Links all leaves in place. Nobody may run in the tree meanwhile, and before somebody does again all of KVM's
+    /// translations have to be dropped. Returns the tables that left.
+    pub(crate) fn relink(&mut self, pool: &TablePool) -> Vec<Table> {
+        let keys: Vec<u64> = self.leaves.iter().filter(|(_, l)| !l.linked).map(|(&key, _)| key).collect();
+        for key in keys {
+            // The way there exists, since another leaf was linked.
+            let Ok((table, index)) = self.entry_of(pool, key) else { continue };
+            if let Some(leaf) = self.leaves.get_mut(&key) {
+                leaf.linked = true;
+                pool.store(table, index, leaf.entry());
+            }
+        }
+        self.unlinked = 0;
+        std::mem::take(&mut self.replaced)
     }
 
     /// All tables, when the tree ends.
     pub(crate) fn into_tables(self) -> Vec<Table> {
         let mut tables = self.uppers;
         tables.push(self.root);
-        tables.extend(self.leaves.into_values().map(|l| l.table));
+        tables.extend(self.replaced);
+        tables.extend(self.leaves.values().filter_map(Leaf::table));
         tables
     }
 
     /// The guest-physical address that user code reads at `addr`, if it may.
     pub(crate) fn translate(&self, pool: &TablePool, addr: u64) -> Option<u64> {
-        let leaf = self.leaves.get(&(addr >> LEAF_SHIFT))?;
-        let entry = pool.load(leaf.table, (addr >> 12) as usize & 511);
-        (entry & PRESENT != 0).then_some((entry & ADDRESS) + addr % PAGE_SIZE)
+        match self.leaves.get(&(addr >> LEAF_SHIFT))?.target {
+            Target::Table(table) => {
+                let entry = pool.load(table, (addr >> 12) as usize & 511);
+                (entry & PRESENT != 0).then_some((entry & ADDRESS) + addr % PAGE_SIZE)
+            }
+            Target::Large(entry) => {
+                (entry & PRESENT != 0).then_some((entry & ADDRESS) + addr % LARGE_PAGE)
+            }
+        }
     }
 
     /// The pieces of `addr..addr + len` that have a leaf.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use abi::Errno;
 use abi::errno::{EIO, ENOSPC};
 use base::PAGE_SIZE;
+use base::memmap::MemRange;
 use host::mapping::Mapping;
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
@@ -46,15 +47,9 @@ impl Slots {
         self.add_at(gpa, mapping.address(offset), len)
     }
 
-    /// Shows a step of the memory file.
-    pub(crate) fn add_memory(
-        &self,
-        gpa: u64,
-        memory: &MemoryFile,
-        offset: u64,
-        len: u64,
-    ) -> Result<(), Errno> {
-        self.add_at(gpa, memory.host_address(offset), len)
+    /// Shows a new range of the memory file.
+    pub(crate) fn add_memory(&self, gpa: u64, memory: &MemoryFile, range: MemRange) -> Result<(), Errno> {
+        self.add_at(gpa, memory.host_address(range.offset), range.len)
     }
 
     fn add_at(&self, gpa: u64, address: u64, len: u64) -> Result<(), Errno> {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use base::PAGE_SIZE;
 use base::lock::{Lock, rank};
-use base::memmap::{Access, MemRange};
+use base::memmap::{Access, MemRange, Memory};
 use platform::{AddressSpace, Error};
 
 use crate::counters::Counters;
@@ -109,26 +109,54 @@ impl KvmSpace {
     pub(crate) fn map_raw(&self, addr: u64, gpa: u64, access: Access) -> Result<(), Error> {
         let mut tree = self.tree.lock();
         let Some(tree) = tree.as_mut() else { return Ok(()) };
-        tree.map(&self.machine.tables, addr, gpa, PAGE_SIZE, access, &mut Stale::default())
+        tree.map(&self.machine.tables, addr, gpa, PAGE_SIZE, access, |_| false, &mut Stale::default())
     }
 
     /// Makes what was cleared or restricted unusable. `changed` covers all addresses where that happened.
     fn shoot_down(&self, tree: &mut Tree, stale: Stale, change: Change, changed: &[Range<u64>]) {
         let runs = stale.into_runs();
-        let by_tables = runs.len() > change.runs_by_advice() || tree.is_sparse();
+        let by_tables =
+            runs.len() > change.runs_by_advice() || tree.is_sparse() || tree.has_unlinked();
         if by_tables
             && self
                 .rebuild(tree, |key| !runs.is_empty() && changed.iter().any(|range| leaf_meets(key, range)))
         {
             return;
         }
+        if tree.has_unlinked() {
+            self.relink(tree);
+            return;
+        }
+        let mut refused = false;
         for run in runs {
             Counters::add(&self.machine.counters.shootdowns);
-            match change {
+            refused |= !match change {
                 Change::Removed => self.machine.memory.drop_translations(run),
                 Change::Restricted => self.machine.memory.revoke(run),
-            }
+            };
         }
+        if refused {
+            self.flush();
+        }
+    }
+
+    /// Makes KVM forget everything.
+    fn flush(&self) {
+        Counters::add(&self.machine.counters.flushes);
+        if let Err(e) = self.machine.slots.flush_translations() {
+            // Guest processes could reach memory that is no longer theirs: better none at all.
+            log::error!("kvm: dropping all translations: {e}");
+            std::process::abort();
+        }
+    }
+
+    /// Gives the processors the tree as it is, when there is no memory to rebuild it.
+    fn relink(&self, tree: &mut Tree) {
+        self.close();
+        let gone = tree.relink(&self.machine.tables);
+        self.flush();
+        self.gate.fetch_and(!CLOSED, Ordering::SeqCst);
+        self.machine.tables.retire(gone);
     }
 
     /// Puts the tree under a new root while nobody runs in it. False: there was no memory for it.
@@ -174,7 +202,8 @@ impl AddressSpace for KvmSpace {
         let Some(tree) = tree.as_mut() else { return Ok(()) };
         let mut stale = Stale::default();
         let gpa = MEMORY_GPA + range.offset;
-        let result = tree.map(&self.machine.tables, addr, gpa, range.len, access, &mut stale);
+        let is_large = |gpa: u64| self.machine.memory.is_large(gpa - MEMORY_GPA);
+        let result = tree.map(&self.machine.tables, addr, gpa, range.len, access, is_large, &mut stale);
         self.shoot_down(tree, stale, Change::Restricted, std::slice::from_ref(&(addr..addr + range.len)));
         result
     }

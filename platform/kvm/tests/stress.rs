@@ -59,7 +59,10 @@ impl Worker {
         guest.code = program;
         guest.space = space;
         let child = guest.thread();
-        let data = platform.memory().allocate(PAGES * PAGE, PAGE, MemKind::Anonymous).unwrap();
+        // Every second thread's pages are large where they can be.
+        let large = if id % 2 == 0 { platform.memory().allocate_large(PAGES * PAGE) } else { None };
+        let small = || platform.memory().allocate(PAGES * PAGE, PAGE, MemKind::Anonymous).unwrap();
+        let data = large.unwrap_or_else(small);
         let n = PAGES as usize;
         Self {
             id,
@@ -182,6 +185,28 @@ impl Worker {
                 self.set(i..end, State::Writable);
             }
             9 if self.random.below(4) == 0 => self.fork(program),
+            14 => {
+                // All of it, then a unit or all with less access: large pages as a whole.
+                self.guest.space.map(self.zone, self.data, RW).unwrap();
+                self.set(0..PAGES, State::Writable);
+                self.store(i);
+                let pages = 512 * self.random.below(2)..PAGES - 512 * self.random.below(2);
+                let (addr, len) = (self.zone + pages.start * PAGE, (pages.end - pages.start) * PAGE);
+                if self.random.below(2) == 0 {
+                    self.guest.space.protect(addr, len, Access::READ);
+                    self.set(pages, State::ReadOnly);
+                } else {
+                    self.guest.space.unmap(addr, len);
+                    self.set(pages, State::Absent);
+                }
+            }
+            15 => {
+                // Pages lose their memory and stay mapped.
+                let end = (i + self.random.below(64) + 1).min(PAGES);
+                self.guest.memory().discard(MemRange { len: (end - i) * PAGE, ..self.page(i) });
+                self.value[i as usize..end as usize].fill(0);
+                self.check(i);
+            }
             10 => self.guest.context.park().unwrap(),
             11..=13 => {
                 let kicks = kicks.lock().unwrap();

@@ -47,6 +47,12 @@ impl Extents {
             .or_else(|| {
                 let &(have, offset) = self.by_len.range((sure, 0)..).next()?;
                 Some(((offset, have), fits(offset, have)?))
+            })
+            .or_else(|| {
+                self.by_len
+                    .range((len, 0)..(sure, 0))
+                    .take(FIRST_FIT_LOOKS)
+                    .find_map(|&(have, offset)| Some(((offset, have), fits(offset, have)?)))
             })?;
         let (offset, have) = extent;
         self.remove(offset, have);
@@ -98,5 +104,7 @@ mod tests {
         }
         e.insert(0x1000_0000, 0x40_0000);
         assert_eq!(e.take(0x20_0000, 0x20_0000), Some(0x1000_0000));
+        // One that is just as long and at the right place.
+        assert_eq!(e.take(0x20_0000, 0x20_0000), Some(0x1020_0000));
     }
 }

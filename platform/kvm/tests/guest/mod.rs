@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use abi::regs::UserRegs;
-use base::memmap::{Access, MemKind, MemRange, Memory};
+use base::memmap::{Access, LARGE_PAGE, MemKind, MemRange, Memory};
 use platform::{AddressSpace, Context, Platform, Trap};
 use ringfence_platform_kvm::{KvmPlatform, Options};
 
@@ -79,6 +79,18 @@ impl Guest {
             self.memory().write(range.offset + i * PAGE, &[fill]);
         }
         range
+    }
+
+    /// `units` large pages of memory, each page with a byte of its own; `None` after saying so where there are none.
+    pub fn large(&self, units: u64, fill: u8) -> Option<MemRange> {
+        let Some(range) = self.memory().allocate_large(units * LARGE_PAGE) else {
+            eprintln!("skipped: no huge pages");
+            return None;
+        };
+        for i in 0..range.len / PAGE {
+            self.memory().write(range.offset + i * PAGE, &[fill.wrapping_add(i as u8)]);
+        }
+        Some(range)
     }
 
     pub fn byte(&self, range: MemRange) -> u8 {
