@@ -323,13 +323,7 @@ impl Tree {
     }
 
     /// Maps a large page.
-    fn map_large(
-        &mut self,
-        pool: &TablePool,
-        key: u64,
-        entry: u64,
-        stale: &mut Stale,
-    ) -> Result<(), Error> {
+    fn map_large(&mut self, pool: &TablePool, key: u64, entry: u64, stale: &mut Stale) -> Result<(), Error> {
         self.split_next = 1;
         match self.leaves.get(&key).map(|leaf| leaf.target) {
             None => {
@@ -376,9 +370,7 @@ impl Tree {
     /// Unmaps the large page at `key`.
     fn drop_large(&mut self, pool: &TablePool, key: u64, stale: &mut Stale) -> Result<(), Error> {
         match self.leaves.get(&key).map(|leaf| leaf.target) {
-            Some(Target::Large(entry)) => {
-                self.set_large(pool, key, entry & !(MAPPED | PRESENT), stale)
-            }
+            Some(Target::Large(entry)) => self.set_large(pool, key, entry & !(MAPPED | PRESENT), stale),
             _ => Ok(()),
         }
     }
@@ -624,9 +616,7 @@ impl Tree {
                 let entry = pool.load(table, (addr >> 12) as usize & 511);
                 (entry & PRESENT != 0).then_some((entry & ADDRESS) + addr % PAGE_SIZE)
             }
-            Target::Large(entry) => {
-                (entry & PRESENT != 0).then_some((entry & ADDRESS) + addr % LARGE_PAGE)
-            }
+            Target::Large(entry) => (entry & PRESENT != 0).then_some((entry & ADDRESS) + addr % LARGE_PAGE),
         }
     }
 

@@ -115,8 +115,7 @@ impl KvmSpace {
     /// Makes what was cleared or restricted unusable. `changed` covers all addresses where that happened.
     fn shoot_down(&self, tree: &mut Tree, stale: Stale, change: Change, changed: &[Range<u64>]) {
         let runs = stale.into_runs();
-        let by_tables =
-            runs.len() > change.runs_by_advice() || tree.is_sparse() || tree.has_unlinked();
+        let by_tables = runs.len() > change.runs_by_advice() || tree.is_sparse() || tree.has_unlinked();
         if by_tables
             && self
                 .rebuild(tree, |key| !runs.is_empty() && changed.iter().any(|range| leaf_meets(key, range)))

@@ -218,7 +218,9 @@ fn what_was_a_large_page_becomes_another_or_a_table_and_back() {
     let (Some(one), Some(two)) = (g.large(1, 10), g.large(1, 100)) else { return };
     let small = g.pages(512, 50);
     for round in 0..3 {
-        for (range, fill, step) in [(one, 10u8, 1), (two, 100, 1), (small, 50, 0), (one, 10, 1), (small, 50, 0)] {
+        for (range, fill, step) in
+            [(one, 10u8, 1), (two, 100, 1), (small, 50, 0), (one, 10, 1), (small, 50, 0)]
+        {
             if round != 1 {
                 g.space.unmap(A, LARGE_PAGE);
                 assert_eq!(g.load(A), fault(A, Access::READ));

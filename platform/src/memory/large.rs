@@ -84,7 +84,10 @@ impl MemoryFile {
 
     /// Allocates units in one piece, provided.
     pub(super) fn take_large(&self, len: u64) -> Option<MemRange> {
-        assert!(len > 0 && len.is_multiple_of(LARGE_PAGE), "memory file: bad allocation of {len:#x} in units");
+        assert!(
+            len > 0 && len.is_multiple_of(LARGE_PAGE),
+            "memory file: bad allocation of {len:#x} in units"
+        );
         if !self.large.is_wanted || len > self.limit() || self.exceeds_budget(len) {
             return None;
         }

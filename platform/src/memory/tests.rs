@@ -158,7 +158,9 @@ fn parts_of_a_unit_go_back_to_the_host_and_the_rest_keeps_its_bytes() {
     let before = m.renewals();
     assert!(before.is_multiple_of(2) && m.drop_translations(part(0, 500)) && m.revoke(part(600, 424)));
     assert_eq!(m.renewals(), before + 4);
-    assert!(bytes(&m, part(6, 494)).iter().all(|&b| b == 7) && bytes(&m, part(600, 424)) == vec![7; 424 << 12]);
+    assert!(
+        bytes(&m, part(6, 494)).iter().all(|&b| b == 7) && bytes(&m, part(600, 424)) == vec![7; 424 << 12]
+    );
     m.dec_ref(part(0, 500));
     m.dec_ref(part(600, 424));
     assert_eq!(m.resident(), PAGE);

@@ -5,9 +5,10 @@ use std::ops::Range;
 use abi::Errno;
 use abi::errno::{EACCES, EBADF, EBUSY, EFAULT, EINVAL, ENOMEM};
 use abi::mman::{SyncFlags, advice};
-use base::memmap::{Access, MappedFile, MemRange};
+use base::memmap::{Access, LARGE_PAGE, MappedFile, MemRange};
 use base::{PAGE_SIZE, page_up};
 
+use super::pma;
 use super::vma::{Backing, VmFlags, VmName};
 use super::{Fault, MAX_MAP_COUNT, MemoryManager, State};
 
@@ -165,10 +166,25 @@ impl MemoryManager {
         let pieces: Vec<_> = st.pmas.overlapping(range).collect();
         for (start, p) in pieces {
             let own = p.anon && p.writable && st.vmas.find(start).is_some_and(|v| v.is_anonymous());
-            if own && p.end - start <= KEEP_MAPPED {
-                self.memory.discard(MemRange { offset: p.off, len: p.end - start });
+            let pages = pma::pages(start, &p);
+            // What stays mapped.
+            let (head, tail) = if own && pages.len <= KEEP_MAPPED {
+                (pages.len, 0)
+            } else if own && self.memory.is_large(p.off) {
+                // To unmap a part of a large page would split it, which is dearer still.
+                let head = p.off.next_multiple_of(LARGE_PAGE) - p.off;
+                (head.min(pages.len), pages.end() % LARGE_PAGE)
             } else {
-                self.drop_pages(st, start..p.end);
+                (0, 0)
+            };
+            if head > 0 {
+                self.memory.discard(MemRange { len: head, ..pages });
+            }
+            if head < pages.len && tail > 0 {
+                self.memory.discard(MemRange { offset: pages.end() - tail, len: tail });
+            }
+            if head + tail < pages.len {
+                self.drop_pages(st, start + head..p.end - tail);
             }
         }
     }

@@ -2,13 +2,14 @@
 //!
 //! A guest's fault costs tens of microseconds, so each one brings in a whole window of pages, larger when faults come
 //! one after the other. A window of anonymous memory is only *promised*: the host provides a page when it is touched, so
-//! that a sparse use costs the touched pages and no more.
+//! that a sparse use costs the touched pages and no more. Once the windows of an area have grown to the length of a large
+//! page, or its owner asked for huge pages, it gets large pages.
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use base::memmap::{Access, MapError, Mappable, MemKind, MemRange};
+use base::memmap::{Access, LARGE_PAGE, MapError, Mappable, MemKind, MemRange};
 use base::{PAGE_SIZE, page_down};
 
 use super::pma::{self, Pma};
@@ -18,7 +19,7 @@ use super::{Fault, MMAP_MIN_ADDR, MemoryManager, State, allows};
 /// The first window of an area.
 const WINDOW: u64 = 64 << 10;
 /// The largest.
-const WINDOW_MAX: u64 = 2 << 20;
+const WINDOW_MAX: u64 = LARGE_PAGE;
 /// The first window of a file mapping: a copy of it costs less than the faults that it saves.
 const WINDOW_FILE: u64 = 256 << 10;
 /// Writable private mappings of files up to this length are taken for data segments.
@@ -131,7 +132,7 @@ impl MemoryManager {
         let one = page..page + PAGE_SIZE;
         if st.pmas.find(page).is_none() {
             match &area.file {
-                None => self.fill_anonymous(st, one.clone())?,
+                None => self.fill_anonymous(st, one.clone(), Use::Sparse)?,
                 Some(_) => self.fill_from_file(st, &area, one.clone(), page, false, Show::Map)?,
             }
         }
@@ -182,22 +183,29 @@ impl MemoryManager {
 
     /// First use of private anonymous memory.
     fn fault_anonymous(&self, st: &mut State, area: &Area, page: u64) -> Result<(), Fault> {
-        let (wanted, sequential) = area.window.next(page, WINDOW, WINDOW_MAX);
-        let range = st.pmas.hole(page, area.clip(wanted.clone()));
-        let range = match self.fill_anonymous(st, range.clone()) {
+        let (mut wanted, sequential) = area.window.next(page, WINDOW, WINDOW_MAX);
+        let mut range = st.pmas.hole(page, area.clip(wanted.clone()));
+        let mut dense = sequential || area.range.end - area.range.start <= DENSE;
+        if area.flags.contains(VmFlags::HUGEPAGE) {
+            let large = page & !(LARGE_PAGE - 1)..(page & !(LARGE_PAGE - 1)) + LARGE_PAGE;
+            if st.pmas.hole(page, area.clip(large.clone())) == large {
+                (wanted, range, dense) = (large.clone(), large, true);
+            }
+        }
+        // A page that is mapped but not provided costs a guest's touch some 20 µs, to provide it here costs one.
+        let usage = if dense { Use::Dense } else { Use::Sparse };
+        let range = match self.fill_anonymous(st, range.clone(), usage) {
             Ok(()) => range,
             // Near the limit a single page may still fit.
             Err(Fault::OutOfMemory) if range.end - range.start > PAGE_SIZE => {
                 let one = page..page + PAGE_SIZE;
                 if st.pmas.find(page).is_none() {
-                    self.fill_anonymous(st, one.clone())?;
+                    self.fill_anonymous(st, one.clone(), Use::Sparse)?;
                 }
                 one
             }
             Err(e) => return Err(e),
         };
-        // A page that is mapped but not provided costs a guest's touch some 20 µs, to provide it here costs one.
-        let dense = sequential || area.range.end - area.range.start <= DENSE;
         self.provide(st, if dense { range.clone() } else { page..page + PAGE_SIZE });
         if let Some(v) = st.vmas.find_mut(page) {
             v.window = Window::remember(&range, &wanted);
@@ -212,16 +220,31 @@ impl MemoryManager {
         }
     }
 
-    /// Allocates pages for a range of one private area that has none, and maps them.
-    pub(super) fn fill_anonymous(&self, st: &mut State, range: Range<u64>) -> Result<(), Fault> {
+    /// Allocates pages for a range of one private area that has none, and maps them. For dense use the caller has the
+    /// host provide them; large pages are provided already.
+    pub(super) fn fill_anonymous(&self, st: &mut State, range: Range<u64>, usage: Use) -> Result<(), Fault> {
         let Some(flags) = st.vmas.find(range.start).map(|v| v.flags) else { return Ok(()) };
+        let large = usage == Use::Dense && !flags.contains(VmFlags::NOHUGEPAGE);
         let mut at = range.start;
         while at < range.end {
-            let len = (range.end - at).min(PIECE);
+            let mut len = (range.end - at).min(PIECE);
+            let mut pages = None;
+            if large {
+                let first = at.next_multiple_of(LARGE_PAGE);
+                let last = (at + len) & !(LARGE_PAGE - 1);
+                if first < last {
+                    len = if at < first { first - at } else { last - at };
+                    pages = if at < first { None } else { self.memory.allocate_large(len) };
+                }
+            }
             let align =
-                if at.is_multiple_of(WINDOW_MAX) && len >= WINDOW_MAX { WINDOW_MAX } else { PAGE_SIZE };
-            let pages =
-                self.memory.allocate(len, align, MemKind::Anonymous).map_err(|_| Fault::OutOfMemory)?;
+                if at.is_multiple_of(LARGE_PAGE) && len >= LARGE_PAGE { LARGE_PAGE } else { PAGE_SIZE };
+            let pages = match pages {
+                Some(pages) => pages,
+                None => {
+                    self.memory.allocate(len, align, MemKind::Anonymous).map_err(|_| Fault::OutOfMemory)?
+                }
+            };
             let p = Pma {
                 end: at + len,
                 off: pages.offset,
@@ -396,8 +419,14 @@ impl MemoryManager {
     /// Gives write access back to the run of unique pages around `page`.
     fn restore_write(&self, st: &mut State, area: &Area, page: u64) -> Result<(), Fault> {
         let Some((start, p)) = st.pmas.find(page) else { return Ok(()) };
-        let within =
-            area.clip(start.max(page.saturating_sub(RESTORE_MAX / 2))..p.end.min(page + RESTORE_MAX / 2));
+        // A large page comes back as one.
+        let around = if self.memory.is_large(p.off + (page - start)) {
+            let first = page & !(LARGE_PAGE - 1);
+            first..first + LARGE_PAGE
+        } else {
+            page.saturating_sub(RESTORE_MAX / 2)..page + RESTORE_MAX / 2
+        };
+        let within = area.clip(start.max(around.start)..p.end.min(around.end));
         let unique = |at: u64| self.memory.is_unique(p.off + (at - start));
         let mut range = page..page + PAGE_SIZE;
         while range.end < within.end && unique(range.end) {
@@ -480,7 +509,7 @@ impl MemoryManager {
                     let hole = st.pmas.hole(at, at..range.end);
                     match &area.file {
                         None => {
-                            self.fill_anonymous(st, hole.clone())?;
+                            self.fill_anonymous(st, hole.clone(), Use::Dense)?;
                             at = hole.end;
                         }
                         Some((file, _)) => {
@@ -542,6 +571,15 @@ impl MemoryManager {
             }
         }
     }
+}
+
+/// What new anonymous pages are for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Use {
+    /// Who knows which of them will be touched.
+    Sparse,
+    /// All of them are going to be provided.
+    Dense,
 }
 
 /// Whether pages fetched from a file go to the page tables at once.

@@ -6,9 +6,10 @@ use std::sync::atomic::Ordering;
 use abi::Errno;
 use abi::errno::{EACCES, EAGAIN, EEXIST, EINVAL, ENOMEM, EOPNOTSUPP, EOVERFLOW, EPERM};
 use abi::mman::{MAP_PRIVATE, MAP_SHARED, MAP_SHARED_VALIDATE, MAP_TYPE, MapFlags, Prot};
-use base::memmap::{Access, MappedFile};
+use base::memmap::{Access, LARGE_PAGE, MappedFile};
 use base::{PAGE_SIZE, page_down, page_up};
 
+use super::fault::Use;
 use super::vma::{Backing, VmFlags, VmName, Vma};
 use super::{
     Fault, MAX_MAP_COUNT, MMAP_MIN_ADDR, MemoryManager, Privileges, STACK_GUARD_GAP, SharedMemory, State,
@@ -20,9 +21,6 @@ const EAGER: u64 = 128 << 10;
 
 /// Of a file mapping, so much is mapped at once where the file has it in memory already.
 const CACHED: u64 = 4 << 20;
-
-/// The length of a large page: big anonymous mappings are aligned to it, as Linux does since 6.7.
-const LARGE_PAGE: u64 = 2 << 20;
 
 /// A file for mmap(2), as its open file description allows.
 #[derive(Clone)]
@@ -387,6 +385,7 @@ impl MemoryManager {
             addr,
             len,
             if req.flags.contains(MapFlags::BIT32) { Place::Low } else { Place::High },
+            // As Linux does since 6.7.
             if large { LARGE_PAGE } else { PAGE_SIZE },
         )
     }
@@ -472,7 +471,7 @@ impl MemoryManager {
         });
         if wanted {
             // Whatever fails here fails again, and is reported, when the page is touched.
-            let _ = self.fill_anonymous(st, range.clone());
+            let _ = self.fill_anonymous(st, range.clone(), Use::Dense);
             self.provide(st, range);
         }
     }

@@ -200,6 +200,95 @@ fn a_sparse_use_provides_the_touched_pages_only() {
     assert!(memory.in_use() <= 16_000);
 }
 
+const LARGE: u64 = base::memmap::LARGE_PAGE;
+
+/// Bytes of `mm` that are in large memory.
+fn large_bytes(mm: &MemoryManager) -> u64 {
+    let st = mm.state.read();
+    st.pmas.iter().filter(|(_, p)| mm.memory.is_large(p.off)).map(|(s, p)| p.end - s).sum()
+}
+
+/// An area of large pages, each page of which begins with the low byte of its number plus one.
+fn large_area(mm: &MemoryManager, units: u64) -> u64 {
+    let a = anon(mm, 0, units * LARGE, RW);
+    mm.advise(a, units * LARGE, advice::HUGEPAGE).expect("madvise");
+    for i in 0..units * LARGE / P {
+        store(mm, a + i * P, (i as u8).wrapping_add(1)).expect("store");
+    }
+    assert_eq!(large_bytes(mm), units * LARGE);
+    assert_eq!(mm.fault_count(), units);
+    a
+}
+
+#[test]
+fn areas_that_are_used_all_over_get_large_pages() {
+    let memory = FakeMemory::new();
+    let mm = manager(&memory);
+    let a = anon(&mm, 0, 8 * LARGE, RW);
+    for at in (a..a + 8 * LARGE).step_by(P as usize) {
+        store(&mm, at, 1).expect("store");
+    }
+    assert_eq!(large_bytes(&mm), 7 * LARGE, "all but the first, where the windows grow");
+    mm.unmap(a, 8 * LARGE).expect("unmap");
+    let a = anon(&mm, 0, 8 * LARGE, RW);
+    mm.advise(a, 8 * LARGE, advice::NOHUGEPAGE).expect("madvise");
+    for at in (a..a + 8 * LARGE).step_by(P as usize) {
+        store(&mm, at, 1).expect("store");
+    }
+    assert_eq!(large_bytes(&mm), 0);
+    let one = MapRequest::anonymous(AT + P, 3 * LARGE, RW, MapFlags::FIXED | MapFlags::POPULATE);
+    mm.map(one).expect("mmap");
+    assert_eq!(large_bytes(&mm), 2 * LARGE, "what is aligned");
+    memory.set_limit(memory.in_use() + 256);
+    let b = anon(&mm, 0, 2 * LARGE, RW);
+    mm.advise(b, 2 * LARGE, advice::HUGEPAGE).expect("madvise");
+    store(&mm, b, 1).expect("no room for a large page, but for this one");
+    check(&mm);
+}
+
+#[test]
+fn parts_of_large_pages_are_given_back_in_place_and_whole_ones_go() {
+    let memory = FakeMemory::new();
+    let mm = manager(&memory);
+    let a = large_area(&mm, 4);
+    mm.advise(a + LARGE - 100 * P, 2 * LARGE, advice::DONTNEED).expect("madvise");
+    check(&mm);
+    assert_eq!(large_bytes(&mm), 3 * LARGE, "the unit in the middle is gone");
+    assert_eq!(memory.in_use() as u64 * P, 3 * LARGE);
+    for i in 0..4 * LARGE / P {
+        let gone = (512 - 100..3 * 512 - 100).contains(&i);
+        assert_eq!(load(&mm, a + i * P).expect("load"), if gone { 0 } else { (i as u8).wrapping_add(1) });
+    }
+    mm.advise(a + 9 * P, 20 * P, advice::DONTNEED).expect("madvise");
+    assert_eq!(load(&mm, a + 9 * P).expect("load"), 0);
+    assert_eq!(load(&mm, a + 29 * P).expect("load"), 30);
+    check(&mm);
+}
+
+#[test]
+fn a_fork_shares_large_pages_and_gives_them_back_as_a_whole() {
+    let memory = FakeMemory::new();
+    let mm = manager(&memory);
+    let a = large_area(&mm, 2);
+    let child = mm.fork(Arc::default()).expect("fork");
+    check(&child);
+    store(&child, a + 5 * P, 77).expect("store");
+    store(&mm, a + 6 * P, 88).expect("store");
+    assert_eq!((load(&mm, a + 5 * P).expect("load"), load(&child, a + 6 * P).expect("load")), (6, 7));
+    assert!(memory.in_use() <= 1024 + 32, "small copies");
+    check(&mm);
+    check(&child);
+    drop(child);
+    let faults = mm.fault_count();
+    for i in 512..1024 {
+        store(&mm, a + i * P, 9).expect("store");
+    }
+    assert_eq!(mm.fault_count(), faults + 1);
+    check(&mm);
+    drop(mm);
+    assert_eq!(memory.in_use(), 0);
+}
+
 #[test]
 fn a_fork_shares_until_written() {
     let memory = FakeMemory::new();

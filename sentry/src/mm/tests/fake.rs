@@ -11,7 +11,8 @@ use abi::errno::ENOMEM;
 use base::PAGE_SIZE;
 use base::lock::{Lock, rank};
 use base::memmap::{
-    Access, MapError, Mappable, MappedFile, MappingOrigin, MappingSpace, MemKind, MemRange, Memory,
+    Access, LARGE_PAGE, MapError, Mappable, MappedFile, MappingOrigin, MappingSpace, MemKind, MemRange,
+    Memory,
 };
 use platform::{AddressSpace, Error};
 
@@ -33,13 +34,22 @@ pub(crate) struct FakeMemory {
 struct Pages {
     map: BTreeMap<u64, Page>,
     next: u64,
+    next_large: u64,
     limit: usize,
 }
+
+/// Where large memory begins.
+const LARGE: u64 = 1 << 40;
 
 impl FakeMemory {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
-            pages: Lock::new(Pages { map: BTreeMap::new(), next: PAGE_SIZE, limit: usize::MAX }),
+            pages: Lock::new(Pages {
+                map: BTreeMap::new(),
+                next: PAGE_SIZE,
+                next_large: LARGE,
+                limit: usize::MAX,
+            }),
             populated: AtomicU64::new(0),
         })
     }
@@ -87,6 +97,24 @@ impl Memory for FakeMemory {
             pages.map.insert(offset + i * PAGE_SIZE, Page { count: 1, bytes: Vec::new() });
         }
         Ok(MemRange { offset, len })
+    }
+
+    fn allocate_large(&self, len: u64) -> Option<MemRange> {
+        assert!(len > 0 && len.is_multiple_of(LARGE_PAGE));
+        let mut pages = self.pages.lock();
+        if pages.map.len() + (len / PAGE_SIZE) as usize > pages.limit {
+            return None;
+        }
+        let offset = pages.next_large;
+        pages.next_large += len;
+        for at in (offset..offset + len).step_by(P) {
+            pages.map.insert(at, Page { count: 1, bytes: Vec::new() });
+        }
+        Some(MemRange { offset, len })
+    }
+
+    fn is_large(&self, offset: u64) -> bool {
+        offset >= LARGE
     }
 
     fn inc_ref(&self, range: MemRange) {
