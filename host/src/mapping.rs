@@ -16,6 +16,15 @@ use crate::memory::last_errno;
 /// Copies of at least this many bytes use `rep movsb`; shorter ones go word by word.
 const STRING_COPY: usize = 64;
 
+/// The size of the host's pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostPages {
+    /// 4 KiB.
+    Small,
+    /// 2 MiB.
+    Huge,
+}
+
 /// A range of the host's virtual addresses that this object owns, with changing contents.
 ///
 /// Offsets count from its start. A range outside the mapping panics: offsets are never a guest's own numbers. Pages
@@ -143,12 +152,17 @@ impl Mapping {
         if r == libc::MAP_FAILED { Err(last_errno()) } else { Ok(()) }
     }
 
-    /// Makes the host provide private memory in huge pages where it can, else in small ones. Afterwards it leaves the
-    /// pages as they are: it does not make huge ones of small ones where a part was dropped.
-    pub fn populate_huge(&self, offset: u64, len: u64) {
-        self.advise(offset, len, libc::MADV_HUGEPAGE);
-        self.populate(offset, len);
+    /// Makes the host provide private memory in huge pages where it can, or in small ones. Afterwards it leaves the pages
+    /// as they are: it does not make huge ones of small ones where a part was dropped.
+    pub fn populate_private(&self, offset: u64, len: u64, pages: HostPages) {
+        if pages == HostPages::Huge {
+            self.advise(offset, len, libc::MADV_HUGEPAGE);
+            self.populate(offset, len);
+        }
         self.advise(offset, len, libc::MADV_NOHUGEPAGE);
+        if pages == HostPages::Small {
+            self.populate(offset, len);
+        }
     }
 
     /// Drops every guest's translations of the pages, and keeps the bytes and the host's own use of them: for private
@@ -390,7 +404,8 @@ mod tests {
         let m = Mapping::reserve_aligned(8 << 20, 2 << 20).unwrap();
         assert!(m.address(0).is_multiple_of(2 << 20) && m.len() == 8 << 20);
         m.map_zeroed(2 << 20, 4 << 20).unwrap();
-        m.populate_huge(2 << 20, 4 << 20);
+        m.populate_private(2 << 20, 2 << 20, HostPages::Huge);
+        m.populate_private(4 << 20, 2 << 20, HostPages::Small);
         let mut pages = [0; 1024];
         m.residency(2 << 20, &mut pages);
         assert!(pages.iter().all(|&p| p == 1));

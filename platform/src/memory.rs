@@ -189,7 +189,8 @@ impl MemoryFile {
         if freed.ranges.is_empty() {
             return;
         }
-        self.freed_bytes.fetch_sub(freed.bytes, Ordering::Relaxed);
+        let bytes = freed.bytes;
+        self.freed_bytes.fetch_sub(bytes, Ordering::Relaxed);
         freed.ranges.sort_unstable_by_key(|r| r.offset);
         let mut merged: Vec<MemRange> = Vec::with_capacity(freed.ranges.len());
         for range in freed.ranges {
@@ -208,6 +209,9 @@ impl MemoryFile {
         }
         drop(extents);
         self.free_large(larges.into_iter().flatten());
+        if bytes >= LARGE_PAGE {
+            self.large.hope();
+        }
     }
 
     /// Frees the host's memory behind a range of the file, and makes it read as zeros also where the host cannot punch

@@ -10,16 +10,21 @@
 //! - A unit whose pages were freed, discarded or renewed in part is *broken*: the host has made small pages of its huge
 //!   one. It gets a new mapping before it is given out again.
 //!
+//! Where the host is a guest itself, a huge page may be dear: hosts hand free blocks of that size back to theirs (free page
+//! reporting), and to touch such a block again takes 5 ms, twice as long as 512 small pages that were used a moment ago,
+//! the guest's faults for them included. So the time is measured, and after a dear one units have small pages for a while.
+//!
 //! [`Mapping::renew_translations`]: host::mapping::Mapping::renew_translations
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use abi::Errno;
 use abi::errno::ENOMEM;
 use base::PAGE_SIZE;
 use base::lock::{Lock, rank};
 use base::memmap::{LARGE_PAGE, MemRange};
+use host::mapping::HostPages;
 
 use super::extents::Extents;
 use super::{MemoryFile, STEP};
@@ -29,6 +34,12 @@ const SMALL_STEP: u64 = 128 << 20;
 /// The pages of a unit.
 const UNIT_PAGES: usize = (LARGE_PAGE / PAGE_SIZE) as usize;
 
+/// The host's time for a huge page beyond which small pages are cheaper, a guest's faults for them included.
+const DEAR_NS: i64 = 2_000_000;
+/// How many units have small pages after the first dear huge page, and at most.
+const PAUSE: u32 = 4;
+const LONGEST_PAUSE: u32 = 256;
+
 /// The state of the large memory.
 pub(super) struct Large {
     is_wanted: bool,
@@ -36,10 +47,16 @@ pub(super) struct Large {
     low: AtomicU64,
     /// Bytes that have a reference or wait to be freed.
     held: AtomicU64,
+    /// For so many units huge pages are probably too dear.
+    pause: AtomicU32,
+    /// The length of the next pause.
+    next_pause: AtomicU32,
     /// Odd while translations are renewed.
     renewals: AtomicU64,
     extents: Lock<Extents, { rank::MEMORY_FILE }>,
     broken: Lock<BTreeSet<u64>, { rank::MEMORY_FILE }>,
+    /// Units that got small pages.
+    small: Lock<BTreeSet<u64>, { rank::MEMORY_FILE }>,
     /// Held while translations are renewed: two at once could leave out the change that tells KVM.
     renewing: Lock<(), { rank::MEMORY_FILE }>,
 }
@@ -50,9 +67,12 @@ impl Large {
             is_wanted,
             low: AtomicU64::new(limit),
             held: AtomicU64::new(0),
+            pause: AtomicU32::new(0),
+            next_pause: AtomicU32::new(PAUSE),
             renewals: AtomicU64::new(0),
             extents: Lock::new(Extents::default()),
             broken: Lock::new(BTreeSet::new()),
+            small: Lock::new(BTreeSet::new()),
             renewing: Lock::new(()),
         }
     }
@@ -61,6 +81,31 @@ impl Large {
     #[inline]
     pub(super) fn low(&self) -> u64 {
         self.low.load(Ordering::Acquire)
+    }
+
+    /// The kind of pages for the next unit.
+    fn next_pages(&self) -> HostPages {
+        let less = |pause: u32| pause.checked_sub(1);
+        match self.pause.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less) {
+            Ok(_) => HostPages::Small,
+            Err(_) => HostPages::Huge,
+        }
+    }
+
+    /// Takes note that the host needed `ns` for a huge page.
+    fn learn(&self, ns: i64) {
+        if ns < DEAR_NS {
+            self.next_pause.store(PAUSE, Ordering::Relaxed);
+        } else {
+            let pause = self.next_pause.load(Ordering::Relaxed);
+            self.pause.store(pause, Ordering::Relaxed);
+            self.next_pause.store((pause * 2).min(LONGEST_PAUSE), Ordering::Relaxed);
+        }
+    }
+
+    /// Takes note that much memory was freed: the host may have huge pages that were just in use.
+    pub(super) fn hope(&self) {
+        self.pause.store(0, Ordering::Relaxed);
     }
 
     #[inline]
@@ -107,11 +152,27 @@ impl MemoryFile {
         };
         let range = MemRange { offset, len };
         self.mend(range);
-        self.mapping.populate_huge(offset, len);
+        for unit in (offset..offset + len).step_by(LARGE_PAGE as usize) {
+            self.provide_unit(unit);
+        }
         self.counts.start(range);
         self.large.held.fetch_add(len, Ordering::Relaxed);
         self.allocated.fetch_add(len, Ordering::Relaxed);
         Some(range)
+    }
+
+    /// Makes the host provide a unit that nobody uses yet.
+    fn provide_unit(&self, unit: u64) {
+        let pages = self.large.next_pages();
+        // Processor time: what other threads do meanwhile does not count.
+        let started = host::clock::thread_cpu_ns();
+        self.mapping.populate_private(unit, LARGE_PAGE, pages);
+        match pages {
+            HostPages::Huge => self.large.learn(host::clock::thread_cpu_ns() - started),
+            HostPages::Small => {
+                self.large.small.lock().insert(unit);
+            }
+        }
     }
 
     /// Adds a step. `extents` is locked by the caller, so steps come one at a time.
@@ -135,17 +196,18 @@ impl MemoryFile {
         Ok(())
     }
 
-    /// Gives the broken units in `range`, which nobody uses, new mappings, so that they can be huge pages again.
+    /// Gives the units in `range`, which nobody uses, new mappings if they have small pages, so that they can have huge
+    /// ones again.
     fn mend(&self, range: MemRange) {
-        let broken: Vec<u64> = {
-            let mut set = self.large.broken.lock();
-            let found: Vec<u64> = set.range(range.offset..range.end()).copied().collect();
-            found.iter().for_each(|unit| {
-                set.remove(unit);
-            });
-            found
+        let take = |set: &mut BTreeSet<u64>| {
+            let mut taken = set.split_off(&range.offset);
+            set.append(&mut taken.split_off(&range.end()));
+            taken
         };
-        for run in broken.chunk_by(|a, b| a + LARGE_PAGE == *b) {
+        let mut units = take(&mut self.large.broken.lock());
+        units.append(&mut take(&mut self.large.small.lock()));
+        let units = Vec::from_iter(units);
+        for run in units.chunk_by(|a, b| a + LARGE_PAGE == *b) {
             if let Err(e) = self.mapping.map_zeroed(run[0], run.len() as u64 * LARGE_PAGE) {
                 // It is zeroed and usable, in small pages.
                 log::debug!("memory file: mapping {:#x} anew: {e}", run[0]);
@@ -217,5 +279,27 @@ impl MemoryFile {
             missing += answers.iter().enumerate().filter(is_missing).count() as u64 * PAGE_SIZE;
         }
         self.large.held.load(Ordering::Relaxed).saturating_sub(missing)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dear_pages_make_longer_and_longer_pauses_and_a_cheap_one_ends_that() {
+        let large = Large::new(STEP, true);
+        let pause = || (0..).take_while(|_| large.next_pages() == HostPages::Small).count();
+        assert_eq!(pause(), 0);
+        large.learn(5_000_000);
+        assert_eq!(pause(), 4);
+        large.learn(5_000_000);
+        assert_eq!(pause(), 8);
+        large.learn(5_000_000);
+        large.hope();
+        assert_eq!(pause(), 0);
+        large.learn(300_000);
+        large.learn(5_000_000);
+        assert_eq!(pause(), 4);
     }
 }

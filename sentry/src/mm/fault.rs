@@ -185,15 +185,20 @@ impl MemoryManager {
     fn fault_anonymous(&self, st: &mut State, area: &Area, page: u64) -> Result<(), Fault> {
         let (mut wanted, sequential) = area.window.next(page, WINDOW, WINDOW_MAX);
         let mut range = st.pmas.hole(page, area.clip(wanted.clone()));
-        let mut dense = sequential || area.range.end - area.range.start <= DENSE;
+        let mut usage = if sequential && area.window.end - area.window.start == LARGE_PAGE {
+            Use::Dense
+        } else if sequential || area.range.end - area.range.start <= DENSE {
+            Use::Soon
+        } else {
+            Use::Sparse
+        };
         if area.flags.contains(VmFlags::HUGEPAGE) {
             let large = page & !(LARGE_PAGE - 1)..(page & !(LARGE_PAGE - 1)) + LARGE_PAGE;
             if st.pmas.hole(page, area.clip(large.clone())) == large {
-                (wanted, range, dense) = (large.clone(), large, true);
+                (wanted, range, usage) = (large.clone(), large, Use::Dense);
             }
         }
         // A page that is mapped but not provided costs a guest's touch some 20 µs, to provide it here costs one.
-        let usage = if dense { Use::Dense } else { Use::Sparse };
         let range = match self.fill_anonymous(st, range.clone(), usage) {
             Ok(()) => range,
             // Near the limit a single page may still fit.
@@ -206,7 +211,7 @@ impl MemoryManager {
             }
             Err(e) => return Err(e),
         };
-        self.provide(st, if dense { range.clone() } else { page..page + PAGE_SIZE });
+        self.provide(st, if usage == Use::Sparse { page..page + PAGE_SIZE } else { range.clone() });
         if let Some(v) = st.vmas.find_mut(page) {
             v.window = Window::remember(&range, &wanted);
         }
@@ -220,8 +225,8 @@ impl MemoryManager {
         }
     }
 
-    /// Allocates pages for a range of one private area that has none, and maps them. For dense use the caller has the
-    /// host provide them; large pages are provided already.
+    /// Allocates pages for a range of one private area that has none, and maps them. Unless the use is sparse the
+    /// caller has the host provide them; large pages are provided already.
     pub(super) fn fill_anonymous(&self, st: &mut State, range: Range<u64>, usage: Use) -> Result<(), Fault> {
         let Some(flags) = st.vmas.find(range.start).map(|v| v.flags) else { return Ok(()) };
         let large = usage == Use::Dense && !flags.contains(VmFlags::NOHUGEPAGE);
@@ -229,12 +234,14 @@ impl MemoryManager {
         while at < range.end {
             let mut len = (range.end - at).min(PIECE);
             let mut pages = None;
-            if large {
-                let first = at.next_multiple_of(LARGE_PAGE);
-                let last = (at + len) & !(LARGE_PAGE - 1);
-                if first < last {
-                    len = if at < first { first - at } else { last - at };
-                    pages = if at < first { None } else { self.memory.allocate_large(len) };
+            let first = at.next_multiple_of(LARGE_PAGE);
+            let last = (at + len) & !(LARGE_PAGE - 1);
+            if large && first < last {
+                if at < first {
+                    len = first - at;
+                } else {
+                    len = last - at;
+                    pages = self.memory.allocate_large(len);
                 }
             }
             let align =
@@ -578,7 +585,9 @@ impl MemoryManager {
 pub(super) enum Use {
     /// Who knows which of them will be touched.
     Sparse,
-    /// All of them are going to be provided.
+    /// They are going to be provided.
+    Soon,
+    /// They are, and so many that large pages pay.
     Dense,
 }
 

@@ -471,7 +471,7 @@ impl MemoryManager {
         });
         if wanted {
             // Whatever fails here fails again, and is reported, when the page is touched.
-            let _ = self.fill_anonymous(st, range.clone(), Use::Dense);
+            let _ = self.fill_anonymous(st, range.clone(), Use::Soon);
             self.provide(st, range);
         }
     }
