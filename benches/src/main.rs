@@ -1,9 +1,12 @@
-//! Whole programs, native and in the sandbox, side by side: `ringfence-benches [--ringfence PATH] [--rounds N] [--only NAME]`.
+//! Native and in the sandbox, side by side: `ringfence-benches [--micro] [--ringfence PATH] [--rounds N] [--only NAME]`.
+//! Whole programs, or with `--micro` single operations (`micro.rs`).
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output, Stdio};
 use std::time::{Duration, Instant};
+
+mod micro;
 
 /// The search path of both sides: Debian's own programs.
 const PATH: &str = "/usr/bin:/bin";
@@ -16,13 +19,14 @@ struct Row {
 }
 
 struct Options {
+    micro: bool,
     ringfence: PathBuf,
     rounds: usize,
     only: Option<String>,
 }
 
 fn main() -> ExitCode {
-    match options(std::env::args_os().skip(1)).and_then(|options| run(&options)) {
+    match options(std::env::args_os().skip(1)).and_then(|o| if o.micro { micro::run(&o) } else { run(&o) }) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(e) => {
@@ -34,10 +38,12 @@ fn main() -> ExitCode {
 
 fn options(mut args: impl Iterator<Item = OsString>) -> Result<Options, String> {
     let exe = std::env::current_exe().map_err(|e| format!("own path: {e}"))?;
-    let mut options = Options { ringfence: exe.with_file_name("ringfence"), rounds: 30, only: None };
+    let mut options =
+        Options { micro: false, ringfence: exe.with_file_name("ringfence"), rounds: 0, only: None };
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or_else(|| format!("{}: a value is missing", arg.display()));
         match arg.to_str() {
+            Some("--micro") => options.micro = true,
             Some("--ringfence") => options.ringfence = value()?.into(),
             Some("--rounds") => {
                 let text = value()?;
@@ -48,11 +54,14 @@ fn options(mut args: impl Iterator<Item = OsString>) -> Result<Options, String> 
             Some("--only") => options.only = Some(value()?.to_string_lossy().into_owned()),
             _ => {
                 return Err(format!(
-                    "{}: unknown option (there are --ringfence PATH, --rounds N, --only NAME)",
+                    "{}: unknown option (there are --micro, --ringfence PATH, --rounds N, --only NAME)",
                     arg.display()
                 ));
             }
         }
+    }
+    if options.rounds == 0 {
+        options.rounds = if options.micro { 5 } else { 30 };
     }
     if !options.ringfence.is_file() {
         return Err(format!(

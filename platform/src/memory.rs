@@ -82,17 +82,31 @@ impl std::fmt::Debug for MemoryFile {
 }
 
 impl MemoryFile {
-    /// Makes an empty file that may grow to `limit` bytes of offsets (rounded up to a [`STEP`]).
+    /// Makes an empty file that may grow to `limit` bytes of offsets (rounded up to a [`STEP`]). All memory is the file's:
+    /// there is no large memory.
     ///
     /// # Errors
     /// What memfd_create(2) and mmap(2) give.
     pub fn new(limit: u64) -> Result<Self, Errno> {
+        Self::make(limit, false)
+    }
+
+    /// Like [`MemoryFile::new`], with large memory where the host has huge pages: for a platform that shows guests the
+    /// host's mapping, and so needs no file behind it.
+    ///
+    /// # Errors
+    /// What memfd_create(2) and mmap(2) give.
+    pub fn with_large_memory(limit: u64) -> Result<Self, Errno> {
+        Self::make(limit, host::system::has_huge_pages())
+    }
+
+    fn make(limit: u64, has_large_memory: bool) -> Result<Self, Errno> {
         let limit = limit.checked_next_multiple_of(STEP).ok_or(ENOMEM)?.max(STEP);
         Ok(Self {
             file: Memfd::create(c"ringfence-memory")?,
             mapping: Mapping::reserve_aligned(limit, LARGE_PAGE)?,
             len: AtomicU64::new(0),
-            large: Large::new(limit, host::system::has_huge_pages()),
+            large: Large::new(limit, has_large_memory),
             edges: Lock::new(0..limit),
             counts: Counts::new(limit),
             allocated: AtomicU64::new(0),

@@ -79,7 +79,7 @@ impl Machine {
 
         let physical_limit = 1u64 << cpu.physical_bits.clamp(33, 52);
         let limit = options.memory_limit.min(physical_limit - MEMORY_GPA);
-        let memory = MemoryFile::new(limit).map_err(|e| exhausted("memory file", e))?;
+        let memory = MemoryFile::with_large_memory(limit).map_err(|e| exhausted("memory file", e))?;
         let slots_of_memory = slots.clone();
         memory.set_on_grow(Box::new(move |memory, range| {
             slots_of_memory.add_memory(MEMORY_GPA + range.offset, memory, range)
