@@ -60,7 +60,7 @@ impl Worker {
         guest.space = space;
         let child = guest.thread();
         // Every second thread's pages are large where they can be.
-        let large = if id % 2 == 0 { platform.memory().allocate_large(PAGES * PAGE) } else { None };
+        let large = if id.is_multiple_of(2) { platform.memory().allocate_large(PAGES * PAGE) } else { None };
         let small = || platform.memory().allocate(PAGES * PAGE, PAGE, MemKind::Anonymous).unwrap();
         let data = large.unwrap_or_else(small);
         let n = PAGES as usize;
