@@ -1,7 +1,9 @@
-//! Clocks and descriptors of the host, and the mappings of its memory.
+//! Every call that ringfence makes to the host, one function each; the table of them, and the filter made from it.
 
+pub mod calls;
 pub mod clock;
 pub mod file;
+pub mod filter;
 pub mod mapping;
 pub mod memory;
 pub mod stdio;

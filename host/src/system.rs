@@ -80,6 +80,12 @@ pub fn resource_limits() -> Result<[(u64, u64); 16], Errno> {
     Ok(limits)
 }
 
+/// The nice value of this process (getpriority(2)): -20 to 19.
+pub fn nice() -> i32 {
+    // SAFETY: the call takes numbers only. It cannot fail for the caller itself, so -1 is a value and no error.
+    unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
+}
+
 /// Raises this process's limit of descriptors to the hard limit, for what the sandbox's files and vCPUs take.
 ///
 /// # Errors

@@ -96,6 +96,7 @@ fn try_run(options: &Options) -> Result<u8, Failure> {
     let calibration = sentry::time::Calibration::begin();
     let umask = host::system::creation_mask();
     let rlimits = inherited_limits()?;
+    let nice = host::system::nice();
     host::system::raise_descriptor_limit().map_err(|e| Failure::own(format!("limit of descriptors: {e}")))?;
     start_log(options)?;
     let cred = parse_user(&options.user)?;
@@ -144,6 +145,8 @@ fn try_run(options: &Options) -> Result<u8, Failure> {
     let args: Vec<Vec<u8>> = options.program.iter().map(|a| a.clone().into_vec()).collect();
     let path = find_program(&mounts, &root, &cwd, &cred, &args[0], &env)?;
     let shown = String::from_utf8_lossy(&args[0]).into_owned();
+    host::filter::confine(host::filter::Needs::default())
+        .map_err(|e| Failure::own(format!("seccomp filter on ringfence itself: {e}")))?;
     start_first(FirstTask {
         kernel: kernel.clone(),
         files,
@@ -153,6 +156,7 @@ fn try_run(options: &Options) -> Result<u8, Failure> {
         args,
         env,
         rlimits,
+        nice,
     })
     .map_err(|e| program_failure(&shown, e))?;
     log::info!("platform {}, SYSCALL leaves by {:?}; running {shown}", platform.name(), platform.entry());

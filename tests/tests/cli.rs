@@ -196,13 +196,40 @@ fn is_root() -> bool {
 }
 
 #[test]
-fn limits_and_the_creation_mask_are_inherited() {
-    if have_kvm() && have_program("bash") {
-        let mut command = Command::new("/bin/bash");
-        let script = "ulimit -Sn 321; ulimit -Hn 3210; ulimit -s 4096; ulimit -c 7; umask 027; exec \"$0\" run -- /bin/bash -c \
-                      'ulimit -Sn; ulimit -Hn; ulimit -s; ulimit -c; umask'";
-        command.args(["-c", script]).arg(ringfence());
-        let outcome = run(command, b"", LIMIT);
-        assert_eq!(String::from_utf8_lossy(&outcome.stdout), "321\n3210\n4096\n7\n0027\n");
+fn limits_creation_mask_and_nice_value_are_inherited() {
+    if !have_kvm() || !have_program("bash") {
+        return;
     }
+    let shown = |runner: &[&str]| {
+        let set =
+            "ulimit -Sn 321; ulimit -Hn 3210; ulimit -s 4096; ulimit -c 7; umask 027; exec nice -n 3 \"$@\"";
+        let show = "ulimit -Sn; ulimit -Hn; ulimit -s; ulimit -c; umask; nice";
+        let mut command = Command::new("/bin/bash");
+        command.args(["-c", set, "bash"]).args(runner).args(["/bin/bash", "-c", show]);
+        String::from_utf8_lossy(&run(command, b"", LIMIT).stdout).into_owned()
+    };
+    let natively = shown(&[]);
+    assert!(natively.starts_with("321\n3210\n4096\n7\n0027\n"), "{natively}");
+    let ringfence = ringfence();
+    assert_eq!(shown(&[ringfence.to_str().expect("a path in UTF-8"), "run", "--"]), natively);
+}
+
+#[test]
+fn every_thread_is_behind_the_filter() {
+    if !have_kvm() || !have_program("sleep") {
+        return;
+    }
+    let mut child =
+        Command::new(ringfence()).args(["run", "--", "/bin/sleep", "20"]).spawn().expect("ringfence starts");
+    let tasks = format!("/proc/{}/task", child.id());
+    let is_confined = |status: String| status.contains("Seccomp:\t2") && status.contains("NoNewPrivs:\t1");
+    let confined = (0..100).any(|_| {
+        std::thread::sleep(Duration::from_millis(50));
+        let folders: Vec<_> = std::fs::read_dir(&tasks).expect("it lives").flatten().collect();
+        folders.len() > 1
+            && folders.iter().all(|f| std::fs::read_to_string(f.path().join("status")).is_ok_and(is_confined))
+    });
+    child.kill().expect("it can be killed");
+    child.wait().expect("it is ours");
+    assert!(confined, "a thread of ringfence runs without the filter");
 }

@@ -154,6 +154,8 @@ pub struct FirstTask {
     pub env: Vec<Vec<u8>>,
     /// Resource limits, soft and hard, by number (getrlimit(2)).
     pub rlimits: [(u64, u64); 16],
+    /// The nice value, -20 to 19.
+    pub nice: i32,
 }
 
 /// Starts the first process in its own host thread.
@@ -181,6 +183,8 @@ pub fn start_first(first: FirstTask) -> Result<(), Errno> {
         crate::mm::Params { mmap_base: 0x7fff_f7ff_f000, total_memory },
     )?;
     let fs = Arc::new(Lock::new(first.fs));
+    let mut attributes = Attributes::new(kernel.system.cpus);
+    attributes.scheduling.nice = first.nice;
     let task = Arc::new(Task {
         kernel: kernel.clone(),
         tid: pid,
@@ -204,7 +208,7 @@ pub fn start_first(first: FirstTask) -> Result<(), Errno> {
         robust_list: AtomicU64::new(0),
         mm: Lock::new(mm.clone()),
         fs: Lock::new(fs.clone()),
-        attributes: Lock::new(Attributes::new(kernel.system.cpus)),
+        attributes: Lock::new(attributes),
         account: Arc::new(Account::new(kernel.boot_ns(), kernel.system.weights.clone())),
     });
     {

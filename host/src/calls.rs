@@ -1,0 +1,311 @@
+//! The system calls that ringfence makes once the guest runs: which, with which arguments, and why.
+//!
+//! The table is the one source of the filter that confines this process ([`crate::filter`]) and of `docs/host-calls.md`.
+//! What only the start needs (mapping libraries, opening `/dev/kvm` and the log) happens before the filter stands and has
+//! no row.
+
+use std::fmt::Write as _;
+
+use libc::c_long;
+
+/// A bound on one argument of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// Equal to the number.
+    Is(u64),
+    /// The bits of the first number are as in the second.
+    Bits(u64, u64),
+    /// Equal to this process's id.
+    OwnProcess,
+}
+
+/// One argument and its bound; all bounds of a row hold together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// Which argument, from 0.
+    pub argument: u8,
+    /// What it must be.
+    pub bound: Bound,
+    /// The bound in words.
+    pub text: &'static str,
+}
+
+/// When a row is part of the filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// In every sandbox.
+    Always,
+    /// When a host folder is granted for writing.
+    Writable,
+}
+
+/// One call, or one form of a call that has several rows.
+#[derive(Clone, Copy, Debug)]
+pub struct HostCall {
+    /// The name.
+    pub name: &'static str,
+    /// The x86-64 number.
+    pub number: i64,
+    /// Bounds on its arguments.
+    pub limits: &'static [Limit],
+    /// Which threads make it.
+    pub threads: &'static str,
+    /// In which sandboxes.
+    pub when: When,
+    /// What it is needed for.
+    pub why: &'static str,
+}
+
+const fn limit(argument: u8, bound: Bound, text: &'static str) -> Limit {
+    Limit { argument, bound, text }
+}
+
+/// `PROT_EXEC` of the third argument is not set: no new code in this process.
+const NOT_EXECUTABLE: &[Limit] = &[limit(2, Bound::Bits(libc::PROT_EXEC as u64, 0), "never PROT_EXEC")];
+const READ_ONLY: &[Limit] = &[limit(
+    2,
+    Bound::Bits(
+        (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC | libc::O_TMPFILE & !libc::O_DIRECTORY) as u64,
+        0,
+    ),
+    "O_RDONLY or O_PATH",
+)];
+const A_THREAD: &[Limit] = &[limit(
+    0,
+    Bound::Bits(THREAD_FLAGS, THREAD_FLAGS),
+    "CLONE_VM, CLONE_THREAD and CLONE_SIGHAND: a thread, never a process",
+)];
+const THREAD_FLAGS: u64 = (libc::CLONE_VM | libc::CLONE_THREAD | libc::CLONE_SIGHAND) as u64;
+const OWN_PROCESS: &[Limit] = &[limit(0, Bound::OwnProcess, "this process")];
+const OWN_THREADS: &[Limit] = &[limit(0, Bound::OwnProcess, "threads of this process")];
+
+const fn call(
+    name: &'static str,
+    number: c_long,
+    limits: &'static [Limit],
+    threads: &'static str,
+    why: &'static str,
+) -> HostCall {
+    HostCall { name, number, limits, threads, when: When::Always, why }
+}
+
+const fn writable(
+    name: &'static str,
+    number: c_long,
+    limits: &'static [Limit],
+    why: &'static str,
+) -> HostCall {
+    HostCall { name, number, limits, threads: "tasks", when: When::Writable, why }
+}
+
+/// An ioctl by its request.
+macro_rules! request {
+    ($name:literal, $request:expr, $threads:literal, $why:literal) => {
+        call("ioctl", libc::SYS_ioctl, &[limit(1, Bound::Is($request), $name)], $threads, $why)
+    };
+}
+
+/// A call whose second argument is a command.
+macro_rules! command {
+    ($name:literal, $number:expr, $argument:literal, $command:literal, $value:expr, $threads:literal, $why:literal) => {
+        call($name, $number, &[limit($argument, Bound::Is($value as u64), $command)], $threads, $why)
+    };
+}
+
+/// Every call, by what it serves.
+pub const CALLS: &[HostCall] = &[
+    // Running guests.
+    request!("KVM_RUN", 0xae80, "tasks", "runs guest code"),
+    request!("KVM_CREATE_VCPU", 0xae41, "tasks", "a guest thread more than ever ran at once"),
+    request!(
+        "KVM_SET_USER_MEMORY_REGION",
+        0x4020_ae46,
+        "all",
+        "grows the guest's memory, and drops stale tables"
+    ),
+    request!("KVM_GET_VCPU_MMAP_SIZE", 0xae04, "tasks", "maps a vCPU's registers"),
+    request!("KVM_SET_CPUID2", 0x4008_ae90, "tasks", "sets a vCPU up"),
+    request!("KVM_SET_MSRS", 0x4008_ae89, "tasks", "sets a vCPU up"),
+    request!("KVM_GET_SREGS", 0x8138_ae83, "tasks", "sets a vCPU up"),
+    request!("KVM_SET_SREGS", 0x4138_ae84, "tasks", "sets a vCPU up"),
+    request!("KVM_SET_XCRS", 0x4188_aea7, "tasks", "sets a vCPU up"),
+    request!("KVM_GET_XSAVE", 0x9000_aea4, "tasks", "reads floating-point state"),
+    request!("KVM_SET_XSAVE", 0x5000_aea5, "tasks", "writes floating-point state"),
+    request!("KVM_SET_MP_STATE", 0x4004_ae99, "tasks", "repairs a vCPU after a triple fault"),
+    request!("KVM_SET_VCPU_EVENTS", 0x4040_aea0, "tasks", "repairs a vCPU after a triple fault"),
+    request!("KVM_SET_DEVICE_ATTR", 0x4018_aee1, "tasks", "sets a vCPU's time stamp counter"),
+    request!("KVM_SET_NR_MMU_PAGES", 0xae44, "all", "bounds the memory that KVM's shadow tables take"),
+    // Memory.
+    call(
+        "mmap",
+        libc::SYS_mmap,
+        NOT_EXECUTABLE,
+        "all",
+        "maps the memory file, a vCPU's registers, stacks, heap",
+    ),
+    call("mprotect", libc::SYS_mprotect, NOT_EXECUTABLE, "all", "guard pages of stacks; heap"),
+    call("munmap", libc::SYS_munmap, &[], "all", "the reverse"),
+    call("mremap", libc::SYS_mremap, &[], "all", "grows large allocations of the heap"),
+    call("brk", libc::SYS_brk, &[], "all", "heap"),
+    call("madvise", libc::SYS_madvise, &[], "all", "takes pages away from running guests; gives memory back"),
+    call("mincore", libc::SYS_mincore, &[], "all", "asks which pages of the memory file exist"),
+    call("fallocate", libc::SYS_fallocate, &[], "all", "gives pages of the memory file back"),
+    call("ftruncate", libc::SYS_ftruncate, &[], "all", "grows the memory file"),
+    call(
+        "membarrier",
+        libc::SYS_membarrier,
+        &[],
+        "tasks",
+        "orders what vCPUs execute after code has changed",
+    ),
+    // Files.
+    call("openat", libc::SYS_openat, READ_ONLY, "tasks", "opens names beneath handles of granted folders"),
+    call("close", libc::SYS_close, &[], "all", "gives handles back"),
+    call("newfstatat", libc::SYS_newfstatat, &[], "tasks", "metadata of host files"),
+    call("statx", libc::SYS_statx, &[], "tasks", "metadata of host files"),
+    call("fstat", libc::SYS_fstat, &[], "tasks", "metadata of host files"),
+    call("fstatfs", libc::SYS_fstatfs, &[], "tasks", "statfs of host files"),
+    call("getdents64", libc::SYS_getdents64, &[], "tasks", "lists host folders"),
+    call("readlinkat", libc::SYS_readlinkat, &[], "tasks", "reads symbolic links; vDSO set-up"),
+    call("pread64", libc::SYS_pread64, &[], "tasks", "reads host files"),
+    call("fgetxattr", libc::SYS_fgetxattr, &[], "tasks", "extended attributes of host files"),
+    call("flistxattr", libc::SYS_flistxattr, &[], "tasks", "extended attributes of host files"),
+    call("lseek", libc::SYS_lseek, &[], "tasks", "finds holes of host files"),
+    writable("openat", libc::SYS_openat, &[], "opens and makes files in writable folders"),
+    writable("pwrite64", libc::SYS_pwrite64, &[], "writes host files"),
+    writable("fsync", libc::SYS_fsync, &[], "fsync of host files"),
+    writable("fdatasync", libc::SYS_fdatasync, &[], "fdatasync of host files"),
+    writable("mkdirat", libc::SYS_mkdirat, &[], "makes folders"),
+    writable("mknodat", libc::SYS_mknodat, &[], "makes FIFOs and sockets' names"),
+    writable("symlinkat", libc::SYS_symlinkat, &[], "makes symbolic links"),
+    writable("linkat", libc::SYS_linkat, &[], "makes hard links"),
+    writable("unlinkat", libc::SYS_unlinkat, &[], "removes names"),
+    writable("renameat2", libc::SYS_renameat2, &[], "renames"),
+    writable("fchmod", libc::SYS_fchmod, &[], "changes modes"),
+    writable("fchownat", libc::SYS_fchownat, &[], "changes owners"),
+    writable("utimensat", libc::SYS_utimensat, &[], "changes times"),
+    writable("fsetxattr", libc::SYS_fsetxattr, &[], "changes extended attributes"),
+    writable("fremovexattr", libc::SYS_fremovexattr, &[], "removes extended attributes"),
+    // The standard streams.
+    call("read", libc::SYS_read, &[], "tasks", "the standard streams"),
+    call("write", libc::SYS_write, &[], "all", "the standard streams; ringfence's own messages"),
+    call("writev", libc::SYS_writev, &[], "all", "ringfence's own messages"),
+    call("poll", libc::SYS_poll, &[], "tasks, stream watchers", "readiness of the standard streams"),
+    command!(
+        "fcntl",
+        libc::SYS_fcntl,
+        1,
+        "F_GETFL",
+        libc::F_GETFL,
+        "tasks",
+        "access modes of the standard streams"
+    ),
+    command!(
+        "fcntl",
+        libc::SYS_fcntl,
+        1,
+        "F_DUPFD_CLOEXEC",
+        libc::F_DUPFD_CLOEXEC,
+        "tasks",
+        "duplicates handles"
+    ),
+    command!(
+        "fcntl",
+        libc::SYS_fcntl,
+        1,
+        "F_GETFD",
+        libc::F_GETFD,
+        "tasks",
+        "checks of the standard library"
+    ),
+    request!("FIONREAD", 0x541b, "tasks", "bytes that wait in a standard stream"),
+    request!("TCGETS", 0x5401, "tasks", "settings of the terminal behind the streams"),
+    request!("TCSETS", 0x5402, "tasks", "settings of the terminal behind the streams"),
+    request!("TCSETSW", 0x5403, "tasks", "settings of the terminal behind the streams"),
+    request!("TCSETSF", 0x5404, "tasks", "settings of the terminal behind the streams"),
+    request!("TIOCGWINSZ", 0x5413, "tasks", "size of the terminal"),
+    request!("TIOCSWINSZ", 0x5414, "tasks", "size of the terminal"),
+    // Threads, time, signals.
+    call("clone", libc::SYS_clone, A_THREAD, "all", "a host thread for each guest thread"),
+    call("exit", libc::SYS_exit, &[], "all", "ends a thread"),
+    call("exit_group", libc::SYS_exit_group, &[], "all", "ends the sandbox"),
+    call("futex", libc::SYS_futex, &[], "all", "locks, and waiting for other threads"),
+    call("rseq", libc::SYS_rseq, &[], "all", "the C library's start of a thread"),
+    call("set_robust_list", libc::SYS_set_robust_list, &[], "all", "the C library's start of a thread"),
+    call("sigaltstack", libc::SYS_sigaltstack, &[], "all", "start and end of a thread"),
+    command!("prctl", libc::SYS_prctl, 0, "PR_SET_NAME", libc::PR_SET_NAME, "all", "names of threads"),
+    command!(
+        "prctl",
+        libc::SYS_prctl,
+        0,
+        "PR_SET_TIMERSLACK",
+        libc::PR_SET_TIMERSLACK,
+        "tasks",
+        "precise timers"
+    ),
+    call("gettid", libc::SYS_gettid, &[], "all", "addresses interrupts of threads"),
+    call("getpid", libc::SYS_getpid, &[], "all", "addresses interrupts of threads"),
+    call("tgkill", libc::SYS_tgkill, OWN_THREADS, "all", "interrupts a vCPU or a wait"),
+    call("kill", libc::SYS_kill, OWN_PROCESS, "tasks", "stops this process with the guest's first one"),
+    call("rt_sigaction", libc::SYS_rt_sigaction, &[], "all", "handlers of interrupts"),
+    call("rt_sigprocmask", libc::SYS_rt_sigprocmask, &[], "all", "start and end of a thread"),
+    call("rt_sigreturn", libc::SYS_rt_sigreturn, &[], "all", "leaves a handler"),
+    call("restart_syscall", libc::SYS_restart_syscall, &[], "all", "goes on waiting after a stop"),
+    call("sched_yield", libc::SYS_sched_yield, &[], "all", "waits for a vCPU that leaves its guest"),
+    call("sched_getaffinity", libc::SYS_sched_getaffinity, &[], "all", "the processors that there are"),
+    call(
+        "sched_setaffinity",
+        libc::SYS_sched_setaffinity,
+        &[],
+        "tasks",
+        "sched_setaffinity of guest threads",
+    ),
+    call(
+        "sched_rr_get_interval",
+        libc::SYS_sched_rr_get_interval,
+        &[],
+        "tasks",
+        "the guest's call of that name",
+    ),
+    call("getcpu", libc::SYS_getcpu, &[], "all", "the processor that a thread runs on"),
+    call("clock_gettime", libc::SYS_clock_gettime, &[], "all", "clocks that the host's vDSO does not answer"),
+    call("clock_nanosleep", libc::SYS_clock_nanosleep, &[], "all", "waits"),
+    call("getrandom", libc::SYS_getrandom, &[], "all", "random bytes; seeds of hash tables"),
+    call("sysinfo", libc::SYS_sysinfo, &[], "tasks", "memory of the host"),
+];
+
+/// The page `docs/host-calls.md`.
+pub fn page() -> String {
+    let mut page = String::from(
+        "# Host calls\n\nMade by `cargo run -p ringfence-host --example host_calls` from the table in \
+         `host/src/calls.rs`. Once the guest runs, ringfence makes these calls to the host, and a seccomp filter in every \
+         one of its threads refuses all others.\n\n| call | arguments | threads | when | why |\n|---|---|---|---|---|\n",
+    );
+    for row in CALLS {
+        let limits: Vec<_> = row.limits.iter().map(|l| l.text).collect();
+        let when = match row.when {
+            When::Always => "always",
+            When::Writable => "a folder is writable",
+        };
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            page,
+            "| `{}` | {} | {} | {when} | {} |",
+            row.name,
+            limits.join("; "),
+            row.threads,
+            row.why
+        );
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_page_is_current() {
+        let stored = include_str!("../../docs/host-calls.md");
+        let current = stored == super::page();
+        assert!(current, "run: cargo run -p ringfence-host --example host_calls >docs/host-calls.md");
+    }
+}
