@@ -1,7 +1,7 @@
 //! What the sentry knows of the machine beneath it: [`Platform`], [`AddressSpace`], [`Context`], [`Trap`] and the
 //! [memory file](memory::MemoryFile). How a trap comes about is the platform's secret; see `docs/architecture.md`.
 //!
-//! Reading order: this file, `memory.rs`; then the crate `platform/kvm`.
+//! Reading order: this file, `memory.rs`, `window.rs` (where patched call sites lead); then the crate `platform/kvm`.
 
 use std::any::Any;
 use std::fmt;
@@ -12,6 +12,7 @@ use abi::regs::UserRegs;
 use base::memmap::{Access, MemRange};
 
 pub mod memory;
+pub mod window;
 
 /// Why user code stopped running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +74,10 @@ pub trait Platform: Send + Sync {
     fn new_context(&self) -> Result<Box<dyn Context>, Error>;
     /// Size in bytes of the XSAVE area that [`FpState`] holds, and the XCR0 features in it.
     fn xsave_layout(&self) -> XsaveLayout;
+    /// Where patched call sites lead; `None`: none are to be patched.
+    fn window(&self) -> Option<&Arc<window::Window>> {
+        None
+    }
     /// The guest's time stamp counter (RDTSC) minus the host's, the same in every context; `None` when it is not known.
     fn tsc_offset(&self) -> Option<i64> {
         None
@@ -96,7 +101,8 @@ pub struct XsaveLayout {
 }
 
 /// Page tables of one guest address space. All methods may be called from any thread while others run in it. All
-/// addresses and lengths are multiples of the page size and inside [`Platform::guest_range`].
+/// addresses and lengths are multiples of the page size and inside [`Platform::guest_range`], or for `map` and `unmap`
+/// inside the [window](Platform::window).
 pub trait AddressSpace: Send + Sync + Any {
     /// Maps `range` of the memory file at `addr` with `access`; replaces what was there.
     ///
@@ -133,8 +139,23 @@ pub trait Context: Send {
     /// Sets the floating-point state. Bad contents (reserved MXCSR bits, XSTATE_BV beyond the features) are sanitised.
     fn set_fp_state(&mut self, state: &FpState) -> Result<(), Error>;
 
+    /// The thread's page in the [window](Platform::window) from the next `switch` on. While the guest's GS base is 0 the
+    /// register leads there, and `switch` reports 0.
+    fn set_thread_page(&mut self, page: Option<ThreadPage>) {
+        let _ = page;
+    }
+
     /// Says that the thread will block for long: the platform may give its processor to another thread meanwhile.
     fn park(&mut self) -> Result<(), Error>;
+}
+
+/// A thread's page in the window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ThreadPage {
+    /// Where user code sees it.
+    pub addr: u64,
+    /// Its offset in the memory file.
+    pub offset: u64,
 }
 
 /// Interrupts a context from another thread.

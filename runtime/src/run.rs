@@ -61,6 +61,9 @@ pub(crate) struct Options {
     /// Print time, calls and errors for each system call at the end.
     #[arg(short = 'c', long)]
     strace_summary: bool,
+    /// Patch no call sites: every system call leaves the guest.
+    #[arg(long)]
+    no_patch: bool,
     /// Print counters to stderr at the end.
     #[arg(long)]
     counters: bool,
@@ -100,7 +103,9 @@ fn try_run(options: &Options) -> Result<u8, Failure> {
     host::system::raise_descriptor_limit().map_err(|e| Failure::own(format!("limit of descriptors: {e}")))?;
     start_log(options)?;
     let cred = parse_user(&options.user)?;
-    let machine = platform_kvm::Options { device: options.kvm_device.clone(), ..Default::default() };
+    // Tracing is to show every call.
+    let patch = !options.no_patch && options.strace.is_none() && !options.strace_summary;
+    let machine = platform_kvm::Options { device: options.kvm_device.clone(), patch, ..Default::default() };
     let platform = platform_kvm::KvmPlatform::new(&machine).map_err(|e| Failure::own(e.to_string()))?;
     if let Some(size) = options.memory {
         platform.memory().set_budget(size);

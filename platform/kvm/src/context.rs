@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use abi::regs::{self, UserRegs};
 use base::memmap::Access;
-use platform::{AddressSpace, Context, Error, FpState, Kick, Trap};
+use platform::{AddressSpace, Context, Error, FpState, Kick, ThreadPage, Trap};
 
 use crate::counters::Counters;
 use crate::kick::Runner;
@@ -36,6 +36,7 @@ pub(crate) struct KvmContext {
     /// The vCPU used last; another context may have taken it since.
     cell: Option<Arc<Cell>>,
     window: Window,
+    page: Option<ThreadPage>,
 }
 
 /// What a stay gave.
@@ -54,6 +55,7 @@ impl KvmContext {
             fp: Arc::new(SavedFp::new(Fp::Initial)),
             cell: None,
             window: Window::default(),
+            page: None,
         }
     }
 
@@ -68,8 +70,12 @@ impl KvmContext {
         if !self.runner.enter(seat.vcpu.immediate_exit(), space.id()) {
             return Ok(Some(Trap::Interrupted));
         }
-        seat.vcpu.load(r, space.enter());
+        let hidden_gs = self.page.map_or(0, |page| page.addr);
+        seat.vcpu.load(r, space.enter(), hidden_gs);
         let result = run(&self.machine, &mut seat, &mut self.window, r);
+        if r.gs_base == hidden_gs {
+            r.gs_base = 0;
+        }
         space.leave();
         let left = self.runner.leave(matches!(result, Ok(Stay::Interrupted)));
         drop(seat);
@@ -308,6 +314,10 @@ impl Context for KvmContext {
         }
         *self.fp.lock() = Fp::Saved(Box::new(area));
         Ok(())
+    }
+
+    fn set_thread_page(&mut self, page: Option<ThreadPage>) {
+        self.page = page;
     }
 
     fn park(&mut self) -> Result<(), Error> {

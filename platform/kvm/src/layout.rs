@@ -8,6 +8,8 @@
 //! 4 GiB - …    hardware KVM's own pages (Intel)   not mapped
 //! 4 GiB        the memory file, in 1 GiB slots    wherever an address space maps it
 //! ```
+//!
+//! The kernel half also holds the [window](platform::window), whose pages are the memory file's.
 
 use base::PAGE_SIZE;
 
@@ -38,6 +40,10 @@ pub(crate) const MEMORY_GPA: u64 = 4 << 30;
 
 /// Behind the last user address: the last page below the hole is left out, as Linux does (`TASK_SIZE_MAX`).
 pub(crate) const USER_END: u64 = 0x7fff_ffff_f000;
+
+/// Where user code jumps from patched call sites: in the kernel half, so no guest mapping is in its way.
+pub(crate) const WINDOW: std::ops::Range<u64> =
+    0xffff_ffff_c060_0000..0xffff_ffff_c060_0000 + platform::window::LEN;
 
 /// Offsets in the ring-0 region.
 pub(crate) mod ring0 {

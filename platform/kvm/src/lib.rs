@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use platform::memory::MemoryFile;
+use platform::window::Window;
 use platform::{AddressSpace, Context, Error, Platform, XsaveLayout};
 
 pub mod check;
@@ -46,11 +47,13 @@ pub struct Options {
     pub memory_limit: u64,
     /// vCPUs at most, below what KVM allows: guest threads that can be in guest mode at once.
     pub vcpu_limit: usize,
+    /// Offer a [window](Platform::window), so that call sites are patched.
+    pub patch: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { device: "/dev/kvm".into(), memory_limit: 1 << 40, vcpu_limit: usize::MAX }
+        Self { device: "/dev/kvm".into(), memory_limit: 1 << 40, vcpu_limit: usize::MAX, patch: true }
     }
 }
 
@@ -97,6 +100,10 @@ impl Platform for KvmPlatform {
         &self.machine.memory
     }
 
+    fn window(&self) -> Option<&Arc<Window>> {
+        self.machine.window.as_ref()
+    }
+
     fn guest_range(&self) -> Range<u64> {
         0..layout::USER_END
     }
@@ -127,6 +134,8 @@ impl Platform for KvmPlatform {
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
-        self.machine.counters.list()
+        let mut list = self.machine.counters.list();
+        list.extend(self.machine.window.iter().flat_map(|w| w.counts.list()));
+        list
     }
 }

@@ -9,12 +9,13 @@ use host::mapping::Mapping;
 use kvm_ioctls::{Kvm, VmFd};
 use platform::Error;
 use platform::memory::MemoryFile;
+use platform::window::Window;
 
 use crate::Options;
 use crate::counters::Counters;
 use crate::cpuid::CpuModel;
 use crate::kick::Runners;
-use crate::layout::{KVM_TSS_ADDR, MAX_VCPUS, MEMORY_GPA, RING0_LEN, kernel_address, ring0};
+use crate::layout::{KVM_TSS_ADDR, MAX_VCPUS, MEMORY_GPA, RING0_LEN, WINDOW, kernel_address, ring0};
 use crate::pool::Pool;
 use crate::ring0 as region;
 use crate::slots::Slots;
@@ -41,6 +42,11 @@ const SHADOW_PAGES: u32 = 32_768;
 /// Address of the probe's code.
 const PROBE_ADDR: u64 = 0x1_0000;
 
+/// CPUID leaf 7: FSGSBASE.
+fn host_has_fsgsbase() -> bool {
+    std::arch::x86_64::__cpuid_count(7, 0).ebx & 1 != 0
+}
+
 /// The VM and what belongs to it.
 pub(crate) struct Machine {
     pub(crate) pool: Pool,
@@ -53,6 +59,8 @@ pub(crate) struct Machine {
     pub(crate) runners: Runners,
     pub(crate) counters: Arc<Counters>,
     pub(crate) max_vcpus: usize,
+    /// Where patched call sites lead.
+    pub(crate) window: Option<Arc<Window>>,
     entry: AtomicU8,
     has_tsc_offset: AtomicBool,
     /// Turns over the contexts when vCPUs must be shared.
@@ -85,6 +93,14 @@ impl Machine {
             slots_of_memory.add_memory(MEMORY_GPA + range.offset, memory, range)
         }));
 
+        // The code there reads the bases of FS and GS by instructions.
+        let window = if options.patch && host_has_fsgsbase() {
+            let window = Window::new(&memory, WINDOW.start);
+            Some(Arc::new(window.map_err(|e| exhausted("window of call sites", e))?))
+        } else {
+            None
+        };
+
         let counters = Arc::new(Counters::default());
         let max_vcpus = kvm.get_max_vcpus().min(options.vcpu_limit).clamp(1, MAX_VCPUS);
         let machine = Arc::new(Self {
@@ -98,6 +114,7 @@ impl Machine {
             runners: Runners::default(),
             counters,
             max_vcpus,
+            window,
             entry: AtomicU8::new(Entry::Stub as u8),
             has_tsc_offset: AtomicBool::new(true),
             turn: AtomicUsize::new(0),
@@ -179,7 +196,7 @@ impl Machine {
 
     fn probe_run(&self, vcpu: &mut Vcpu, space: &KvmSpace) -> Exit {
         let registers = UserRegs { rip: PROBE_ADDR, rsp: PROBE_ADDR, ..UserRegs::new_user64() };
-        vcpu.load(&registers, space.enter());
+        vcpu.load(&registers, space.enter(), 0);
         let exit = loop {
             match vcpu.run() {
                 Exit::Interrupted | Exit::Window => {}

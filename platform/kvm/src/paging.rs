@@ -170,13 +170,14 @@ pub(crate) struct Tree {
 
 impl Tree {
     pub(crate) fn new(pool: &TablePool) -> Result<Self, Error> {
-        Ok(Self::with_root(new_root(pool)?))
+        let (root, kernel) = new_root(pool)?;
+        Ok(Self::with_root(root, kernel))
     }
 
-    fn with_root(root: Table) -> Self {
+    fn with_root(root: Table, kernel: Table) -> Self {
         Self {
             root,
-            uppers: Vec::new(),
+            uppers: vec![kernel],
             leaves: BTreeMap::new(),
             empty: 0,
             unlinked: 0,
@@ -551,7 +552,7 @@ impl Tree {
         pool: &TablePool,
         changed: impl Fn(u64) -> bool,
     ) -> Result<Vec<Table>, Error> {
-        let mut new = Self { split_next: self.split_next, ..Self::with_root(new_root(pool)?) };
+        let mut new = Self { split_next: self.split_next, ..Self::new(pool)? };
         let mut copies = Vec::new();
         let mut gone = Vec::new();
         let result = self.leaves.iter().filter(|(_, leaf)| leaf.used > 0).try_for_each(|(&key, leaf)| {
@@ -657,9 +658,18 @@ pub(crate) fn leaf_meets(key: u64, range: &Range<u64>) -> bool {
     key << LEAF_SHIFT < range.end && range.start < (key + 1) << LEAF_SHIFT
 }
 
-/// A root with nothing but the kernel half.
-fn new_root(pool: &TablePool) -> Result<Table, Error> {
+/// A root with nothing but the kernel half, and the table of the latter's pointers: each space has its own, as the
+/// [window](platform::window) differs.
+fn new_root(pool: &TablePool) -> Result<(Table, Table), Error> {
     let root = pool.allocate()?;
-    pool.store(root, 511, table_entry(ring0::PDPT));
-    Ok(root)
+    let kernel = match pool.allocate() {
+        Ok(table) => table,
+        Err(e) => {
+            pool.retire([root]);
+            return Err(e);
+        }
+    };
+    pool.store(kernel, 510, table_entry(ring0::PD));
+    pool.store(root, 511, table_entry(kernel.gpa()));
+    Ok((root, kernel))
 }

@@ -13,7 +13,7 @@ use base::memmap::{Access, MemRange, Memory};
 use platform::{AddressSpace, Error};
 
 use crate::counters::Counters;
-use crate::layout::{MEMORY_GPA, USER_END};
+use crate::layout::{MEMORY_GPA, USER_END, WINDOW};
 use crate::machine::Machine;
 use crate::paging::{Stale, Tree, leaf_meets};
 use crate::tables::Table;
@@ -258,10 +258,11 @@ impl Drop for KvmSpace {
 
 /// Panics on a range that no guest can have asked for: the sentry checks what guests ask.
 fn check(addr: u64, len: u64) {
+    let fits = |end: u64| end <= USER_END || WINDOW.start <= addr && end <= WINDOW.end;
     assert!(
         addr.is_multiple_of(PAGE_SIZE)
             && len.is_multiple_of(PAGE_SIZE)
-            && addr.checked_add(len).is_some_and(|end| end <= USER_END),
+            && addr.checked_add(len).is_some_and(fits),
         "kvm: {addr:#x}+{len:#x} is outside the guest's range"
     );
 }

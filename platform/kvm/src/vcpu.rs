@@ -183,8 +183,9 @@ impl Vcpu {
         if r == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
     }
 
-    /// Puts the registers in place for a stay in the tables at `root`; `regs` are sanitised.
-    pub(crate) fn load(&mut self, r: &UserRegs, root: u64) {
+    /// Puts the registers in place for a stay in the tables at `root`; `regs` are sanitised. A GS base of 0 becomes
+    /// `hidden_gs`.
+    pub(crate) fn load(&mut self, r: &UserRegs, root: u64, hidden_gs: u64) {
         let user = self.user;
         let stale = std::mem::take(&mut self.stale);
         let area = self.fd.sync_regs_mut();
@@ -215,7 +216,8 @@ impl Vcpu {
                 changed = true;
             }
         }
-        for (segment, want) in [(&mut s.fs, r.fs_base), (&mut s.gs, r.gs_base)] {
+        let gs_base = if r.gs_base == 0 { hidden_gs } else { r.gs_base };
+        for (segment, want) in [(&mut s.fs, r.fs_base), (&mut s.gs, gs_base)] {
             let want = if is_canonical(want) { want } else { 0 };
             if segment.base != want {
                 segment.base = want;

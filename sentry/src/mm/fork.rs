@@ -18,8 +18,14 @@ impl MemoryManager {
     /// # Errors
     /// `ENOMEM`: the platform has no room for another address space.
     pub fn fork(&self, limits: Arc<Limits>) -> Result<Arc<Self>, Errno> {
-        let child =
-            Self::on(self.memory.clone(), self.new_space.clone(), self.range.clone(), limits, self.params)?;
+        let child = Self::on(
+            self.memory.clone(),
+            self.new_space.clone(),
+            self.range.clone(),
+            self.window.clone(),
+            limits,
+            self.params,
+        )?;
         let mut st = self.state.write();
         // Parent before child. The child is complete before anybody can invalidate a page of it.
         let mut to = child.state.write_same_rank();
@@ -71,6 +77,7 @@ impl MemoryManager {
                 let _ = child.map_piece(start, &p);
             }
         }
+        self.fork_patches(&st, &child, &mut to).map_err(|_| ENOMEM)?;
         drop(to);
         Ok(child)
     }

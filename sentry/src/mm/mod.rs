@@ -3,7 +3,7 @@
 //! Reading order: this file; `vma.rs` (what is mapped) with `gaps.rs`; `pma.rs` (which pages are there); `map.rs`
 //! (mmap, munmap); `brk.rs`; `protect.rs`; `remap.rs`; `advise.rs`; `mlock.rs`; `fault.rs` (faults, copy on write);
 //! `fork.rs`; `user.rs` and `iovec.rs` (copies to and from guests); `futex.rs`; `shared.rs` (memory that is mapped like a
-//! file); `report.rs` (/proc).
+//! file); `report.rs` (/proc); `patch.rs` (call sites).
 //!
 //! Locks: one lock of rank `MM` guards areas and pages of one address space. Under it: the page cache and the mapping
 //! list of a file, page tables, the memory file. A fork takes the child's under the parent's. Copies to and from guest
@@ -21,6 +21,7 @@ use base::PAGE_SIZE;
 use base::lock::{RwLock, rank};
 use base::memmap::{Access, MappingOrigin, MappingSpace, MemRange, Memory};
 use bitflags::bitflags;
+use platform::window::Window;
 use platform::{AddressSpace, Platform};
 
 mod advise;
@@ -32,6 +33,7 @@ mod gaps;
 mod iovec;
 mod map;
 mod mlock;
+mod patch;
 mod pma;
 mod protect;
 mod remap;
@@ -45,10 +47,12 @@ mod vma;
 pub use futex::{FutexKey, FutexScope};
 pub use iovec::{MAX_RW_COUNT, UIO_MAXIOV, UserSink, UserSource};
 pub use map::{FileMapping, MapBacking, MapCall, MapRequest, MapType, mmap_base};
+pub use patch::InWindow;
 pub use report::{MemoryUse, Region};
 pub use shared::{FixedPages, SharedMemory};
 pub use vma::{Backing, STACK_GUARD_GAP, VmFlags, VmName, VmSizes, Vma};
 
+use patch::{Heat, Patches};
 use pma::{Pma, PmaMap};
 use vma::VmaSet;
 
@@ -168,6 +172,7 @@ struct State {
     this: Weak<dyn MappingSpace>,
     vmas: VmaSet,
     pmas: PmaMap,
+    patches: Patches,
     layout: ExecLayout,
     /// `LOCKED` flags for new mappings, from mlockall(2).
     def_flags: VmFlags,
@@ -185,6 +190,7 @@ impl Drop for State {
         for (start, p) in self.pmas.take_all() {
             self.memory.dec_ref(pma::pages(start, &p));
         }
+        self.patches.release(&*self.memory);
     }
 }
 
@@ -203,6 +209,12 @@ pub struct MemoryManager {
     /// The addresses that guests may use.
     range: Range<u64>,
     faults: AtomicU64,
+    /// Where patched call sites lead.
+    window: Option<Arc<Window>>,
+    /// There are patched sites, or were.
+    patched: AtomicBool,
+    /// How often call sites trapped.
+    heat: Heat,
     /// A copy for the sentry's sake ran out of memory; see [`MemoryManager::take_out_of_memory`].
     out_of_memory: AtomicBool,
 }
@@ -227,8 +239,9 @@ impl MemoryManager {
     ) -> Result<Arc<Self>, Errno> {
         let memory: Arc<dyn Memory> = platform.memory().clone();
         let range = platform.guest_range();
+        let window = platform.window().cloned();
         let platform = platform.clone();
-        Self::on(memory, Arc::new(move || platform.new_address_space()), range, limits, params)
+        Self::on(memory, Arc::new(move || platform.new_address_space()), range, window, limits, params)
     }
 
     /// Makes an empty address space from parts.
@@ -236,6 +249,7 @@ impl MemoryManager {
         memory: Arc<dyn Memory>,
         new_space: NewSpace,
         range: Range<u64>,
+        window: Option<Arc<Window>>,
         limits: Arc<Limits>,
         params: Params,
     ) -> Result<Arc<Self>, Errno> {
@@ -252,6 +266,7 @@ impl MemoryManager {
                 this: this.clone(),
                 vmas: VmaSet::new(range.clone()),
                 pmas: PmaMap::default(),
+                patches: Patches::default(),
                 layout: ExecLayout::default(),
                 def_flags: VmFlags::empty(),
                 peak_vm: 0,
@@ -263,6 +278,9 @@ impl MemoryManager {
             params,
             range,
             faults: AtomicU64::new(0),
+            window,
+            patched: AtomicBool::new(false),
+            heat: Heat::default(),
             out_of_memory: AtomicBool::new(false),
         }))
     }
@@ -327,6 +345,7 @@ impl MemoryManager {
 
     /// Forgets the pages in `range`; afterwards no guest thread can reach them.
     fn drop_pages(&self, st: &mut State, range: Range<u64>) {
+        st.patches.forget(range.clone());
         let removed = st.pmas.remove(range);
         self.release(&removed);
     }

@@ -100,6 +100,9 @@ impl MemoryManager {
         if st.vmas.count() + st.vmas.splits_needed(&range) > MAX_MAP_COUNT {
             return Err(ENOMEM);
         }
+        if new.contains(VmFlags::WRITE) {
+            self.restore_sites(st, range.clone());
+        }
         st.vmas.update(range.clone(), |v| v.flags = new);
         self.protect_pages(st, range.clone(), new);
         let opens = !old.intersects(VmFlags::ACCESS) && new.contains(VmFlags::READ | VmFlags::WRITE);

@@ -253,6 +253,8 @@ impl MemoryManager {
 
     /// Moves the pages of `range` to `target`, where there are none.
     fn move_pages(&self, st: &mut State, range: Range<u64>, target: u64) {
+        self.restore_sites(st, range.clone());
+        st.patches.forget(range.clone());
         let pieces = st.pmas.remove(range.clone());
         let (Some(&(first, _)), Some(&(_, last))) = (pieces.first(), pieces.last()) else { return };
         self.space.unmap(first, last.end - first);

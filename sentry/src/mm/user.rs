@@ -90,11 +90,13 @@ impl MemoryManager {
     /// # Errors
     /// `EFAULT`: not even the first byte can be read.
     pub fn copy_in(&self, addr: UserAddr, buf: &mut [u8]) -> Result<usize, Errno> {
-        self.walk(addr, buf.len(), Access::READ, |off, n, done| {
+        let done = self.walk(addr, buf.len(), Access::READ, |off, n, done| {
             if let Some(to) = buf.get_mut(done..done + n) {
                 self.memory.read(off, to);
             }
-        })
+        })?;
+        self.show_original(addr, &mut buf[..done]);
+        Ok(done)
     }
 
     /// Copies to guest memory; returns the bytes copied, fewer than asked where memory ends.
@@ -197,11 +199,13 @@ impl MemoryManager {
     /// # Errors
     /// `EFAULT`: nothing is mapped at the first byte.
     pub fn peek(&self, addr: UserAddr, buf: &mut [u8]) -> Result<usize, Errno> {
-        self.forced(addr, buf.len(), Access::READ, |off, n, done| {
+        let done = self.forced(addr, buf.len(), Access::READ, |off, n, done| {
             if let Some(to) = buf.get_mut(done..done + n) {
                 self.memory.read(off, to);
             }
-        })
+        })?;
+        self.show_original(addr, &mut buf[..done]);
+        Ok(done)
     }
 
     /// Writes memory whatever its protection, as ptrace(2) and /proc/PID/mem do: private pages get a copy, shared ones
@@ -229,6 +233,9 @@ impl MemoryManager {
         let end = addr.raw() + len as u64;
         let mut at = addr.raw();
         let mut st = self.state.write();
+        if access.contains(Access::WRITE) {
+            self.restore_sites(&mut st, at..end);
+        }
         while at < end {
             let write = access.contains(Access::WRITE);
             let fits = |p: &pma::Pma| !write || p.writable;

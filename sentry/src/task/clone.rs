@@ -272,6 +272,7 @@ fn new_ctx<'a>(
         restart_deadline: None,
         vfork_done: None,
         trap: crate::signal::frame::TrapInfo::default(),
+        window_page: None,
         ended: false,
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Reading order: this file; `run.rs` (the loop of a guest thread); `block.rs` (sleeping); `exec.rs`; `clone.rs`; `exit.rs`
 //! (ending and waiting); `fd.rs` (descriptor tables); `account.rs` (time used); `attributes.rs` (prctl, scheduling);
-//! `current.rs`.
+//! `current.rs`; `window.rs` (patched call sites).
 //!
 //! Locks: the tree (`Kernel::tree`) outermost, then signal state of a group, then a task's own state.
 
@@ -31,6 +31,7 @@ pub mod pi;
 pub mod pidfd;
 pub mod robust;
 pub mod run;
+mod window;
 
 pub use crate::signal::GroupSignals;
 pub use account::{Account, GroupAccount, Phase, Usage};
@@ -39,6 +40,7 @@ pub use block::Parker;
 pub use current::current;
 pub use fd::FdTable;
 pub use run::Ctx;
+pub use window::WindowPage;
 
 /// A process.
 #[derive(Debug)]

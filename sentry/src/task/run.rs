@@ -43,6 +43,8 @@ pub struct Ctx<'a> {
     pub vfork_done: Option<Arc<super::clone::VforkDone>>,
     /// The last exception, for signal frames.
     pub trap: TrapInfo,
+    /// The thread's page in the window, when the address space has patched call sites.
+    pub window_page: Option<super::WindowPage>,
     /// Set when the thread has ended.
     pub ended: bool,
 }
@@ -58,10 +60,18 @@ impl Ctx<'_> {
                     return;
                 }
             }
+            self.prepare_window();
             let space = self.mm.space().clone();
             self.task.account.enter(Phase::User);
             let trap = self.context.switch(&space, &mut self.regs);
             self.task.account.enter(Phase::Kernel);
+            let trap = match trap {
+                Ok(trap) => match self.outside_window(trap) {
+                    Some(trap) => Ok(trap),
+                    None => continue,
+                },
+                e => e,
+            };
             match trap {
                 Ok(Trap::Syscall) => self.system_call(),
                 Ok(Trap::Syscall32) => {
@@ -149,6 +159,7 @@ impl Ctx<'_> {
 
     fn system_call(&mut self) {
         let nr = self.regs.rax;
+        self.mm.count_call(self.regs.rip.wrapping_sub(2), nr);
         self.regs.orig_rax = nr;
         self.regs.rax = (-i64::from(abi::errno::ENOSYS.raw())) as u64;
         self.task.kernel.count_syscall();

@@ -252,6 +252,7 @@ pub(super) fn manager_with(memory: &Arc<FakeMemory>, limits: Arc<Limits>) -> Arc
         memory.clone(),
         Arc::new(|| Ok(Arc::new(FakeSpace::default()))),
         RANGE,
+        None,
         limits,
         Params { mmap_base: BASE, total_memory: 64 << 30 },
     )

@@ -1,0 +1,84 @@
+//! A thread's page in the window: what user code at patched call sites gets answered there.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use base::cred::Credentials;
+use platform::window::{ANSWERED_HERE, thread};
+use platform::{ThreadPage, Trap};
+
+use super::Ctx;
+use crate::mm::{InWindow, MemoryManager};
+
+/// A thread's page.
+pub struct WindowPage {
+    mm: Arc<MemoryManager>,
+    page: ThreadPage,
+    /// The credentials that the page tells of.
+    cred: Arc<Credentials>,
+}
+
+impl Ctx<'_> {
+    /// Before user code runs: gives the thread a page once its process has patched call sites, and keeps it current.
+    pub(super) fn prepare_window(&mut self) {
+        if !self.mm.is_patched() {
+            return;
+        }
+        match &self.window_page {
+            None => {
+                let Some(page) = self.mm.take_thread_page() else { return };
+                self.context.set_thread_page(Some(page));
+                self.window_page = Some(WindowPage { mm: self.mm.clone(), page, cred: self.cred.clone() });
+            }
+            Some(own) if Arc::ptr_eq(&own.cred, &self.cred) => return,
+            Some(_) => {}
+        }
+        let Some(own) = &mut self.window_page else { return };
+        own.cred = self.cred.clone();
+        let cred = &self.cred;
+        let ids = [
+            self.task.group.pid.cast_unsigned(),
+            self.task.tid.cast_unsigned(),
+            cred.uid,
+            cred.euid,
+            cred.gid,
+            cred.egid,
+        ];
+        let words: [u64; ANSWERED_HERE.len()] = ids.map(|id| thread::KNOWN | u64::from(id));
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        own.mm.memory().write(own.page.offset + thread::ANSWERS, &bytes);
+    }
+
+    /// Gives the page back: the thread leaves its address space.
+    pub(super) fn release_window(&mut self) {
+        let Some(own) = self.window_page.take() else { return };
+        self.context.set_thread_page(None);
+        let mut count = [0; 8];
+        own.mm.memory().read(own.page.offset + thread::ANSWERED, &mut count);
+        // The guest could have written anything.
+        let answered = u64::from_le_bytes(count).min(1 << 48);
+        if let Some(window) = self.task.kernel.platform.window() {
+            window.counts.answered.fetch_add(answered, Ordering::Relaxed);
+        }
+        own.mm.give_thread_page(own.page);
+    }
+
+    /// What a trap is, seen from the call site if it came from the window.
+    pub(super) fn outside_window(&mut self, trap: Trap) -> Option<Trap> {
+        match self.mm.in_window(trap, &mut self.regs) {
+            None => match trap {
+                Trap::Exception { vector: 6, .. } if self.mm.patched_call_at(self.regs.rip) => {
+                    self.regs.rip += 2;
+                    Some(Trap::Syscall)
+                }
+                _ => Some(trap),
+            },
+            Some(InWindow::Trap(trap)) => Some(trap),
+            Some(InWindow::Resume) => None,
+            // Nothing is mapped there as far as the guest can know.
+            Some(InWindow::Stray) => {
+                Some(Trap::Fault { addr: self.regs.rip, access: base::memmap::Access::EXEC })
+            }
+        }
+    }
+}
