@@ -14,7 +14,7 @@ use base::io::{Sink, Source};
 use base::lock::{Lock, rank};
 use base::memmap::Mappable;
 use base::time::Time;
-use base::wait::{Events, WaitQueue};
+use base::wait::{Events, WaitKey, WaitQueue, Wake};
 
 use crate::anon::inotify::{self, event};
 use crate::locks::FileId;
@@ -252,6 +252,11 @@ pub trait FileOps: Debug + Send + Sync + Any {
     /// Tells that the status flags (`O_NONBLOCK`, `O_APPEND`, …) were set by `fcntl`.
     fn set_flags(&self, _flags: u32) {}
 
+    /// Whether `O_ASYNC` means something: changes of readiness can be told by a signal.
+    fn tells_of_readiness(&self) -> bool {
+        false
+    }
+
     /// What `/proc/PID/fd/N` shows for a file without a path, such as `pipe:[5]`.
     fn anonymous_name(&self) -> Option<Vec<u8>> {
         None
@@ -272,6 +277,9 @@ pub trait FileOps: Debug + Send + Sync + Any {
     fn as_any(&self) -> &dyn Any;
 }
 
+/// Who is told of readiness by signals (`F_SETOWN`, `O_ASYNC`); the layer that knows signals implements it.
+pub trait AsyncOwner: Wake + Any + Debug {}
+
 /// An open file description (open(2), NOTES): shared by the descriptors that `dup` and `fork` make.
 #[derive(Debug)]
 pub struct FileDescription {
@@ -286,6 +294,8 @@ pub struct FileDescription {
     position: Lock<u64, { rank::FILE_POSITION }>,
     /// Set with the first lock that belongs to the description: the file, and its name as an owner.
     locked: OnceLock<(FileId, u64)>,
+    /// Set with the first use of `F_SETOWN` and its like, for good.
+    owner: OnceLock<(Arc<dyn AsyncOwner>, Option<WaitKey>)>,
 }
 
 impl FileDescription {
@@ -325,6 +335,7 @@ impl FileDescription {
             _writer: writer,
             position: Lock::new(0),
             locked: OnceLock::new(),
+            owner: OnceLock::new(),
         })
     }
 
@@ -374,10 +385,35 @@ impl FileDescription {
 
     /// Sets what `F_SETFL` may set.
     pub fn set_flags(&self, flags: u32) {
-        const SETTABLE: u32 = oflag::APPEND | oflag::NONBLOCK | oflag::ASYNC | oflag::DIRECT | oflag::NOATIME;
+        const SETTABLE: u32 = oflag::APPEND | oflag::NONBLOCK | oflag::DIRECT | oflag::NOATIME;
         let new = (self.flags() & !SETTABLE) | (flags & SETTABLE);
         self.flags.store(new, Ordering::Relaxed);
         self.ops.set_flags(new);
+    }
+
+    /// Sets or clears `O_ASYNC`.
+    pub fn set_async(&self, is_on: bool) {
+        if is_on {
+            self.flags.fetch_or(oflag::ASYNC, Ordering::Relaxed);
+        } else {
+            self.flags.fetch_and(!oflag::ASYNC, Ordering::Relaxed);
+        }
+    }
+
+    /// Who is told of readiness by signals; `make` makes it at the first call, from which on it is woken.
+    pub fn async_owner(&self, make: impl FnOnce() -> Arc<dyn AsyncOwner>) -> Arc<dyn AsyncOwner> {
+        let (owner, _) = self.owner.get_or_init(|| {
+            let owner = make();
+            let queue = self.ops.wait_queue();
+            let key = queue.map(|q| q.register(owner.clone(), Events::all()));
+            (owner, key)
+        });
+        owner.clone()
+    }
+
+    /// Who is told of readiness by signals, if there ever was anybody.
+    pub fn existing_async_owner(&self) -> Option<Arc<dyn AsyncOwner>> {
+        self.owner.get().map(|(owner, _)| owner.clone())
     }
 
     /// Whether `read` is allowed.
@@ -576,6 +612,11 @@ impl FileDescription {
 
 impl Drop for FileDescription {
     fn drop(&mut self) {
+        if let Some((_, Some(key))) = self.owner.take()
+            && let Some(queue) = self.ops.wait_queue()
+        {
+            queue.unregister(key);
+        }
         if let Some(&(file, owner)) = self.locked.get() {
             crate::locks::release(file, owner);
         }

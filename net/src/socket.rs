@@ -279,6 +279,10 @@ impl FileOps for SocketFile {
         self.0.ready()
     }
 
+    fn tells_of_readiness(&self) -> bool {
+        true
+    }
+
     fn wait_queue(&self) -> Option<&WaitQueue> {
         Some(&self.0.common().wait)
     }

@@ -12,6 +12,7 @@ use platform::Platform;
 
 use crate::futex::FutexTable;
 use crate::mm::{FixedPages, MemoryManager, Params};
+use crate::signal::async_io;
 use crate::signal::queue::QueuedSignals;
 use crate::strace::Tracer;
 use crate::system::System;
@@ -84,6 +85,8 @@ struct Outcome {
     ended: Option<i32>,
     /// All processes have stopped.
     stopped: bool,
+    /// Signals about files that threads other than the guest's found due.
+    due: async_io::Due,
 }
 
 /// The kernel of one sandbox.
@@ -211,6 +214,12 @@ impl Kernel {
         self.outcome_changed.notify_all();
     }
 
+    /// Leaves signals about a file to the host's main thread.
+    pub(crate) fn defer_readiness(&self, owner: Arc<async_io::Owner>, events: base::wait::Events) {
+        async_io::note(&mut self.outcome.lock().due, owner, events);
+        self.outcome_changed.notify_all();
+    }
+
     /// A process has stopped: when no other runs, the host's process stops too, so that whoever started it can see that
     /// and continue it.
     pub(crate) fn process_stopped(&self, tree: &Tree) {
@@ -238,7 +247,12 @@ impl Kernel {
             if let Some(status) = outcome.ended {
                 return status;
             }
-            if std::mem::take(&mut outcome.stopped) {
+            if !outcome.due.is_empty() {
+                let due = std::mem::take(&mut outcome.due);
+                drop(outcome);
+                async_io::send(due);
+                outcome = self.outcome.lock();
+            } else if std::mem::take(&mut outcome.stopped) {
                 drop(outcome);
                 self.stop_with_all();
                 outcome = self.outcome.lock();

@@ -56,7 +56,7 @@ macro_rules! areas {
     };
 }
 
-areas! { cred files memory patch proc sched signals timers traps }
+areas! { cred files memory patch proc sched signals sock timers traps }
 
 #[test]
 fn every_area_has_its_test() {

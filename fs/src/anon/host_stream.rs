@@ -198,6 +198,10 @@ impl FileOps for HostStream {
         found | Events::WRITABLE
     }
 
+    fn tells_of_readiness(&self) -> bool {
+        true
+    }
+
     fn wait_queue(&self) -> Option<&WaitQueue> {
         Some(&self.0.queue)
     }

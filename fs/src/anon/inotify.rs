@@ -242,6 +242,10 @@ impl FileOps for Inotify {
         if self.0.state.lock().events.is_empty() { Events::empty() } else { Events::READABLE }
     }
 
+    fn tells_of_readiness(&self) -> bool {
+        true
+    }
+
     fn wait_queue(&self) -> Option<&WaitQueue> {
         Some(&self.0.queue)
     }

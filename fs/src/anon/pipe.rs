@@ -395,6 +395,10 @@ impl FileOps for PipeEnd {
         events
     }
 
+    fn tells_of_readiness(&self) -> bool {
+        true
+    }
+
     fn wait_queue(&self) -> Option<&WaitQueue> {
         Some(&self.pipe.queue)
     }

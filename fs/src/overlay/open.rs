@@ -108,6 +108,10 @@ impl FileOps for OpenFile {
         self.ops.ready()
     }
 
+    fn tells_of_readiness(&self) -> bool {
+        self.ops.tells_of_readiness()
+    }
+
     fn wait_queue(&self) -> Option<&WaitQueue> {
         self.ops.wait_queue()
     }

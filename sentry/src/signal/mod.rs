@@ -1,7 +1,8 @@
 //! Signals: sending, delivery, handlers, stopping (signal(7), Linux kernel/signal.c).
 //!
 //! Reading order: `queue.rs` (what waits to be delivered), `send.rs`, `deliver.rs` (what a thread does with its signals),
-//! `stop.rs` (job control), `frame.rs` (a handler's stack frame), `signalfd.rs`.
+//! `stop.rs` (job control), `frame.rs` (a handler's stack frame), `signalfd.rs`,
+//! `async_io.rs` (SIGIO, SIGURG).
 //!
 //! A process's `signals` lock guards its handlers, its pending signals and, together with each thread's `state`, all that
 //! decides which thread gets which signal. `Task::signal_pending` says without a lock whether a thread has something to
@@ -14,6 +15,7 @@ use base::lock::{Lock, rank};
 
 use crate::task::Task;
 
+pub mod async_io;
 pub mod deliver;
 pub mod frame;
 pub mod queue;

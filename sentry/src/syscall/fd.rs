@@ -8,6 +8,7 @@ use fs::anon::pipe::{CAPACITY_MAX, PipeEnd};
 use fs::file::{FileDescription, oflag};
 
 use super::SysResult;
+use crate::signal::async_io::{self, Owner};
 use crate::task::Ctx;
 
 impl Ctx<'_> {
@@ -94,6 +95,13 @@ pub(super) fn sys_fcntl(cx: &mut Ctx<'_>, fd: i32, command: u32, arg: u64) -> Sy
     const F_SETFD: u32 = 2;
     const F_GETFL: u32 = 3;
     const F_SETFL: u32 = 4;
+    const F_SETOWN: u32 = 8;
+    const F_GETOWN: u32 = 9;
+    const F_SETSIG: u32 = 10;
+    const F_GETSIG: u32 = 11;
+    const F_SETOWN_EX: u32 = 15;
+    const F_GETOWN_EX: u32 = 16;
+    const F_GETOWNER_UIDS: u32 = 17;
     const F_DUPFD_CLOEXEC: u32 = 1030;
     const F_SETPIPE_SZ: u32 = 1031;
     const F_GETPIPE_SZ: u32 = 1032;
@@ -120,6 +128,7 @@ pub(super) fn sys_fcntl(cx: &mut Ctx<'_>, fd: i32, command: u32, arg: u64) -> Sy
                 return Err(EBADF.into());
             }
             entry.file.set_flags(arg as u32);
+            async_io::set_async(&cx.task.kernel, &entry.file, fd, arg as u32);
             Ok(0)
         }
         // All that works on more than the descriptor refuses `O_PATH`.
@@ -141,8 +150,58 @@ pub(super) fn sys_fcntl(cx: &mut Ctx<'_>, fd: i32, command: u32, arg: u64) -> Sy
             Ok(0)
         }
         F_GET_SEALS => Ok(entry.file.ops.seals()?.into()),
+        F_SETOWN => {
+            set_owner(cx, &entry.file, arg as i32)?;
+            Ok(0)
+        }
+        F_GETOWN => Ok(i64::from(owner(&entry.file)).cast_unsigned()),
+        F_SETOWN_EX => {
+            let [kind, id]: [i32; 2] = cx.mm.read_value(UserAddr(arg))?;
+            Owner::of(&cx.task.kernel, &entry.file).set(&cx.task.kernel, kind, id, &cx.cred)?;
+            Ok(0)
+        }
+        F_GETOWN_EX => {
+            let (kind, id) = Owner::existing(&entry.file).map_or((async_io::OWNER_TID, 0), |o| o.get());
+            cx.mm.write_value(UserAddr(arg), &[kind, id])?;
+            Ok(0)
+        }
+        F_GETOWNER_UIDS => {
+            let uids = Owner::existing(&entry.file).map_or([0, 0], |o| o.uids());
+            cx.mm.write_value(UserAddr(arg), &uids)?;
+            Ok(0)
+        }
+        F_SETSIG if arg > 64 => Err(EINVAL.into()),
+        F_SETSIG => {
+            Owner::of(&cx.task.kernel, &entry.file).set_signal(arg as i32);
+            Ok(0)
+        }
+        F_GETSIG => Ok(Owner::existing(&entry.file).map_or(0, |o| o.signal()) as u64),
         _ if super::lock::is_command(command) => super::lock::record_lock(cx, fd, command, arg),
         _ => Err(EINVAL.into()),
+    }
+}
+
+/// `F_SETOWN`, `FIOSETOWN`: a process, or a process group as a negative number.
+///
+/// # Errors
+/// `EINVAL`: no group has that number; `ESRCH`.
+///
+/// Source: Linux 6.12 fs/fcntl.c, `f_setown`.
+pub(super) fn set_owner(cx: &Ctx<'_>, file: &FileDescription, who: i32) -> Result<(), Errno> {
+    let (kind, id) = match who {
+        i32::MIN => return Err(EINVAL),
+        ..0 => (async_io::OWNER_PGRP, -who),
+        _ => (async_io::OWNER_PID, who),
+    };
+    Owner::of(&cx.task.kernel, file).set(&cx.task.kernel, kind, id, &cx.cred)
+}
+
+/// `F_GETOWN`, `FIOGETOWN`.
+pub(super) fn owner(file: &FileDescription) -> i32 {
+    match Owner::existing(file).map(|o| o.get()) {
+        Some((async_io::OWNER_PGRP, id)) => -id,
+        Some((_, id)) => id,
+        None => 0,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use abi::errno::{EBADF, EINVAL, EISDIR, EPIPE};
+use abi::errno::{EBADF, EINVAL, EISDIR, ENOTTY, EPIPE};
 use abi::signal::SigInfo;
 use abi::{Errno, UserAddr};
 use base::cred::cap;
@@ -157,6 +157,11 @@ pub(super) fn sys_ioctl(cx: &mut Ctx<'_>, fd: i32, request: u32, arg: u64) -> Sy
     const FIOCLEX: u32 = 0x5451;
     const FIONCLEX: u32 = 0x5450;
     const FIONBIO: u32 = 0x5421;
+    const FIOASYNC: u32 = 0x5452;
+    const FIOSETOWN: u32 = 0x8901;
+    const SIOCSPGRP: u32 = 0x8902;
+    const FIOGETOWN: u32 = 0x8903;
+    const SIOCGPGRP: u32 = 0x8904;
     let file = cx.file(fd)?;
     if file.flags() & oflag::PATH != 0 {
         return Err(EBADF.into());
@@ -170,6 +175,24 @@ pub(super) fn sys_ioctl(cx: &mut Ctx<'_>, fd: i32, request: u32, arg: u64) -> Sy
             let on: i32 = cx.mm.read_value(UserAddr(arg))?;
             let flags = file.flags();
             file.set_flags(if on != 0 { flags | oflag::NONBLOCK } else { flags & !oflag::NONBLOCK });
+            Ok(0)
+        }
+        FIOASYNC => {
+            let on: i32 = cx.mm.read_value(UserAddr(arg))?;
+            if !file.ops.tells_of_readiness() {
+                return Err(ENOTTY.into());
+            }
+            let flags = if on != 0 { oflag::ASYNC } else { 0 };
+            crate::signal::async_io::set_async(&cx.task.kernel, &file, fd, flags);
+            Ok(0)
+        }
+        FIOSETOWN | SIOCSPGRP if net::SocketFile::of(&file).is_some() => {
+            let who: i32 = cx.mm.read_value(UserAddr(arg))?;
+            super::fd::set_owner(cx, &file, who)?;
+            Ok(0)
+        }
+        FIOGETOWN | SIOCGPGRP if net::SocketFile::of(&file).is_some() => {
+            cx.mm.write_value(UserAddr(arg), &super::fd::owner(&file))?;
             Ok(0)
         }
         _ => Ok(file.ops.ioctl(request, arg, &mut GuestMemory(&cx.mm))?),

@@ -51,7 +51,7 @@ syscalls! {
     13 rt_sigaction = sig::sys_rt_sigaction(signo: i32, new: UserAddr, old: UserAddr, size: u64), Full;
     14 rt_sigprocmask = sig::sys_rt_sigprocmask(how: u32, new: UserAddr, old: UserAddr, size: u64), Full;
     15 rt_sigreturn = sig::sys_rt_sigreturn(), Full;
-    16 ioctl = file::sys_ioctl(fd: i32, request: u32, arg: u64), Partial("FIOCLEX, FIONCLEX, FIONBIO and what the file knows");
+    16 ioctl = file::sys_ioctl(fd: i32, request: u32, arg: u64), Partial("FIOCLEX, FIONCLEX, FIONBIO, FIOASYNC, owners and what the file knows");
     17 pread64 = file::sys_pread64(fd: i32, buf: UserAddr, len: u64, offset: i64), Full;
     18 pwrite64 = file::sys_pwrite64(fd: i32, buf: UserAddr, len: u64, offset: i64), Full;
     19 readv = file::sys_readv(fd: i32, iov: UserAddr, count: u64), Full;
@@ -107,7 +107,7 @@ syscalls! {
     69 msgsnd, Absent;
     70 msgrcv, Absent;
     71 msgctl, Absent;
-    72 fcntl = fd::sys_fcntl(fd: i32, command: u32, arg: u64), Partial("no leases, no owners, no notifications");
+    72 fcntl = fd::sys_fcntl(fd: i32, command: u32, arg: u64), Partial("no leases, no notifications");
     73 flock = lock::sys_flock(fd: i32, operation: u32), Full;
     74 fsync = file::sys_fsync(fd: i32), Full;
     75 fdatasync = file::sys_fdatasync(fd: i32), Full;

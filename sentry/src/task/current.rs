@@ -14,6 +14,11 @@ pub fn current() -> Option<Arc<Task>> {
     CURRENT.try_with(|c| c.borrow().clone()).ok().flatten()
 }
 
+/// Whether the calling host thread runs a guest thread.
+pub fn is_task() -> bool {
+    CURRENT.try_with(|c| c.borrow().is_some()).unwrap_or(false)
+}
+
 /// Says which guest thread the calling host thread runs.
 pub(super) fn set_current(task: Option<Arc<Task>>) {
     let former = CURRENT.with(|c| c.replace(task));

@@ -53,6 +53,7 @@ impl Ctx<'_> {
             }
         }
         group.child_events.notify(Events::IN);
+        crate::signal::async_io::send_due();
         super::current::set_current(None);
     }
 

@@ -165,6 +165,7 @@ impl Ctx<'_> {
         self.task.kernel.count_syscall();
         let args = [self.regs.rdi, self.regs.rsi, self.regs.rdx, self.regs.r10, self.regs.r8, self.regs.r9];
         let result = crate::syscall::dispatch(self, nr, args);
+        crate::signal::async_io::send_due();
         let restart = match result {
             Ok(v) => {
                 self.task.account.count_io(nr, v);
