@@ -93,6 +93,10 @@ pub trait IoctlMemory {
     /// # Errors
     /// `EFAULT`.
     fn write(&mut self, addr: u64, bytes: &[u8]) -> Result<(), Errno>;
+    /// Whether the caller has a capability (`base::cred::cap`).
+    fn has_capability(&self, _capability: u32) -> bool {
+        false
+    }
 }
 
 /// What an open file can do. The defaults are those of a file that cannot.

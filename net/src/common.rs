@@ -114,7 +114,6 @@ impl Common {
         protocol: i32,
         (uid, gid): (u32, u32),
     ) -> Arc<Self> {
-        net.count_socket(1);
         Arc::new(Self {
             net: net.clone(),
             domain,
@@ -127,8 +126,8 @@ impl Common {
             mode: AtomicU32::new(0o777),
             wait: WaitQueue::new(),
             error: AtomicI32::new(0),
-            send_buffer: AtomicUsize::new(net.sysctl.wmem_default.load(Ordering::Relaxed)),
-            receive_buffer: AtomicUsize::new(net.sysctl.rmem_default.load(Ordering::Relaxed)),
+            send_buffer: AtomicUsize::new(net.sysctl.wmem_default[0].size()),
+            receive_buffer: AtomicUsize::new(net.sysctl.rmem_default[0].size()),
             send_timeout: AtomicU64::new(0),
             receive_timeout: AtomicU64::new(0),
             low_water: AtomicUsize::new(1),
@@ -198,12 +197,6 @@ impl Common {
     /// Sets how times of arrival are told.
     pub fn set_timestamp(&self, how: Timestamp) {
         self.timestamp.store(how as u32, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Common {
-    fn drop(&mut self) {
-        self.net.count_socket(-1);
     }
 }
 

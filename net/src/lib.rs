@@ -2,7 +2,8 @@
 //!
 //! Reading order: `socket.rs` (what a family provides, and the file that a socket is), `common.rs` (what every socket
 //! has), `options.rs` (`SOL_SOCKET`), `message.rs` (what one send or receive carries), `namespace.rs` (what all sockets
-//! of a sandbox share); then a family: `unix/`, `inet/`.
+//! of a sandbox share), `sysctl.rs`, `device.rs` (the loopback device), `ioctl.rs`, `counters.rs`; then a family: `unix/`, `inet/`, `netlink/`;
+//! `report.rs` and `procnet.rs` (what `/proc/net` shows).
 //!
 //! Locks, outer to inner: a socket's state (`rank::SOCKET`), a queue of bytes, messages or connections (`rank::QUEUE`),
 //! wait queues. No lock of one socket's queue is held while another's is taken. Passed files are dropped with no lock
@@ -10,12 +11,19 @@
 
 pub mod bytes;
 pub mod common;
+pub mod counters;
+pub mod device;
 pub mod inet;
+pub mod ioctl;
 pub mod message;
 pub mod namespace;
+pub mod netlink;
 pub mod options;
+pub mod procnet;
+pub mod report;
 pub mod rights;
 pub mod socket;
+pub mod sysctl;
 pub mod unix;
 
 pub use common::Common;

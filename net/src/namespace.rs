@@ -1,44 +1,20 @@
 //! What all sockets of a sandbox share: the names, the ports, the limits of `/proc/sys/net`.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
-use crate::inet::Inet;
+use abi::socket::ipproto;
+use base::lock::{Lock, rank};
+
+use crate::device::iff;
+use crate::inet::{Inet, tcp};
+use crate::netlink::Ports;
+use crate::report::Report;
 use crate::rights::InFlight;
+use crate::socket::Socket;
+use crate::sysctl::Sysctl;
 use crate::unix::Names;
-
-/// Values of `/proc/sys/net`, with Linux's defaults.
-#[derive(Debug)]
-pub struct Sysctl {
-    /// `net.core.somaxconn`.
-    pub somaxconn: AtomicUsize,
-    /// `net.core.rmem_default`.
-    pub rmem_default: AtomicUsize,
-    /// `net.core.rmem_max`.
-    pub rmem_max: AtomicUsize,
-    /// `net.core.wmem_default`.
-    pub wmem_default: AtomicUsize,
-    /// `net.core.wmem_max`.
-    pub wmem_max: AtomicUsize,
-    /// `net.core.optmem_max`.
-    pub optmem_max: AtomicUsize,
-    /// `net.unix.max_dgram_qlen`.
-    pub max_dgram_qlen: AtomicUsize,
-}
-
-impl Default for Sysctl {
-    fn default() -> Self {
-        Self {
-            somaxconn: AtomicUsize::new(4096),
-            rmem_default: AtomicUsize::new(212_992),
-            rmem_max: AtomicUsize::new(4 << 20),
-            wmem_default: AtomicUsize::new(212_992),
-            wmem_max: AtomicUsize::new(4 << 20),
-            optmem_max: AtomicUsize::new(128 << 10),
-            max_dgram_qlen: AtomicUsize::new(10),
-        }
-    }
-}
 
 /// A network namespace.
 #[derive(Debug, Default)]
@@ -51,13 +27,23 @@ pub struct Namespace {
     pub inet: Inet,
     /// Files on their way between processes.
     pub in_flight: Arc<InFlight>,
+    /// AF_NETLINK sockets.
+    pub(crate) netlink: Ports,
     last_ino: AtomicU64,
-    sockets: AtomicI64,
+    /// Sockets that are files, by inode number.
+    sockets: Lock<BTreeMap<u64, Weak<dyn Socket>>, { rank::LEAF }>,
 }
 
 impl Namespace {
-    /// An empty namespace.
+    /// A namespace without sockets, whose loopback device is up.
     pub fn new() -> Arc<Self> {
+        let new = Self::new_down();
+        new.inet.device.set_flags(iff::UP);
+        new
+    }
+
+    /// A namespace as `unshare(CLONE_NEWNET)` makes it: the loopback device is down.
+    pub fn new_down() -> Arc<Self> {
         Arc::default()
     }
 
@@ -67,12 +53,61 @@ impl Namespace {
         (1 << 20) + self.last_ino.fetch_add(1, Ordering::Relaxed)
     }
 
-    pub(crate) fn count_socket(&self, change: i64) {
-        self.sockets.fetch_add(change, Ordering::Relaxed);
+    pub(crate) fn add_socket(&self, socket: &Arc<dyn Socket>) {
+        self.sockets.lock().insert(socket.common().ino, Arc::downgrade(socket));
     }
 
-    /// How many sockets there are.
-    pub fn socket_count(&self) -> i64 {
-        self.sockets.load(Ordering::Relaxed)
+    pub(crate) fn remove_socket(&self, ino: u64) {
+        let removed = self.sockets.lock().remove(&ino);
+        drop(removed);
+    }
+
+    /// How many sockets are open files.
+    pub fn socket_count(&self) -> usize {
+        self.sockets.lock().len()
+    }
+
+    /// Pages that queued bytes of TCP and of UDP take, rounded up.
+    pub fn queued_pages(&self) -> (usize, usize) {
+        let (mut tcp, mut udp) = (0, 0);
+        for report in self.reports() {
+            match report {
+                Report::Inet(s) if s.protocol == ipproto::TCP && s.state != tcp::state::LISTEN => {
+                    tcp += s.receive_queue;
+                }
+                Report::Inet(s) if s.protocol == ipproto::UDP => udp += s.receive_queue,
+                _ => {}
+            }
+        }
+        (tcp.div_ceil(4096), udp.div_ceil(4096))
+    }
+
+    /// What the sockets with inode numbers beyond `ino` tell of themselves, at most `count` of them; from where to go on,
+    /// if there is more. Connections that linger come last.
+    pub fn reports_after(&self, ino: u64, count: usize) -> (Vec<Report>, Option<u64>) {
+        let from = ino.saturating_add(1);
+        let sockets: Vec<(u64, Weak<dyn Socket>)> =
+            self.sockets.lock().range(from..).take(count).map(|(ino, s)| (*ino, s.clone())).collect();
+        let mut list = Vec::with_capacity(sockets.len());
+        for socket in sockets.iter().filter_map(|(_, s)| s.upgrade()) {
+            socket.report(&mut list);
+        }
+        let last = sockets.last().map(|(ino, _)| *ino);
+        if last.is_none() {
+            self.inet.report_lingering(&mut list);
+        }
+        (list, last)
+    }
+
+    /// What every socket tells of itself, by inode number; connections that wait to be accepted come with their
+    /// listener.
+    pub fn reports(&self) -> Vec<Report> {
+        let sockets: Vec<Weak<dyn Socket>> = self.sockets.lock().values().cloned().collect();
+        let mut list = Vec::with_capacity(sockets.len());
+        for socket in sockets.iter().filter_map(Weak::upgrade) {
+            socket.report(&mut list);
+        }
+        self.inet.report_lingering(&mut list);
+        list
     }
 }

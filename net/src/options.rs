@@ -89,11 +89,11 @@ pub fn set(
         so::DONTROUTE => common.stored.lock().dont_route = is_on,
         so::BROADCAST => common.broadcast.store(is_on, order),
         so::SNDBUF => {
-            set_send_buffer(common, size(sysctl.wmem_max.load(order)));
+            set_send_buffer(common, size(sysctl.wmem_max[0].size()));
             common.stored.lock().buf_lock |= SEND_LOCK;
         }
         so::RCVBUF => {
-            set_receive_buffer(common, size(sysctl.rmem_max.load(order)));
+            set_receive_buffer(common, size(sysctl.rmem_max[0].size()));
             common.stored.lock().buf_lock |= RECEIVE_LOCK;
         }
         so::SNDBUFFORCE | so::RCVBUFFORCE if !caller.cred.has(cap::NET_ADMIN) => return Err(EPERM),

@@ -19,6 +19,7 @@ use fs::vfs::{Walk, mode};
 
 use crate::Common;
 use crate::message::{Incoming, Outgoing};
+use crate::report::Report;
 use crate::rights::Rights;
 
 /// The device number of the internal file system that sockets live on; it only needs to differ from others.
@@ -209,6 +210,9 @@ pub trait Socket: Debug + Send + Sync + Any {
         Err(ENOTTY)
     }
 
+    /// Adds what the socket tells of itself, and of connections that wait to be accepted.
+    fn report(&self, _list: &mut Vec<Report>) {}
+
     /// Files in messages that wait to be received, for the search for rings of passed sockets.
     fn queued_files(&self, _each: &mut dyn FnMut(&Arc<FileDescription>)) {}
 
@@ -228,6 +232,7 @@ pub struct SocketFile(pub Arc<dyn Socket>);
 impl SocketFile {
     /// Makes a description; `flags` may hold `O_NONBLOCK`.
     pub fn describe(socket: Arc<dyn Socket>, flags: u32) -> Arc<FileDescription> {
+        socket.common().net.add_socket(&socket);
         FileDescription::new(Box::new(Self(socket)), None, oflag::RDWR | flags & oflag::NONBLOCK)
     }
 
@@ -292,7 +297,13 @@ impl FileOps for SocketFile {
             FIONREAD => self.0.readable_bytes()?,
             SIOCOUTQ => self.0.unsent_bytes()?,
             SIOCATMARK => usize::from(self.0.at_mark()?),
-            _ => return self.0.ioctl(request, arg, memory),
+            _ => {
+                let common = self.0.common();
+                return match crate::ioctl::ioctl(&common.net, common.domain, request, arg, memory) {
+                    Err(ENOTTY) => self.0.ioctl(request, arg, memory),
+                    other => other,
+                };
+            }
         };
         memory.write(arg, &i32::try_from(value).unwrap_or(i32::MAX).to_le_bytes())?;
         Ok(0)
@@ -309,6 +320,8 @@ impl FileOps for SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
+        let common = self.0.common();
+        common.net.remove_socket(common.ino);
         self.0.close();
     }
 }

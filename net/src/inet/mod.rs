@@ -12,13 +12,16 @@ pub mod udp;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use abi::Errno;
 use abi::errno::{EACCES, EADDRNOTAVAIL, EAFNOSUPPORT, EINVAL, ENETUNREACH};
-use abi::socket::af;
+use abi::socket::{af, ipproto};
 use base::cred::cap;
 
+use crate::Namespace;
+use crate::counters::Counters;
+use crate::device::Device;
+use crate::report::{InetReport, Report};
 use crate::socket::Caller;
 use address::Given;
 use options::{IpOptions, ip, ipv6};
@@ -29,41 +32,67 @@ use ports::Ports;
 pub struct Inet {
     pub(crate) tcp: Arc<Ports<tcp::Backlog>>,
     pub(crate) udp: Arc<Ports<udp::UdpSocket>>,
+    pub(crate) udplite: Arc<Ports<udp::UdpSocket>>,
     /// Multicast groups that somebody joined.
     pub(crate) groups: udp::Groups,
-    /// `net.ipv4.ip_local_port_range`: first and last.
-    pub port_range: Arc<(AtomicU32, AtomicU32)>,
-    /// `net.ipv4.ip_unprivileged_port_start`.
-    pub unprivileged_port: AtomicU32,
+    /// The loopback device.
+    pub device: Device,
+    /// What is counted.
+    pub counters: Counters,
 }
 
 impl Default for Inet {
     fn default() -> Self {
-        let port_range = Arc::new((AtomicU32::new(32_768), AtomicU32::new(60_999)));
         Self {
-            tcp: Ports::new(port_range.clone()),
-            udp: Ports::new(port_range.clone()),
+            tcp: Ports::new(),
+            udp: Ports::new(),
+            udplite: Ports::new(),
             groups: udp::Groups::default(),
-            port_range,
-            unprivileged_port: AtomicU32::new(1024),
+            device: Device::new(),
+            counters: Counters::default(),
         }
     }
 }
 
-/// Where a packet to `to` goes: the destination, with the unspecified address replaced, and the source address that it
-/// gets. Only the loopback has a route.
-pub(crate) fn route(to: Given) -> Result<(SocketAddr, IpAddr), Errno> {
-    let port = to.addr.port();
-    match to.addr.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() || ip.is_loopback() => {
-            let to = if ip.is_unspecified() { Ipv4Addr::LOCALHOST } else { ip };
-            Ok(((to, port).into(), Ipv4Addr::LOCALHOST.into()))
+impl Inet {
+    /// Where a packet to `to` goes: the destination, with the unspecified address replaced, and the source address that
+    /// it gets. Only own addresses have a route.
+    ///
+    /// # Errors
+    /// `ENETUNREACH`.
+    pub(crate) fn route(&self, to: Given) -> Result<(SocketAddr, IpAddr), Errno> {
+        let ip = match to.addr.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        let Some(source) = self.device.source_for(ip) else {
+            self.counters.ip_no_routes.one();
+            return Err(ENETUNREACH);
+        };
+        Ok(((ip, to.addr.port()).into(), source))
+    }
+
+    /// Counts packets to `ip` with `data` bytes between them.
+    pub(crate) fn count(&self, ip: IpAddr, packets: u64, data: u64) {
+        self.device.count(packets, data);
+        match ip {
+            IpAddr::V4(_) => self.counters.ip_packets.add(packets),
+            IpAddr::V6(_) => self.counters.ip6_packets.add(packets),
         }
-        IpAddr::V6(ip) if ip.is_unspecified() || ip.is_loopback() => {
-            let localhost = Ipv6Addr::LOCALHOST;
-            Ok(((localhost, port).into(), localhost.into()))
+    }
+
+    /// Connections that linger, as reports.
+    pub(crate) fn report_lingering(&self, list: &mut Vec<Report>) {
+        for ((local, remote), left_ms) in self.tcp.lingering() {
+            let domain = if local.is_ipv4() { af::INET } else { af::INET6 };
+            list.push(Report::Inet(InetReport {
+                time_left: Some(left_ms),
+                state: tcp::state::TIME_WAIT,
+                is_hashed: true,
+                ..InetReport::new(domain, ipproto::TCP, local, Some(remote))
+            }));
         }
-        _ => Err(ENETUNREACH),
     }
 }
 
@@ -85,7 +114,7 @@ pub(crate) const fn is_link_local(ip: Ipv6Addr) -> bool {
 ///
 /// Source: Linux 6.12 net/ipv4/af_inet.c, `__inet_bind`; net/ipv6/af_inet6.c, `__inet6_bind`.
 pub(crate) fn check_bind(
-    net: &Inet,
+    net: &Namespace,
     caller: &Caller<'_>,
     domain: u16,
     options: &IpOptions,
@@ -106,18 +135,22 @@ pub(crate) fn check_bind(
     if given.is_mapped && options.has6(ipv6::V6ONLY) {
         return Err(EINVAL);
     }
-    let is_free = options.has(ip::FREEBIND) || options.has(ip::TRANSPARENT) || options.has6(78);
+    let is_free = options.has(ip::FREEBIND)
+        || options.has(ip::TRANSPARENT)
+        || options.has6(78)
+        || net.sysctl.nonlocal_bind[0].is_on();
     let is_usable = match given.addr.ip() {
-        IpAddr::V4(ip) => ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || ip.is_broadcast(),
+        IpAddr::V4(ip) if ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast() => true,
         IpAddr::V6(ip) if is_link_local(ip) && given.scope == 0 => return Err(EINVAL),
-        IpAddr::V6(ip) => ip.is_unspecified() || ip.is_loopback() || ip.is_multicast(),
+        IpAddr::V6(ip) if ip.is_unspecified() || ip.is_multicast() => true,
+        ip => net.inet.device.is_local(ip),
     };
     if !is_usable && !is_free {
         return Err(EADDRNOTAVAIL);
     }
     let port = given.addr.port();
-    let first = net.unprivileged_port.load(Ordering::Relaxed);
-    if port != 0 && u32::from(port) < first && !caller.cred.has(cap::NET_BIND_SERVICE) {
+    let first = net.sysctl.unprivileged_port[0].get();
+    if port != 0 && i64::from(port) < first && !caller.cred.has(cap::NET_BIND_SERVICE) {
         return Err(EACCES);
     }
     Ok(given)

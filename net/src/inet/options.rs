@@ -11,6 +11,7 @@ use base::cred::cap;
 
 use crate::options::int;
 use crate::socket::Caller;
+use crate::sysctl::Sysctl;
 
 /// The one interface, `lo`.
 pub(crate) const LOOPBACK_INDEX: i32 = 1;
@@ -129,8 +130,10 @@ pub(crate) struct IpOptions {
     /// Switches of `IPPROTO_IPV6`, by number.
     switches6: u128,
     pub(crate) tos: u8,
-    /// `None` is the default, 64.
-    pub(crate) ttl: Option<u8>,
+    /// What `net.ipv4.ip_default_ttl` was.
+    default_ttl: u8,
+    /// `None` is the default.
+    ttl: Option<u8>,
     mtu_discover: i32,
     min_ttl: i32,
     pub(crate) multicast_ttl: i32,
@@ -148,11 +151,15 @@ pub(crate) struct IpOptions {
     pub(crate) groups: Vec<IpAddr>,
 }
 
-impl Default for IpOptions {
-    fn default() -> Self {
+impl IpOptions {
+    /// Those of a new socket.
+    pub(crate) fn new(sysctl: &Sysctl) -> Self {
+        let v6only = u128::from(sysctl.bindv6only[0].is_on()) << ipv6::V6ONLY;
+        let default_ttl = sysctl.default_ttl[0].get() as u8;
         Self {
+            default_ttl,
             switches: 1 << ip::MULTICAST_LOOP | 1 << ip::MULTICAST_ALL,
-            switches6: 1 << ipv6::MULTICAST_LOOP | 1 << ipv6::MULTICAST_ALL | 1 << 70,
+            switches6: 1 << ipv6::MULTICAST_LOOP | 1 << ipv6::MULTICAST_ALL | 1 << 70 | v6only,
             tos: 0,
             ttl: None,
             mtu_discover: 1,
@@ -210,6 +217,11 @@ impl IpOptions {
     /// Whether a switch of `IPPROTO_IP` is on.
     pub(crate) const fn has(&self, name: i32) -> bool {
         self.switches >> name & 1 == 1
+    }
+
+    /// The time to live of packets to one machine.
+    pub(crate) fn ttl(&self) -> u8 {
+        self.ttl.unwrap_or(self.default_ttl)
     }
 
     /// Whether a switch of `IPPROTO_IPV6` is on.
@@ -323,7 +335,7 @@ impl IpOptions {
         let number = match name {
             name if ip::SWITCHES.contains(&name) => self.has(name).into(),
             ip::TOS => self.tos.into(),
-            ip::TTL => self.ttl.unwrap_or(64).into(),
+            ip::TTL => self.ttl().into(),
             ip::HDRINCL | 5 | 22 => 0,
             ip::OPTIONS => return Ok(Vec::new()),
             ip::PKTOPTIONS if facts.kind == sock::STREAM => return Ok(Vec::new()),

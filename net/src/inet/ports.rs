@@ -3,8 +3,9 @@
 //! One table for each protocol. Nothing is called with its lock held.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
@@ -13,7 +14,7 @@ use base::lock::{Lock, rank};
 use host::clock::HostClock;
 
 use super::address::Local;
-use crate::Common;
+use crate::{Common, Namespace};
 
 /// How long a connection lingers (`TCP_TIMEWAIT_LEN`).
 const TIME_WAIT_NS: i64 = 60_000_000_000;
@@ -83,8 +84,6 @@ struct Tables<S> {
 #[derive(Debug)]
 pub(crate) struct Ports<S> {
     tables: Lock<Tables<S>, { rank::LEAF }>,
-    /// `net.ipv4.ip_local_port_range`: first and last.
-    pub(crate) range: Arc<(AtomicU32, AtomicU32)>,
 }
 
 /// A port held by a socket, given back when dropped.
@@ -175,26 +174,27 @@ impl<S> Tables<S> {
     }
 }
 
+/// The candidates of a search: all ephemeral ports, beginning somewhere else each time.
+fn candidates(net: &Namespace, start: u16) -> impl Iterator<Item = u16> {
+    let [first, last] = &net.sysctl.port_range;
+    let first = first.get().clamp(1, 65_535) as u32;
+    let last = (last.get().clamp(1, 65_535) as u32).max(first);
+    let count = last - first + 1;
+    (0..count).map(move |i| (first + (u32::from(start) + i) % count) as u16)
+}
+
 impl<S> Ports<S> {
-    pub(crate) fn new(range: Arc<(AtomicU32, AtomicU32)>) -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             tables: Lock::new(Tables {
                 ports: HashMap::new(),
                 tuples: HashMap::new(),
                 lingering: VecDeque::new(),
                 last_id: 0,
-                next_port: 0,
+                // Nobody should guess the next port.
+                next_port: RandomState::new().build_hasher().finish() as u16,
             }),
-            range,
         })
-    }
-
-    /// The candidates of a search: all ephemeral ports, beginning somewhere else each time.
-    fn candidates(&self, start: u16) -> impl Iterator<Item = u16> {
-        let first = self.range.0.load(Ordering::Relaxed).clamp(1, 65_535);
-        let last = self.range.1.load(Ordering::Relaxed).clamp(first, 65_535);
-        let count = last - first + 1;
-        (0..count).map(move |i| (first + (u32::from(start) + i) % count) as u16)
     }
 
     /// Holds `port`, or a free one for 0, at `local`.
@@ -212,7 +212,9 @@ impl<S> Ports<S> {
         let port = if port == 0 {
             let start = tables.next_port;
             tables.next_port = start.wrapping_add(1);
-            self.candidates(start).find(|&p| tables.is_free(common, 0, p, local, false)).ok_or(EADDRINUSE)?
+            candidates(&common.net, start)
+                .find(|&p| tables.is_free(common, 0, p, local, false))
+                .ok_or(EADDRINUSE)?
         } else if tables.is_free(common, 0, port, local, true) {
             port
         } else {
@@ -247,7 +249,7 @@ impl<S> Ports<S> {
             let is_bound = tables.ports.get(p).is_some_and(|p| p.holders.values().any(|h| h.is_bound));
             !is_bound && !tables.has_tuple(&((local.ip, *p).into(), remote), now)
         };
-        let port = self.candidates(start).find(is_free).ok_or(EADDRNOTAVAIL)?;
+        let port = candidates(&common.net, start).find(is_free).ok_or(EADDRNOTAVAIL)?;
         let id = tables.new_id();
         let who = Who::Socket(Arc::downgrade(common));
         tables.hold(port, id, Holder { local, who, is_listening: false, is_bound: false });
@@ -296,6 +298,16 @@ impl<S> Ports<S> {
             }
         }
         chosen.map(|r| r.socket.clone())
+    }
+
+    /// Connections that linger, and how long they still do, in ms.
+    pub(crate) fn lingering(&self) -> Vec<(Tuple, u32)> {
+        let now = now();
+        let mut tables = self.tables.lock();
+        tables.sweep(now);
+        let left = |l: &Lingering| u32::try_from((l.until - now).max(0) / 1_000_000).unwrap_or(0);
+        let is_there = |l: &&Lingering| tables.tuples.get(&l.tuple) == Some(&Some(l.until - TIME_WAIT_NS));
+        tables.lingering.iter().filter(is_there).map(|l| (l.tuple, left(l))).collect()
     }
 
     /// All who receive what is sent to many: multicast and broadcast.

@@ -19,11 +19,12 @@ use base::wait::Events;
 use super::address::{self, Given, Local};
 use super::ancillary::{Header, Marks, refused};
 use super::options::{Facts, IpOptions, ip, ipv6};
-use super::ports::Held;
-use super::{check_bind, check_scope, route};
+use super::ports::{Held, Ports};
+use super::{check_bind, check_scope};
 use crate::common::{self, Timestamp};
 use crate::message::{Incoming, Outgoing};
 use crate::options::int;
+use crate::report::{InetReport, Report};
 use crate::socket::{Caller, Socket};
 use crate::unix::timestamp;
 use crate::{Common, Namespace};
@@ -59,6 +60,8 @@ struct Failure {
 struct Queue {
     datagrams: VecDeque<Datagram>,
     bytes: usize,
+    /// Datagrams thrown away for lack of room.
+    drops: u64,
     errors: VecDeque<Failure>,
     is_closed: bool,
 }
@@ -72,6 +75,8 @@ struct UdpOptions {
     /// `UDP_SEGMENT`: bytes of a datagram that a longer send is cut into; 0 for no cutting.
     segment: u16,
     gro: bool,
+    /// `UDPLITE_SEND_CSCOV`, `UDPLITE_RECV_CSCOV`: bytes that the checksum covers; nothing is ever damaged here.
+    coverage: [u16; 2],
 }
 
 const UDP_CORK: i32 = 1;
@@ -79,6 +84,8 @@ const UDP_NO_CHECK6_TX: i32 = 101;
 const UDP_NO_CHECK6_RX: i32 = 102;
 const UDP_SEGMENT: i32 = 103;
 const UDP_GRO: i32 = 104;
+const UDPLITE_SEND_CSCOV: i32 = 10;
+const UDPLITE_RECV_CSCOV: i32 = 11;
 /// Most datagrams that one send is cut into (`UDP_MAX_SEGMENTS`).
 const SEGMENTS_MAX: usize = 128;
 
@@ -115,17 +122,17 @@ pub struct UdpSocket {
     ip: Lock<IpOptions, { rank::LEAF }>,
 }
 
-/// Makes a socket of `domain`.
-pub fn new(net: &Arc<Namespace>, domain: u16, owner: (u32, u32)) -> Arc<UdpSocket> {
-    let common = Common::new(net, domain, sock::DGRAM, ipproto::UDP, owner);
+/// Makes a socket of `domain`; `protocol` is UDP or UDP-Lite.
+pub fn new(net: &Arc<Namespace>, domain: u16, protocol: i32, owner: (u32, u32)) -> Arc<UdpSocket> {
+    let common = Common::new(net, domain, sock::DGRAM, protocol, owner);
     Arc::new_cyclic(|this| UdpSocket {
         this: this.clone(),
-        common,
         state: Lock::new(State::default()),
         queue: Lock::new(Queue::default()),
         shutdown: AtomicU32::new(0),
         options: Lock::new(UdpOptions::default()),
-        ip: Lock::new(IpOptions::default()),
+        ip: Lock::new(IpOptions::new(&common.net.sysctl)),
+        common,
     })
 }
 
@@ -141,6 +148,12 @@ struct Destination {
 impl UdpSocket {
     fn local(&self, ip: IpAddr) -> Local {
         Local { ip, v6only: self.ip.lock().has6(ipv6::V6ONLY) }
+    }
+
+    /// The ports of its protocol.
+    fn ports(&self) -> &Arc<Ports<Self>> {
+        let inet = &self.common.net.inet;
+        if self.common.protocol == ipproto::UDPLITE { &inet.udplite } else { &inet.udp }
     }
 
     fn any(&self) -> IpAddr {
@@ -160,7 +173,7 @@ impl UdpSocket {
     fn autobind(&self, state: &mut State) -> Result<(), Errno> {
         if state.held.is_none() {
             let local = self.local(state.ip.unwrap_or(self.any()));
-            let held = self.common.net.inet.udp.bind(&self.common, local, 0).map_err(|_| EAGAIN)?;
+            let held = self.ports().bind(&self.common, local, 0).map_err(|_| EAGAIN)?;
             state.held = Some(held);
             self.register(state);
         }
@@ -192,7 +205,10 @@ impl UdpSocket {
                 }
                 Ok((given.addr, std::net::Ipv4Addr::LOCALHOST.into(), true))
             }
-            _ => route(given).map(|(to, from)| (to, from, false)),
+            _ => {
+                drop(options);
+                self.common.net.inet.route(given).map(|(to, from)| (to, from, false))
+            }
         }
     }
 
@@ -248,6 +264,13 @@ impl UdpSocket {
         let size = data.len() + OVERHEAD;
         // Like Linux's, the last datagram may go beyond the limit.
         if queue.bytes > self.common.receive_limit() {
+            queue.drops += 1;
+            let counters = &self.common.net.inet.counters;
+            if from.is_ipv4() {
+                counters.udp_no_room.one()
+            } else {
+                counters.udp6_no_room.one()
+            }
             return true;
         }
         queue.bytes += size;
@@ -281,7 +304,7 @@ impl UdpSocket {
             }
         }
         // Who is bound to the group, and who to everything.
-        for receiver in inet.udp.find_all(destination.to, destination.from) {
+        for receiver in self.ports().find_all(destination.to, destination.from) {
             if let Some(receiver) = receiver.upgrade().filter(|r| r.hears(group)) {
                 receiver.deliver(data, destination.from, header);
             }
@@ -293,7 +316,7 @@ impl UdpSocket {
         let options = self.ip.lock();
         let (ttl, tos) = match destination.to.ip() {
             to if to.is_ipv4() && to.is_multicast() => (options.multicast_ttl as u8, options.tos),
-            IpAddr::V4(_) => (options.ttl.unwrap_or(64), options.tos),
+            IpAddr::V4(_) => (options.ttl(), options.tos),
             to if to.is_multicast() => (options.multicast_hops as u8, options.tclass as u8),
             IpAddr::V6(_) => (u8::try_from(options.hops).unwrap_or(64), options.tclass as u8),
         };
@@ -304,11 +327,19 @@ impl UdpSocket {
             tos: marks.tos.unwrap_or(tos),
             time: None,
         };
+        let inet = &self.common.net.inet;
+        inet.count(destination.to.ip(), 1, data.len() as u64);
+        let counters = &inet.counters;
+        if destination.to.is_ipv4() {
+            counters.udp_sent.one()
+        } else {
+            counters.udp6_sent.one()
+        }
         if destination.is_shared {
             self.deliver_shared(data, &destination, header);
             return;
         }
-        let found = self.common.net.inet.udp.find(destination.to, destination.from);
+        let found = self.ports().find(destination.to, destination.from);
         let found = found.and_then(|s| s.upgrade());
         if !found.is_some_and(|s| s.deliver(data, destination.from, header)) {
             self.fail(data, destination.to);
@@ -333,6 +364,11 @@ impl UdpSocket {
             UDP_SEGMENT => options.segment = u16::try_from(number).map_err(|_| EINVAL)?,
             // Datagrams may be put together for the receiver; they need not.
             UDP_GRO => options.gro = number != 0,
+            UDPLITE_SEND_CSCOV | UDPLITE_RECV_CSCOV if self.common.protocol == ipproto::UDPLITE => {
+                // The header is eight bytes long, and 0 stands for all.
+                let bytes = if number == 0 { 0 } else { number.clamp(8, 0xffff) };
+                options.coverage[usize::from(name == UDPLITE_RECV_CSCOV)] = bytes as u16;
+            }
             _ => return Err(ENOPROTOOPT),
         }
         drop(options);
@@ -351,6 +387,8 @@ impl UdpSocket {
             UDP_NO_CHECK6_RX => options.no_check6_rx.into(),
             UDP_SEGMENT => options.segment.into(),
             UDP_GRO => options.gro.into(),
+            UDPLITE_SEND_CSCOV if self.common.protocol == ipproto::UDPLITE => options.coverage[0].into(),
+            UDPLITE_RECV_CSCOV if self.common.protocol == ipproto::UDPLITE => options.coverage[1].into(),
             _ => return Err(ENOPROTOOPT),
         };
         Ok(number.to_le_bytes().to_vec())
@@ -358,6 +396,13 @@ impl UdpSocket {
 
     /// Nobody is there: an ICMP message would say so.
     fn fail(&self, data: &[u8], to: SocketAddr) {
+        let counters = &self.common.net.inet.counters;
+        if to.is_ipv4() {
+            counters.udp_no_ports.one()
+        } else {
+            counters.udp6_no_ports.one()
+        }
+        counters.icmp_unreachable.one();
         let wants_errors = {
             let options = self.ip.lock();
             if to.is_ipv4() { options.has(ip::RECVERR) } else { options.has6(ipv6::RECVERR) }
@@ -446,15 +491,14 @@ impl Socket for UdpSocket {
     }
 
     fn bind(&self, caller: &Caller<'_>, bytes: &[u8]) -> Result<(), Errno> {
-        let net = &self.common.net.inet;
         let options = self.ip.lock().clone();
-        let given = check_bind(net, caller, self.common.domain, &options, bytes)?;
+        let given = check_bind(&self.common.net, caller, self.common.domain, &options, bytes)?;
         let mut state = self.state.lock();
         if state.held.is_some() || state.remote.is_some() {
             return Err(EINVAL);
         }
         let ip = given.addr.ip();
-        state.held = Some(net.udp.bind(&self.common, self.local(ip), given.addr.port())?);
+        state.held = Some(self.ports().bind(&self.common, self.local(ip), given.addr.port())?);
         state.ip = Some(ip);
         state.is_bound = !ip.is_unspecified();
         state.has_port = given.addr.port() != 0;
@@ -596,6 +640,12 @@ impl Socket for UdpSocket {
                 self.common.peek_offset.fetch_add(piece.len() as i32, Ordering::Relaxed);
             }
         } else if let Some(taken) = queue.datagrams.remove(index) {
+            let counters = &self.common.net.inet.counters;
+            if taken.from.is_ipv4() {
+                counters.udp_received.one()
+            } else {
+                counters.udp6_received.one()
+            }
             queue.bytes = queue.bytes.saturating_sub(taken.data.len() + OVERHEAD);
             if offset > 0 {
                 self.common.peek_offset.store((offset - taken.data.len() as i32).max(0), Ordering::Relaxed);
@@ -635,7 +685,7 @@ impl Socket for UdpSocket {
 
     fn set_option(&self, caller: &Caller<'_>, level: i32, name: i32, value: &[u8]) -> Result<(), Errno> {
         match level {
-            sol::UDP => self.set_udp_option(name, value),
+            sol::UDP | sol::UDPLITE if level == self.common.protocol => self.set_udp_option(name, value),
             sol::IP => self.set_ip_option(caller, level, name, value),
             sol::IPV6 if self.common.domain == af::INET6 => self.set_ip_option(caller, level, name, value),
             _ => Err(ENOPROTOOPT),
@@ -645,7 +695,7 @@ impl Socket for UdpSocket {
     fn option(&self, level: i32, name: i32, given: &[u8]) -> Result<Vec<u8>, Errno> {
         let facts = self.facts();
         match level {
-            sol::UDP => self.udp_option(name),
+            sol::UDP | sol::UDPLITE if level == self.common.protocol => self.udp_option(name),
             sol::IP => self.ip.lock().get(&facts, name, given),
             sol::IPV6 if self.common.domain == af::INET6 => self.ip.lock().get6(&facts, name),
             _ => Err(ENOPROTOOPT),
@@ -666,6 +716,25 @@ impl Socket for UdpSocket {
 
     fn unsent_bytes(&self) -> Result<usize, Errno> {
         Ok(0)
+    }
+
+    fn report(&self, list: &mut Vec<Report>) {
+        let (local, remote) = self.addresses();
+        let is_hashed = self.state.lock().held.is_some();
+        let (receive_queue, drops) = {
+            let queue = self.queue.lock();
+            (queue.bytes, queue.drops)
+        };
+        let v6only = self.ip.lock().has6(ipv6::V6ONLY);
+        list.push(Report::Inet(InetReport {
+            // Linux borrows two states of TCP: connected, and not.
+            state: if remote.is_some() { 1 } else { 7 },
+            is_hashed,
+            receive_queue,
+            drops,
+            v6only,
+            ..InetReport::of(&self.common, local, remote)
+        }));
     }
 
     fn close(&self) {

@@ -33,6 +33,11 @@ impl Backlog {
     pub(super) fn sockets(&self) -> Vec<Arc<UnixSocket>> {
         self.0.lock().sockets.iter().cloned().collect()
     }
+
+    /// How many connections may wait.
+    pub(super) fn limit(&self) -> usize {
+        self.0.lock().limit
+    }
 }
 
 /// Makes two sockets that are connected with each other (`socketpair(2)`).

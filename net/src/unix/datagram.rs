@@ -76,7 +76,7 @@ impl UnixSocket {
     fn is_full(&self, queue: &Queue) -> bool {
         let own = Arc::as_ptr(&self.end).addr();
         let is_mutual = self.common.kind == sock::SEQPACKET || queue.only_from == Some(own);
-        let limit = self.common.net.sysctl.max_dgram_qlen.load(Ordering::Relaxed);
+        let limit = self.common.net.sysctl.max_dgram_qlen[0].size();
         !is_mutual && queue.messages.len() > limit
     }
 

@@ -33,6 +33,7 @@ pub use names::{Address, Bound, Names};
 use stream::Stream;
 
 use crate::message::{Control, Incoming, Outgoing};
+use crate::report::{Report, UnixReport};
 use crate::rights::Rights;
 use crate::socket::{Caller, PeerCred, Socket};
 use crate::{Common, Namespace};
@@ -371,6 +372,37 @@ impl Socket for UnixSocket {
             list.extend(waiting.take_queue());
         }
         list
+    }
+
+    fn report(&self, list: &mut Vec<Report>) {
+        let (backlog, peer) = {
+            let state = self.state.lock();
+            (state.backlog.clone(), state.peer.clone())
+        };
+        let peer = self.link.get().cloned().or(peer);
+        let name = self.end.name.get();
+        let waiting = backlog.as_ref().map(|b| b.sockets()).unwrap_or_default();
+        let (receive_queue, send_queue) = match &backlog {
+            Some(backlog) => (waiting.len(), backlog.limit()),
+            None => (self.readable_bytes().unwrap_or(0), self.unsent_bytes().unwrap_or(0)),
+        };
+        list.push(Report::Unix(UnixReport {
+            kind: self.common.kind,
+            name: name.map(|n| n.address.clone()),
+            place: name.and_then(|n| n.file()),
+            is_listening: backlog.is_some(),
+            is_connected: peer.is_some(),
+            ino: self.common.ino,
+            peer_ino: peer.map(|p| p.common.ino),
+            waiting: waiting.iter().filter_map(|w| w.link.get()).map(|end| end.common.ino).collect(),
+            receive_queue,
+            send_queue,
+            shutdown: self.end.shutdown.load(Ordering::Relaxed) as u8,
+            uid: self.common.uid,
+        }));
+        for socket in waiting {
+            socket.report(list);
+        }
     }
 
     fn close(&self) {

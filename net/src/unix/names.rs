@@ -70,7 +70,15 @@ pub struct Bound {
     /// As it was given.
     pub address: Address,
     /// Keeps the inode, whose number is the key, from being used again.
-    _place: Option<VfsPath>,
+    place: Option<VfsPath>,
+}
+
+impl Bound {
+    /// Device and inode of the file that stands for the name.
+    pub fn file(&self) -> Option<(u64, u64)> {
+        let meta = self.place.as_ref()?.inode().metadata().ok()?;
+        Some((meta.dev, meta.ino))
+    }
 }
 
 /// All names of a namespace.
@@ -125,7 +133,7 @@ impl Names {
                     let name = format!("{number:05x}").into_bytes();
                     let key = Key::Abstract(kind, name.clone());
                     if self.insert(key.clone(), this).is_ok() {
-                        return Ok((key, Bound { address: Address::Abstract(name), _place: None }));
+                        return Ok((key, Bound { address: Address::Abstract(name), place: None }));
                     }
                 }
                 Err(ENOSPC)
@@ -133,7 +141,7 @@ impl Names {
             Address::Abstract(name) => {
                 let key = Key::Abstract(kind, name.clone());
                 self.insert(key.clone(), this)?;
-                Ok((key, Bound { address: Address::Abstract(name), _place: None }))
+                Ok((key, Bound { address: Address::Abstract(name), place: None }))
             }
             Address::Path(path) => {
                 let (walk, umask) = caller.and_then(|c| c.walk.as_ref()).ok_or(EINVAL)?;
@@ -149,7 +157,7 @@ impl Names {
                 let meta = place.dentry.inode().metadata()?;
                 let key = Key::Inode(meta.dev, meta.ino);
                 self.insert(key.clone(), this)?;
-                Ok((key, Bound { address: Address::Path(path), _place: Some(place) }))
+                Ok((key, Bound { address: Address::Path(path), place: Some(place) }))
             }
         }
     }

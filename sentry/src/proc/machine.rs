@@ -48,6 +48,7 @@ pub(super) fn files(kernel: &Arc<Kernel>) -> Vec<Named> {
     let mut list: Vec<Named> =
         FILES.iter().map(|&(name, make)| (name.to_owned(), builder.text(made(&weak, make)))).collect();
     list.push(("mounts".to_owned(), builder.link("self/mounts")));
+    list.push(("net".to_owned(), builder.link("self/net")));
     list.push(("sys".to_owned(), sysctl::tree(kernel)));
     list
 }

@@ -2,10 +2,11 @@
 //!
 //! Reading order: this file (tasks as procfs sees them, who may look), `status.rs` (`stat`, `statm`, `status`),
 //! `task.rs` (the other files of a task), `machine.rs` (`/proc/meminfo` and its like), `cpuinfo.rs`, `sysctl.rs`
-//! (`/proc/sys`), `sys.rs` (`/sys`).
+//! (`/proc/sys`), `net.rs` (`/proc/net`), `sys.rs` (`/sys`).
 
 mod cpuinfo;
 mod machine;
+mod net;
 mod status;
 mod sys;
 mod sysctl;
@@ -35,8 +36,9 @@ pub use sys::new_sysfs;
 
 /// Makes `/proc` for `kernel`. `extra` are files of its root, `per_task` files of each task's directory, that other
 /// parts of the kernel provide.
-pub fn new_procfs(kernel: &Arc<Kernel>, extra: Vec<Named>, per_task: Vec<Named>) -> Arc<dyn Inode> {
+pub fn new_procfs(kernel: &Arc<Kernel>, extra: Vec<Named>, mut per_task: Vec<Named>) -> Arc<dyn Inode> {
     let mut fixed = machine::files(kernel);
+    per_task.push(net::folder(kernel));
     fixed.extend(extra);
     let system = Arc::new(ProcSystem(Arc::downgrade(kernel)));
     fs::procfs::new(system, fixed, per_task)

@@ -76,6 +76,28 @@ impl Text for NameFile {
     }
 }
 
+/// A value of `/proc/sys/net`, of the network that the reader is in.
+struct NetValue {
+    kernel: Weak<Kernel>,
+    file: &'static net::sysctl::File,
+}
+
+impl Text for NetValue {
+    fn read(&self) -> Result<Vec<u8>, Errno> {
+        let kernel = self.kernel.upgrade().ok_or(ESRCH)?;
+        Ok(self.file.read(&super::net::of_reader(&kernel)).into_bytes())
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<usize, Errno> {
+        // proc_first_pos_non_zero_ignore: what follows the first write is swallowed.
+        if offset == 0 {
+            let kernel = self.kernel.upgrade().ok_or(ESRCH)?;
+            self.file.write(&super::net::of_reader(&kernel), bytes)?;
+        }
+        Ok(bytes.len())
+    }
+}
+
 /// A directory that is being built.
 #[derive(Default)]
 struct Dir {
@@ -125,5 +147,8 @@ pub(super) fn tree(kernel: &Arc<Kernel>) -> Arc<dyn Inode> {
     let name = |pick| builder.file(0o644, NameFile { kernel: weak.clone(), pick });
     files.push(("kernel/hostname".to_owned(), name(|n| &mut n.host)));
     files.push(("kernel/domainname".to_owned(), name(|n| &mut n.domain)));
+    for file in net::sysctl::FILES {
+        files.push((file.path.to_owned(), builder.file(0o644, NetValue { kernel: weak.clone(), file })));
+    }
     tree_of(&builder, files)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use abi::errno::{EBADF, EINVAL, EISDIR, ENOTTY, EPIPE};
 use abi::signal::SigInfo;
 use abi::{Errno, UserAddr};
-use base::cred::cap;
+use base::cred::{Credentials, cap};
 use base::io::Source;
 use base::wait::Events;
 use fs::file::{FileDescription, IoctlMemory, oflag};
@@ -140,7 +140,7 @@ pub(super) fn sys_lseek(cx: &mut Ctx<'_>, fd: i32, offset: i64, whence: u32) -> 
     Ok(cx.file(fd)?.seek(offset, whence)?)
 }
 
-struct GuestMemory<'a>(&'a MemoryManager);
+struct GuestMemory<'a>(&'a MemoryManager, &'a Credentials);
 
 impl IoctlMemory for GuestMemory<'_> {
     fn read(&mut self, addr: u64, buf: &mut [u8]) -> Result<(), Errno> {
@@ -149,6 +149,10 @@ impl IoctlMemory for GuestMemory<'_> {
 
     fn write(&mut self, addr: u64, bytes: &[u8]) -> Result<(), Errno> {
         self.0.write_all(UserAddr(addr), bytes)
+    }
+
+    fn has_capability(&self, capability: u32) -> bool {
+        self.1.has(capability)
     }
 }
 
@@ -195,7 +199,7 @@ pub(super) fn sys_ioctl(cx: &mut Ctx<'_>, fd: i32, request: u32, arg: u64) -> Sy
             cx.mm.write_value(UserAddr(arg), &super::fd::owner(&file))?;
             Ok(0)
         }
-        _ => Ok(file.ops.ioctl(request, arg, &mut GuestMemory(&cx.mm))?),
+        _ => Ok(file.ops.ioctl(request, arg, &mut GuestMemory(&cx.mm, &cx.cred))?),
     }
 }
 

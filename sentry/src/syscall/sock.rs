@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use abi::errno::{
-    EAFNOSUPPORT, EAGAIN, EALREADY, EBADF, EFAULT, EINPROGRESS, EINVAL, ENOTSOCK, EOPNOTSUPP,
+    EAFNOSUPPORT, EAGAIN, EALREADY, EBADF, EFAULT, EINPROGRESS, EINVAL, ENOTSOCK, EOPNOTSUPP, EPERM,
     EPROTONOSUPPORT, ESOCKTNOSUPPORT,
 };
 use abi::socket::{af, ipproto, shut, sock};
 use abi::{Errno, UserAddr};
+use base::cred::cap;
 use base::wait::Events;
 use fs::file::{FileDescription, oflag};
 use net::socket::Socket;
@@ -105,8 +106,24 @@ fn create(cx: &Ctx<'_>, domain: i32, kind: u32, protocol: i32) -> Result<Arc<dyn
     match u16::try_from(domain).map_err(|_| EAFNOSUPPORT)? {
         af::UNIX => Ok(unix::new(&cx.task.kernel.net, unix_type(kind, protocol)?, owner)),
         family @ (af::INET | af::INET6) => create_inet(cx, family, kind, protocol, owner),
+        af::NETLINK => create_netlink(cx, kind, protocol, owner),
+        af::PACKET if !cx.cred.has(cap::NET_RAW) => Err(EPERM),
         _ => Err(EAFNOSUPPORT),
     }
+}
+
+/// Source: Linux 6.12 net/netlink/af_netlink.c, `netlink_create`.
+fn create_netlink(
+    cx: &Ctx<'_>,
+    kind: u32,
+    protocol: i32,
+    owner: (u32, u32),
+) -> Result<Arc<dyn Socket>, Errno> {
+    if !matches!(kind, sock::RAW | sock::DGRAM) {
+        return Err(ESOCKTNOSUPPORT);
+    }
+    let socket = net::netlink::new(&cx.task.kernel.net, kind, protocol, owner).ok_or(EPROTONOSUPPORT)?;
+    Ok(socket)
 }
 
 /// Source: Linux 6.12 net/ipv4/af_inet.c, `inet_create` and its table of protocols.
@@ -124,7 +141,8 @@ fn create_inet(
     let net = &cx.task.kernel.net;
     match (kind, protocol) {
         (sock::STREAM, ipproto::IP | ipproto::TCP) => Ok(inet::tcp::new(net, family, owner)),
-        (sock::DGRAM, ipproto::IP | ipproto::UDP) => Ok(inet::udp::new(net, family, owner)),
+        (sock::DGRAM, ipproto::IP | ipproto::UDP) => Ok(inet::udp::new(net, family, ipproto::UDP, owner)),
+        (sock::DGRAM, ipproto::UDPLITE) => Ok(inet::udp::new(net, family, ipproto::UDPLITE, owner)),
         (sock::STREAM | sock::DGRAM | sock::RAW, _) => Err(EPROTONOSUPPORT),
         _ => Err(ESOCKTNOSUPPORT),
     }
@@ -195,7 +213,7 @@ pub(super) fn sys_bind(cx: &mut Ctx<'_>, fd: i32, addr: UserAddr, len: i32) -> S
 /// `listen(2)`.
 pub(super) fn sys_listen(cx: &mut Ctx<'_>, fd: i32, backlog: i32) -> SysResult {
     let (_, socket) = cx.socket(fd)?;
-    let most = cx.task.kernel.net.sysctl.somaxconn.load(Ordering::Relaxed);
+    let most = cx.task.kernel.net.sysctl.somaxconn[0].size();
     // Linux compares without signs: a negative backlog is the largest.
     let backlog = (backlog.cast_unsigned() as usize).min(most);
     socket.listen(&cx.caller(&[]), backlog)?;

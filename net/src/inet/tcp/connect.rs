@@ -19,7 +19,7 @@ use super::{Link, Phase, SEND_BUFFER_TUNED, State, TcpSocket};
 use crate::common::Common;
 use crate::inet::address::{self, Given};
 use crate::inet::options::ipv6;
-use crate::inet::{check_bind, check_scope, route};
+use crate::inet::{check_bind, check_scope};
 use crate::options::SEND_LOCK;
 use crate::socket::Caller;
 
@@ -60,6 +60,11 @@ impl Backlog {
         self.waiting.lock().sockets.is_empty()
     }
 
+    /// The connections.
+    pub(super) fn sockets(&self) -> Vec<Arc<TcpSocket>> {
+        self.waiting.lock().sockets.iter().cloned().collect()
+    }
+
     /// Length and limit, for `TCP_INFO` and `ss`.
     pub(super) fn fill(&self) -> (usize, usize) {
         let waiting = self.waiting.lock();
@@ -83,8 +88,10 @@ impl Backlog {
         }
         let server = listener.child();
         let held = server.common.net.inet.tcp.accept(&server.common, (remote, local));
-        let (client_end, server_end) =
-            (End::new(&client.common, state.held.clone()), End::new(&server.common, Some(held.clone())));
+        let (client_end, server_end) = (
+            End::new(&client.common, local.ip(), state.held.clone()),
+            End::new(&server.common, remote.ip(), Some(held.clone())),
+        );
         {
             // Nobody else knows the new socket, so its lock is free whatever is held.
             let mut new = server.state.lock_same_rank();
@@ -105,6 +112,8 @@ impl Backlog {
         waiting.sockets.push_back(server.clone());
         state.phase = Phase::Linked(Arc::new(Link { own: client_end, peer: server_end, local, remote }));
         drop(waiting);
+        client.common.net.inet.counters.tcp_passive_opens.one();
+        client.count(remote, 2, 0);
         tune(&client.common);
         tune(&server.common);
         listener.common.wait.notify(Events::READABLE);
@@ -162,7 +171,8 @@ impl Backlog {
 /// A connection's send buffer grows, unless the program chose its size.
 fn tune(common: &Common) {
     if common.stored.lock().buf_lock & SEND_LOCK == 0 {
-        common.send_buffer.store(SEND_BUFFER_TUNED, Ordering::Relaxed);
+        let most = common.net.sysctl.tcp_wmem[2].size();
+        common.send_buffer.store(SEND_BUFFER_TUNED.min(most), Ordering::Relaxed);
     }
 }
 
@@ -170,7 +180,7 @@ impl TcpSocket {
     pub(super) fn bind_to(&self, caller: &Caller<'_>, bytes: &[u8]) -> Result<(), Errno> {
         let net = &self.common.net.inet;
         let options = self.ip.lock().clone();
-        let given = check_bind(net, caller, self.common.domain, &options, bytes)?;
+        let given = check_bind(&self.common.net, caller, self.common.domain, &options, bytes)?;
         let mut state = self.state.lock();
         if state.held.is_some() || !matches!(state.phase, Phase::Closed | Phase::Refused) {
             return Err(EINVAL);
@@ -257,8 +267,17 @@ impl TcpSocket {
         new
     }
 
+    /// Counts segments of the connection.
+    fn count(&self, remote: SocketAddr, segments: u64, bytes: u64) {
+        let inet = &self.common.net.inet;
+        inet.counters.tcp_segments.add(segments);
+        inet.count(remote.ip(), segments, bytes);
+    }
+
     /// Nobody listens there.
     fn refuse(&self, state: &mut State) {
+        self.common.net.inet.counters.tcp_attempt_fails.one();
+        self.common.net.inet.counters.tcp_resets_sent.one();
         state.phase = Phase::Refused;
         if let Some(held) = &state.held {
             held.clear_tuple();
@@ -301,12 +320,13 @@ impl TcpSocket {
             return Err(ENETUNREACH);
         }
         check_scope(given)?;
-        let (remote, source) = route(given)?;
+        let (remote, source) = self.common.net.inet.route(given)?;
         let ip = state.ip.filter(|_| state.is_bound).unwrap_or(source);
         if ip.is_ipv4() != remote.is_ipv4() {
             return Err(ENETUNREACH);
         }
-        let tcp = &self.common.net.inet.tcp;
+        let inet = &self.common.net.inet;
+        let tcp = &inet.tcp;
         let local: SocketAddr = match &state.held {
             Some(held) => {
                 let local = (ip, held.port).into();
@@ -321,11 +341,13 @@ impl TcpSocket {
             }
         };
         state.ip = Some(ip);
+        inet.counters.tcp_active_opens.one();
+        self.count(remote, 1, 0);
         // What an earlier connection left behind is forgotten.
         self.common.take_error();
         if local == remote {
             // Both ends at once (RFC 9293, 3.5: simultaneous open).
-            let own = End::new(&self.common, state.held.clone());
+            let own = End::new(&self.common, local.ip(), state.held.clone());
             let peer = own.clone();
             state.phase = Phase::Linked(Arc::new(Link { own, peer, local, remote }));
             return Ok(());

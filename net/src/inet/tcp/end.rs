@@ -1,5 +1,6 @@
 //! An end of a connection: what arrived there, and how far the connection is.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -16,6 +17,8 @@ use crate::bytes::ByteRing;
 use crate::inet::ports::Held;
 use crate::message::Incoming;
 
+/// Bytes in the longest segment on the loopback.
+const SEGMENT_DATA: u64 = 65_483;
 /// Bytes taken from a source that nobody will read.
 const SCRATCH: usize = 64 << 10;
 
@@ -62,6 +65,8 @@ impl Urgent {
 #[derive(Debug)]
 pub(super) struct End {
     pub(super) common: Arc<Common>,
+    /// The own address.
+    ip: IpAddr,
     /// Keeps port and addresses until both sides have ended.
     held: Lock<Option<Arc<Held<Backlog>>>, { rank::LEAF }>,
     /// `SHUT_WR`; changed with the peer's queue locked.
@@ -81,9 +86,10 @@ struct Standing {
 }
 
 impl End {
-    pub(super) fn new(common: &Arc<Common>, held: Option<Arc<Held<Backlog>>>) -> Arc<Self> {
+    pub(super) fn new(common: &Arc<Common>, ip: IpAddr, held: Option<Arc<Held<Backlog>>>) -> Arc<Self> {
         Arc::new(Self {
             common: common.clone(),
+            ip,
             held: Lock::new(held),
             has_sent_fin: AtomicBool::new(false),
             arrived: Lock::new(Arrived::default()),
@@ -106,6 +112,12 @@ impl End {
     pub(super) fn is_over(&self) -> bool {
         let s = self.standing();
         s.is_reset || s.has_fin && s.has_sent_fin
+    }
+
+    /// The state of the peer's end, when its socket is closed but the connection is not over.
+    pub(super) fn orphaned_peer(&self, peer: &Self) -> Option<u8> {
+        let is_closed = peer.arrived.lock().is_closed;
+        (is_closed && !peer.is_over() && !std::ptr::eq(self, peer)).then(|| peer.tcp_state())
     }
 
     pub(super) fn tcp_state(&self) -> u8 {
@@ -164,6 +176,10 @@ impl End {
         }
         drop(arrived);
         self.sent_bytes.fetch_add(n as u64, Ordering::Relaxed);
+        let inet = &self.common.net.inet;
+        let segments = (n as u64).div_ceil(SEGMENT_DATA);
+        inet.counters.tcp_segments.add(segments);
+        inet.count(self.ip, segments, n as u64);
         peer.received_bytes.fetch_add(n as u64, Ordering::Relaxed);
         let urgent = if is_urgent { Events::PRI } else { Events::empty() };
         peer.common.wait.notify(Events::READABLE | urgent);
@@ -187,6 +203,10 @@ impl End {
     fn reset(&self) {
         let mut arrived = self.arrived.lock();
         let is_over = arrived.is_reset || arrived.has_fin && self.has_sent_fin.load(Ordering::SeqCst);
+        if !is_over {
+            self.common.net.inet.counters.tcp_resets.one();
+            self.common.net.inet.counters.tcp_resets_sent.one();
+        }
         let error = if arrived.has_fin { EPIPE } else { ECONNRESET };
         arrived.is_reset = true;
         let is_closed = arrived.is_closed;
@@ -215,6 +235,8 @@ impl End {
             return;
         }
         arrived.has_fin = true;
+        self.common.net.inet.counters.tcp_segments.add(2);
+        self.common.net.inet.count(self.ip, 2, 0);
         let was_first = !peer.has_sent_fin.load(Ordering::SeqCst);
         drop(arrived);
         let mut events = Events::READABLE | Events::RDHUP;

@@ -26,6 +26,7 @@ use base::lock::{Lock, rank};
 use base::wait::Events;
 
 use crate::message::{Incoming, Outgoing};
+use crate::report::{InetReport, Report};
 use crate::socket::{Caller, Socket};
 use crate::{Common, Namespace};
 pub(crate) use connect::Backlog;
@@ -43,6 +44,7 @@ pub mod state {
     pub const ESTABLISHED: u8 = 1;
     pub const SYN_SENT: u8 = 2;
     pub const FIN_WAIT2: u8 = 5;
+    pub const TIME_WAIT: u8 = 6;
     pub const CLOSE: u8 = 7;
     pub const CLOSE_WAIT: u8 = 8;
     pub const LISTEN: u8 = 10;
@@ -93,16 +95,14 @@ pub struct TcpSocket {
     ip: Lock<IpOptions, { rank::LEAF }>,
 }
 
-/// `SO_SNDBUF` of a new socket (`net.ipv4.tcp_wmem`), of a connected one, and `SO_RCVBUF` (`net.ipv4.tcp_rmem`).
-const SEND_BUFFER: usize = 16 << 10;
+/// `SO_SNDBUF` of a connected socket, as far as `net.ipv4.tcp_wmem` allows it.
 const SEND_BUFFER_TUNED: usize = 3_939_840;
-const RECEIVE_BUFFER: usize = 128 << 10;
 
 /// Makes a socket of `domain`.
 pub fn new(net: &Arc<Namespace>, domain: u16, owner: (u32, u32)) -> Arc<TcpSocket> {
     let common = Common::new(net, domain, sock::STREAM, ipproto::TCP, owner);
-    common.send_buffer.store(SEND_BUFFER, Ordering::Relaxed);
-    common.receive_buffer.store(RECEIVE_BUFFER, Ordering::Relaxed);
+    common.send_buffer.store(net.sysctl.tcp_wmem[1].size(), Ordering::Relaxed);
+    common.receive_buffer.store(net.sysctl.tcp_rmem[1].size(), Ordering::Relaxed);
     TcpSocket::with(common)
 }
 
@@ -110,10 +110,10 @@ impl TcpSocket {
     fn with(common: Arc<Common>) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
             this: this.clone(),
-            common,
             state: Lock::new(State::default()),
-            options: Lock::new(TcpOptions::default()),
-            ip: Lock::new(IpOptions::default()),
+            options: Lock::new(TcpOptions::new(&common.net.sysctl)),
+            ip: Lock::new(IpOptions::new(&common.net.sysctl)),
+            common,
         })
     }
 
@@ -312,6 +312,51 @@ impl Socket for TcpSocket {
 
     fn at_mark(&self) -> Result<bool, Errno> {
         Ok(self.link().is_some_and(|link| link.own.is_at_mark()))
+    }
+
+    fn report(&self, list: &mut Vec<Report>) {
+        let state = self.tcp_state();
+        let (local, remote) = self.addresses();
+        let is_hashed = self.state.lock().held.is_some() && state != state::CLOSE;
+        let phase = self.state.lock();
+        let backlog = match &phase.phase {
+            Phase::Listening(backlog) => Some(backlog.clone()),
+            _ => None,
+        };
+        drop(phase);
+        let (receive_queue, send_queue) = match &backlog {
+            Some(backlog) => backlog.fill(),
+            None => (self.readable_bytes().unwrap_or(0), self.unsent_bytes().unwrap_or(0)),
+        };
+        let v6only = self.ip.lock().has6(ipv6::V6ONLY);
+        list.push(Report::Inet(InetReport {
+            state,
+            is_hashed,
+            receive_queue,
+            send_queue,
+            v6only,
+            congestion: self.congestion(),
+            info: self.info(),
+            ..InetReport::of(&self.common, local, remote)
+        }));
+        for waiting in backlog.map(|b| b.sockets()).unwrap_or_default() {
+            let from = list.len();
+            waiting.report(list);
+            for report in list.iter_mut().skip(from) {
+                if let Report::Inet(r) = report {
+                    r.ino = 0;
+                }
+            }
+        }
+        if let Some(link) = self.link()
+            && let Some(state) = link.own.orphaned_peer(&link.peer)
+        {
+            list.push(Report::Inet(InetReport {
+                state,
+                is_hashed: true,
+                ..InetReport::new(self.common.domain, ipproto::TCP, link.remote, Some(link.local))
+            }));
+        }
     }
 
     fn close(&self) {

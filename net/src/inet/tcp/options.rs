@@ -11,6 +11,7 @@ use base::cred::cap;
 use super::{Phase, TcpSocket, state};
 use crate::options::int;
 use crate::socket::{Caller, Socket};
+use crate::sysctl::{Sysctl, Value};
 
 const NODELAY: i32 = 1;
 const MAXSEG: i32 = 2;
@@ -74,17 +75,18 @@ pub(super) struct TcpOptions {
     tx_delay: i32,
 }
 
-impl Default for TcpOptions {
-    fn default() -> Self {
+impl TcpOptions {
+    pub(super) fn new(sysctl: &Sysctl) -> Self {
+        let number = |value: &[Value; 1]| i32::try_from(value[0].get()).unwrap_or(i32::MAX);
         Self {
             no_delay: false,
             cork: false,
             segment: 0,
-            keep_idle: 7200,
-            keep_interval: 75,
-            keep_count: 9,
-            syn_count: 6,
-            linger2: 60,
+            keep_idle: number(&sysctl.keepalive_time),
+            keep_interval: number(&sysctl.keepalive_interval),
+            keep_count: number(&sysctl.keepalive_probes),
+            syn_count: number(&sysctl.syn_retries),
+            linger2: number(&sysctl.fin_timeout),
             defer_accept: 0,
             window_clamp: 0,
             quick_ack: true,
@@ -181,7 +183,7 @@ impl TcpSocket {
             DEFER_ACCEPT => o.defer_accept,
             WINDOW_CLAMP if o.window_clamp == 0 && is_linked => 65_536,
             WINDOW_CLAMP => o.window_clamp,
-            INFO => return Ok(self.info(&o)),
+            INFO => return Ok(self.info()),
             QUICKACK => o.quick_ack.into(),
             CONGESTION => {
                 let mut name = o.congestion;
@@ -207,8 +209,13 @@ impl TcpSocket {
         Ok(number.to_le_bytes().to_vec())
     }
 
+    /// The name of the congestion control.
+    pub(super) fn congestion(&self) -> Vec<u8> {
+        self.options.lock().congestion.clone()
+    }
+
     /// `struct tcp_info`.
-    fn info(&self, options: &TcpOptions) -> Vec<u8> {
+    pub(super) fn info(&self) -> Vec<u8> {
         let tcp_state = self.tcp_state();
         let link = self.link();
         let (queued, limit) = match &self.state.lock().phase {
@@ -265,7 +272,6 @@ impl TcpSocket {
         ints(&mut out, &[segments(sent), 0]);
         longs(&mut out, &[sent, 0]);
         ints(&mut out, &[0, 0, 0, 65_536, 65_536, 0]);
-        let _ = options;
         out
     }
 }
