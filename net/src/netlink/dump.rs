@@ -10,12 +10,15 @@ use crate::report::Report;
 /// Sockets looked at for one piece.
 const SOCKETS: usize = 64;
 
+/// Makes a message of what a socket tells, if that is wanted.
+pub(crate) type Describe = Box<dyn Fn(&Report) -> Option<Vec<u8>> + Send + Sync>;
+
 /// What is dumped.
 pub(crate) enum Source {
     /// Messages that are few and made already.
     Made(Vec<Vec<u8>>),
     /// Sockets, of which the function makes messages.
-    Sockets(Box<dyn Fn(&Report) -> Option<Vec<u8>> + Send + Sync>),
+    Sockets(Describe),
 }
 
 /// An answer of which the rest is still to be made.

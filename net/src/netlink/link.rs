@@ -112,7 +112,14 @@ pub(super) fn set(asker: &Asker<'_>, request: &Request<'_>) -> Result<(), Errno>
     if let Err(e) = find(request) {
         // Making one of some kind.
         let makes = request.kind == rtm::NEWLINK && message::find(&attributes, ifla::LINKINFO).is_some();
-        return Err(if makes { EOPNOTSUPP } else { e });
+        let is_new = request.kind == rtm::NEWLINK && e == EINVAL;
+        return Err(if makes {
+            EOPNOTSUPP
+        } else if is_new {
+            ENODEV
+        } else {
+            e
+        });
     }
     let device = &asker.net.inet.device;
     let (flags, change) = (u32_at(request.body(), 8), u32_at(request.body(), 12));

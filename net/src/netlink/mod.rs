@@ -227,7 +227,7 @@ impl NetlinkSocket {
         self.common.wait.notify(Events::READABLE);
     }
 
-    fn from_kernel(&self, data: Vec<u8>, group: u32) {
+    fn answer(&self, data: Vec<u8>, group: u32) {
         self.deliver(Message { data, from: 0, group, cred: Ucred { pid: 0, uid: 0, gid: 0 } });
     }
 
@@ -254,7 +254,7 @@ impl NetlinkSocket {
                     }
                 }
                 Answer::Message(data) => {
-                    self.from_kernel(data, 0);
+                    self.answer(data, 0);
                     if request.flags & flag::ACK != 0 {
                         self.acknowledge(&request, Ok(()), asker.port);
                     }
@@ -277,7 +277,7 @@ impl NetlinkSocket {
     }
 
     fn acknowledge(&self, request: &Request<'_>, result: Result<(), Errno>, port: u32) {
-        self.from_kernel(acknowledge(request, result, port, self.has(option::CAP_ACK)), 0);
+        self.answer(acknowledge(request, result, port, self.has(option::CAP_ACK)), 0);
     }
 
     fn set_groups(&self, protocol_groups: u64) {
@@ -304,7 +304,7 @@ fn tell(net: &Namespace, group: u32, data: &[u8]) {
     };
     let hears = |s: &&Arc<NetlinkSocket>| s.groups.load(Ordering::Relaxed) >> (group - 1) & 1 == 1;
     for member in members.iter().filter(hears) {
-        member.from_kernel(data.to_vec(), group);
+        member.answer(data.to_vec(), group);
     }
 }
 

@@ -190,7 +190,7 @@ pub(super) fn sys_fcntl(cx: &mut Ctx<'_>, fd: i32, command: u32, arg: u64) -> Sy
 pub(super) fn set_owner(cx: &Ctx<'_>, file: &FileDescription, who: i32) -> Result<(), Errno> {
     let (kind, id) = match who {
         i32::MIN => return Err(EINVAL),
-        ..0 => (async_io::OWNER_PGRP, -who),
+        _ if who < 0 => (async_io::OWNER_PGRP, -who),
         _ => (async_io::OWNER_PID, who),
     };
     Owner::of(&cx.task.kernel, file).set(&cx.task.kernel, kind, id, &cx.cred)
