@@ -132,7 +132,7 @@ fn try_run(options: &Options) -> Result<u8, Failure> {
         files.install(file, false, 0, 1024).map_err(|e| Failure::own(format!("standard streams: {e}")))?;
     }
     let root = mounts.root();
-    let walk = Walk { ns: &mounts, root: root.clone(), base: root.clone(), cred: &cred };
+    let walk = Walk { root: root.clone(), base: root.clone(), cred: &cred };
     let cwd = match &options.cwd {
         Some(dir) => walk
             .resolve(dir.as_os_str().as_bytes(), true)
@@ -148,14 +148,14 @@ fn try_run(options: &Options) -> Result<u8, Failure> {
         options.env.iter().map(|e| e.clone().into_bytes()).collect()
     };
     let args: Vec<Vec<u8>> = options.program.iter().map(|a| a.clone().into_vec()).collect();
-    let path = find_program(&mounts, &root, &cwd, &cred, &args[0], &env)?;
+    let path = find_program(&root, &cwd, &cred, &args[0], &env)?;
     let shown = String::from_utf8_lossy(&args[0]).into_owned();
     host::filter::confine(host::filter::Needs::default())
         .map_err(|e| Failure::own(format!("seccomp filter on ringfence itself: {e}")))?;
     start_first(FirstTask {
         kernel: kernel.clone(),
         files,
-        fs: FsContext { root, cwd, umask },
+        fs: FsContext { mounts: mounts.clone(), root, cwd, umask },
         cred,
         path,
         args,
@@ -263,7 +263,7 @@ fn make_mounts(options: &Options, memory: &Arc<dyn Memory>) -> Result<Arc<MountN
     let mounts = MountNamespace::with_root(root, "overlay", "overlay", false);
     let cred = Credentials::root();
     let top = mounts.root();
-    let walk = Walk { ns: &mounts, root: top.clone(), base: top, cred: &cred };
+    let walk = Walk { root: top.clone(), base: top, cred: &cred };
     if walk.resolve(b"/dev", true).is_err() {
         walk.mkdir(b"/dev", 0o755).map_err(|e| fail("/dev", e))?;
     }
@@ -284,7 +284,7 @@ fn mount_kernel_files(kernel: &Arc<Kernel>) -> Result<(), Failure> {
     let mounts = &kernel.mounts;
     let cred = Credentials::root();
     let top = mounts.root();
-    let walk = Walk { ns: mounts, root: top.clone(), base: top, cred: &cred };
+    let walk = Walk { root: top.clone(), base: top, cred: &cred };
     let proc = sentry::proc::new_procfs(kernel, Vec::new(), Vec::new());
     let sys = sentry::proc::new_sysfs(kernel);
     for (path, root, fstype, readonly) in [("/proc", proc, "proc", false), ("/sys", sys, "sysfs", true)] {
@@ -298,7 +298,6 @@ fn mount_kernel_files(kernel: &Arc<Kernel>) -> Result<(), Failure> {
 
 /// Finds a program as execvp(3) does.
 fn find_program(
-    mounts: &Arc<MountNamespace>,
     root: &fs::vfs::VfsPath,
     cwd: &fs::vfs::VfsPath,
     cred: &Credentials,
@@ -308,7 +307,7 @@ fn find_program(
     if name.contains(&b'/') {
         return Ok(name.to_vec());
     }
-    let walk = Walk { ns: mounts, root: root.clone(), base: cwd.clone(), cred };
+    let walk = Walk { root: root.clone(), base: cwd.clone(), cred };
     let path = env.iter().find_map(|e| e.strip_prefix(b"PATH=")).unwrap_or(b"/usr/local/bin:/usr/bin:/bin");
     let mut denied = false;
     for dir in path.split(|&b| b == b':') {

@@ -210,6 +210,10 @@ impl Inode for HostInode {
         Ok(metadata(&self.stat()?))
     }
 
+    fn file_type(&self) -> Result<FileType, Errno> {
+        Ok(self.kind())
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }

@@ -17,11 +17,11 @@ mod tests;
 use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock, Weak};
 
 use abi::Errno;
-use abi::errno::{EIO, ENODATA, ENOENT, ENOTDIR, EOPNOTSUPP};
+use abi::errno::{EINVAL, EIO, ENODATA, ENOENT, ENOTDIR, EOPNOTSUPP};
 use base::lock::{Lock, rank};
 
 use crate::file::{FileOps, Metadata};
@@ -32,8 +32,6 @@ const OPAQUE: &[u8] = b"trusted.overlay.opaque";
 /// What guests must not see of the layers.
 const PRIVATE: &[u8] = b"trusted.overlay.";
 
-static NEXT_DEV: AtomicU64 = AtomicU64::new(0x10);
-
 struct Fs {
     dev: u64,
     lower_dev: u64,
@@ -43,6 +41,8 @@ struct Fs {
     /// By upper inode number, what was copied up: the number that it had before, and the lower directory under a
     /// renamed one.
     origins: Lock<HashMap<u64, Origin>, { rank::LEAF }>,
+    /// Shown in /proc/mounts.
+    options: String,
 }
 
 #[derive(Clone)]
@@ -111,14 +111,53 @@ pub fn new(lower: Arc<dyn Inode>, upper: Arc<dyn Inode>) -> Result<Arc<dyn Inode
         ..SetAttributes::default()
     })?;
     let fs = Arc::new(Fs {
-        dev: NEXT_DEV.fetch_add(1, Ordering::Relaxed),
+        dev: crate::vfs::new_dev(),
         lower_dev: meta.dev,
         upper_root: OnceLock::from(upper.clone()),
         copying: Lock::new(()),
         origins: Lock::new(HashMap::new()),
+        options: String::new(),
     });
     let layers = Layers { upper: Some(upper), lower: Some(lower), parent: None, name: Box::default() };
     Ok(OverlayInode::new(&fs, meta.ino, true, layers))
+}
+
+/// Lays the directory `upper` over `lowers`, the first of them on top, as mount(2) does; without `upper` nothing may be
+/// written. What `upper` holds already counts. `options` are shown in /proc/mounts.
+///
+/// # Errors
+/// `EINVAL`: there are fewer than two layers; those of reading the roots.
+pub fn stack(
+    lowers: Vec<Arc<dyn Inode>>,
+    upper: Option<Arc<dyn Inode>>,
+    options: String,
+) -> Result<Arc<dyn Inode>, Errno> {
+    // Lower layers are merged by laying them over each other; nothing is ever written to those.
+    let mut layers: Vec<Arc<dyn Inode>> = upper.into_iter().chain(lowers).collect();
+    let mut merged = layers.pop().ok_or(EINVAL)?;
+    if layers.is_empty() {
+        return Err(EINVAL);
+    }
+    while let Some(above) = layers.pop() {
+        let options = if layers.is_empty() { options.clone() } else { String::new() };
+        merged = over(merged, above, options)?;
+    }
+    Ok(merged)
+}
+
+fn over(lower: Arc<dyn Inode>, upper: Arc<dyn Inode>, options: String) -> Result<Arc<dyn Inode>, Errno> {
+    let meta = upper.metadata()?;
+    let fs = Arc::new(Fs {
+        dev: crate::vfs::new_dev(),
+        lower_dev: lower.metadata()?.dev,
+        upper_root: OnceLock::from(upper.clone()),
+        copying: Lock::new(()),
+        origins: Lock::new(HashMap::new()),
+        options,
+    });
+    let ino = fs.upper_ino(meta.ino);
+    let layers = Layers { upper: Some(upper), lower: Some(lower), parent: None, name: Box::default() };
+    Ok(OverlayInode::new(&fs, ino, true, layers))
 }
 
 fn is_whiteout(meta: &Metadata) -> bool {
@@ -259,6 +298,14 @@ impl Inode for OverlayInode {
             meta.nlink = 1;
         }
         Ok(meta)
+    }
+
+    fn file_type(&self) -> Result<crate::vfs::FileType, Errno> {
+        self.top()?.file_type()
+    }
+
+    fn mount_options(&self) -> String {
+        self.fs.options.clone()
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -13,6 +13,7 @@ use base::lock::{Lock, rank};
 use base::memmap::{MapError, Mappable, MappingSpace, MemKind, MemRange, Memory};
 use base::time::Time;
 
+use super::space::Space;
 use super::{Body, Fs, TmpInode};
 use crate::file::{FileOps, Metadata, oflag};
 use crate::vfs::mappings::Mappings;
@@ -29,6 +30,7 @@ const SIZE_MAX: u64 = i64::MAX as u64;
 /// The pages of one file.
 pub(super) struct Data {
     memory: Arc<dyn Memory>,
+    space: Arc<Space>,
     /// Changed under `pages` (and, by writers, under `writing`).
     size: AtomicU64,
     /// Whether pages beyond `size` in its last page may hold what a mapping stored there.
@@ -43,9 +45,10 @@ pub(super) struct Data {
 }
 
 impl Data {
-    pub(super) fn new(memory: Arc<dyn Memory>) -> Arc<Self> {
+    pub(super) fn new(memory: Arc<dyn Memory>, space: Arc<Space>) -> Arc<Self> {
         Arc::new(Self {
             memory,
+            space,
             size: AtomicU64::new(0),
             pages: Lock::new(PageMap::default()),
             mappings: Mappings::default(),
@@ -88,14 +91,29 @@ impl Data {
             None => {
                 let end = pages.next(offset).unwrap_or(!(PAGE_SIZE - 1));
                 let len = max_len.min(RUN_MAX).min(end - offset).max(PAGE_SIZE);
-                let run = self.memory.allocate(len, PAGE_SIZE, MemKind::Shared).map_err(|_| ENOSPC)?;
-                pages.insert(offset, run);
-                run
+                let len = self.space.take(len)?;
+                match self.memory.allocate(len, PAGE_SIZE, MemKind::Shared) {
+                    Ok(run) => {
+                        pages.insert(offset, run);
+                        run
+                    }
+                    Err(_) => {
+                        self.space.give(len);
+                        return Err(ENOSPC);
+                    }
+                }
             }
         };
         range.len = range.len.min(max_len);
         self.memory.inc_ref(range);
         Ok(range)
+    }
+
+    /// Frees the pages in `from..to`.
+    fn free(&self, pages: &mut PageMap, from: u64, to: u64) {
+        let before = pages.bytes();
+        pages.remove(from, to, &*self.memory);
+        self.space.give(before - pages.bytes());
     }
 
     fn read_at(&self, offset: u64, dst: &mut dyn Sink) -> Result<usize, Errno> {
@@ -200,7 +218,7 @@ impl Data {
         let keep = size.next_multiple_of(PAGE_SIZE);
         {
             let mut pages = self.pages.lock();
-            pages.remove(keep, u64::MAX, &*self.memory);
+            self.free(&mut pages, keep, u64::MAX);
             if !size.is_multiple_of(PAGE_SIZE)
                 && let Some(run) = pages.find(keep - PAGE_SIZE)
             {
@@ -220,7 +238,8 @@ impl Data {
         let mut at = range.start & !(PAGE_SIZE - 1);
         // What cannot be had at all is refused before the work begins: it could take minutes.
         let wanted = end.saturating_sub(at).saturating_sub(pages.bytes());
-        if wanted > self.memory.total().saturating_sub(self.memory.resident()) {
+        let is_too_much = wanted > self.memory.total().saturating_sub(self.memory.resident());
+        if is_too_much || !self.space.has_room(wanted) {
             return Err(abi::errno::ENOSPC);
         }
         while at < end {
@@ -235,7 +254,7 @@ impl Data {
                 }
                 Err(e) => {
                     for piece in new {
-                        pages.remove(piece.start, piece.end, &*self.memory);
+                        self.free(&mut pages, piece.start, piece.end);
                     }
                     return Err(e);
                 }
@@ -259,7 +278,7 @@ impl Data {
             edge(range.start, inner_from.min(range.end));
             edge(inner_to.max(range.start), range.end);
             if inner_from < inner_to {
-                pages.remove(inner_from, inner_to, &*self.memory);
+                self.free(&mut pages, inner_from, inner_to);
             }
         }
         if inner_from < inner_to {
@@ -270,7 +289,9 @@ impl Data {
 
 impl Drop for Data {
     fn drop(&mut self) {
-        self.pages.get_mut().clear(&*self.memory);
+        let pages = self.pages.get_mut();
+        self.space.give(pages.bytes());
+        pages.clear(&*self.memory);
     }
 }
 
@@ -286,7 +307,10 @@ impl Mappable for Data {
             return Err(MapError::Bus);
         }
         let want = max_len.max(MAP_RUN).min(end - offset);
-        let run = self.pages_locked(&mut pages, offset, want).map_err(|_| MapError::NoMemory)?;
+        let run = self.pages_locked(&mut pages, offset, want).map_err(|_| {
+            // A full file system is a bus error; without memory the rule for that decides.
+            if self.space.has_room(PAGE_SIZE) { MapError::NoMemory } else { MapError::Bus }
+        })?;
         if run.len > max_len {
             let rest = MemRange { offset: run.offset + max_len, len: run.len - max_len };
             self.memory.dec_ref(rest);
@@ -528,7 +552,14 @@ pub fn new_memfd(
 ) -> Box<dyn FileOps> {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let ino = NEXT.fetch_add(1, Ordering::Relaxed);
-    let fs = Arc::new(Fs { memory, dev: 1, next_ino: AtomicU64::new(ino), open_special: None });
+    let fs = Arc::new(Fs {
+        memory,
+        dev: 1,
+        next_ino: AtomicU64::new(ino),
+        open_special: None,
+        space: Arc::new(Space::unlimited()),
+        shown: String::new(),
+    });
     let inode = TmpInode::regular(&fs, mode, owner);
     if let Body::Regular(data) = &inode.body {
         data.seals.store(seals, Ordering::Release);
@@ -540,7 +571,7 @@ pub fn new_memfd(
 
 /// Makes endless zeroed memory that can be mapped: what `mmap` of `/dev/zero` gives, each time anew.
 pub fn zero_pages(memory: Arc<dyn Memory>) -> Arc<dyn Mappable> {
-    let data = Data::new(memory);
+    let data = Data::new(memory, Arc::new(Space::unlimited()));
     data.size.store(SIZE_MAX, Ordering::Release);
     data
 }

@@ -1,9 +1,11 @@
 //! Files that live in the memory file: tmpfs, memfds, and the upper layer of an overlay.
 //!
-//! Reading order: this file (the inode), `dir.rs` (names), `data.rs` (the bytes of regular files).
+//! Reading order: this file (the inode), `dir.rs` (names), `data.rs` (the bytes of regular files), `space.rs` (limits and
+//! mount options).
 
 mod data;
 mod dir;
+mod space;
 #[cfg(test)]
 mod tests;
 
@@ -25,11 +27,10 @@ use crate::vfs::{FileType, Inode, Owner, SetAttributes, StatFs, XattrFlags, mode
 use data::Data;
 pub use data::{new_memfd, seal, zero_pages};
 use dir::Directory;
+use space::{Options, Space};
 
 /// How a device node of this file system is opened.
 pub type OpenDevice = Arc<dyn Fn(&Arc<dyn Inode>, u64, u32) -> Result<Box<dyn FileOps>, Errno> + Send + Sync>;
-
-static NEXT_DEV: AtomicU64 = AtomicU64::new(0x20);
 
 /// What the inodes of one tmpfs share.
 struct Fs {
@@ -38,6 +39,9 @@ struct Fs {
     next_ino: AtomicU64,
     /// Opens devices: gets the inode, `st_rdev` and the open flags.
     open_special: Option<OpenDevice>,
+    space: Arc<Space>,
+    /// Options that are shown: those of the root, and of huge pages.
+    shown: String,
 }
 
 /// What a file is.
@@ -91,16 +95,58 @@ pub fn new(memory: Arc<dyn Memory>, mode: u32) -> Arc<dyn Inode> {
 pub fn with_devices(memory: Arc<dyn Memory>, mode: u32, open_special: Option<OpenDevice>) -> Arc<dyn Inode> {
     let fs = Arc::new(Fs {
         memory,
-        dev: NEXT_DEV.fetch_add(1, Ordering::Relaxed),
+        dev: crate::vfs::new_dev(),
         next_ino: AtomicU64::new(1),
         open_special,
+        space: Arc::new(Space::unlimited()),
+        shown: format!(",mode={mode:o}"),
     });
     let body = Body::Directory(Lock::new(Directory::default()));
     TmpInode::new(&fs, body, mode::IFDIR | mode & 0o7777, Owner { uid: 0, gid: 0 })
 }
 
+/// Makes a tmpfs as mount(2) does, with its options; returns its root.
+///
+/// # Errors
+/// `EINVAL`: an option or value is not known.
+pub fn mountable(
+    memory: Arc<dyn Memory>,
+    options: &[u8],
+    open_special: Option<OpenDevice>,
+) -> Result<Arc<dyn Inode>, Errno> {
+    let total = memory.total();
+    let options = Options::parse(options, total)?;
+    let space = Space::half_of(total);
+    space.apply(&options)?;
+    let (mode, uid, gid) =
+        (options.mode.unwrap_or(0o1777), options.uid.unwrap_or(0), options.gid.unwrap_or(0));
+    let mut shown = String::new();
+    if mode != 0o1777 {
+        shown = format!(",mode={mode:03o}");
+    }
+    for (name, id) in [("uid", uid), ("gid", gid)] {
+        if id != 0 {
+            shown += &format!(",{name}={id}");
+        }
+    }
+    if let Some(huge) = options.huge.filter(|h| h != "never") {
+        shown += &format!(",huge={huge}");
+    }
+    let fs = Arc::new(Fs {
+        memory,
+        dev: crate::vfs::new_dev(),
+        next_ino: AtomicU64::new(1),
+        open_special,
+        space: Arc::new(space),
+        shown,
+    });
+    let body = Body::Directory(Lock::new(Directory::default()));
+    Ok(TmpInode::new(&fs, body, mode::IFDIR | mode, Owner { uid, gid }))
+}
+
 impl TmpInode {
     fn new(fs: &Arc<Fs>, body: Body, mode: u32, owner: Owner) -> Arc<Self> {
+        fs.space.add_inode();
         let now = now();
         let nlink = if matches!(body, Body::Directory(_)) { 2 } else { 1 };
         Arc::new(Self {
@@ -122,7 +168,7 @@ impl TmpInode {
     }
 
     fn regular(fs: &Arc<Fs>, mode: u32, owner: Owner) -> Arc<Self> {
-        let data = Data::new(fs.memory.clone());
+        let data = Data::new(fs.memory.clone(), fs.space.clone());
         Self::new(fs, Body::Regular(data), mode::IFREG | mode & 0o7777, owner)
     }
 
@@ -153,6 +199,7 @@ impl TmpInode {
 
     /// Enters a new file into this directory.
     fn enter(&self, name: &[u8], child: Arc<Self>) -> Result<Arc<dyn Inode>, Errno> {
+        self.fs.space.check_inodes()?;
         let mut dir = self.dir()?.lock();
         if self.attributes.lock().nlink == 0 {
             return Err(abi::errno::ENOENT);
@@ -229,6 +276,18 @@ impl Inode for TmpInode {
         })
     }
 
+    fn file_type(&self) -> Result<FileType, Errno> {
+        Ok(FileType::from_mode(self.attributes.lock().mode))
+    }
+
+    fn mount_options(&self) -> String {
+        self.fs.space.show() + &self.fs.shown
+    }
+
+    fn reconfigure(&self, options: &[u8]) -> Result<(), Errno> {
+        self.fs.space.apply(&Options::parse(options, self.fs.memory.total())?)
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }
@@ -244,6 +303,7 @@ impl Inode for TmpInode {
 
     fn tmpfile(&self, mode: u32, owner: Owner) -> Result<Arc<dyn Inode>, Errno> {
         let inode = Self::regular(&self.fs, mode, owner);
+        self.fs.space.check_inodes()?;
         inode.attributes.lock().nlink = 0;
         Ok(inode)
     }
@@ -291,18 +351,23 @@ impl Inode for TmpInode {
         dir::rename(self, old_name, new_parent, new_name, flags)
     }
 
-    /// Files take what memory the sandbox has left; there is no limit on inodes.
+    /// Without limits of their own, files take what memory the sandbox has left, and inodes are not counted.
     fn statfs(&self) -> Result<StatFs, Errno> {
-        let total = self.fs.memory.total();
-        let free = total.saturating_sub(self.fs.memory.resident()) / base::PAGE_SIZE;
+        let (total, used) = match self.fs.space.bytes() {
+            Some(limits) => limits,
+            None => (self.fs.memory.total(), self.fs.memory.resident()),
+        };
+        let free = total.saturating_sub(used) / base::PAGE_SIZE;
+        let (files, inodes) = self.fs.space.inodes().unwrap_or_default();
         Ok(StatFs {
+            files,
+            files_free: files.saturating_sub(inodes),
             kind: StatFs::TMPFS,
             block_size: base::PAGE_SIZE,
             blocks: total / base::PAGE_SIZE,
             free,
             available: free,
             name_len: 255,
-            ..StatFs::default()
         })
     }
 
@@ -382,6 +447,12 @@ impl Inode for TmpInode {
                 open(&inode, rdev, flags)
             }
         }
+    }
+}
+
+impl Drop for TmpInode {
+    fn drop(&mut self) {
+        self.fs.space.remove_inode();
     }
 }
 

@@ -229,7 +229,7 @@ impl Walk<'_> {
         let meta = victim.inode().metadata()?;
         self.check_delete(dir, &meta)?;
         check(&meta)?;
-        if victim.is_mountpoint.load(Ordering::Acquire) {
+        if victim.is_mountpoint() {
             return Err(EBUSY);
         }
         if meta.is_dir() {
@@ -353,7 +353,7 @@ impl Walk<'_> {
         if meta.is_dir() && !Arc::ptr_eq(from, into) {
             check_permission(&meta, may::WRITE, self.cred).map_err(|_| EACCES)?;
         }
-        let is_busy = |d: &Arc<Dentry>| d.is_mountpoint.load(Ordering::Acquire);
+        let is_busy = |d: &Arc<Dentry>| d.is_mountpoint();
         if is_busy(&source) || target.as_ref().is_some_and(is_busy) {
             return Err(EBUSY);
         }

@@ -9,7 +9,7 @@ use abi::Errno;
 use abi::errno::{ENAMETOOLONG, ENOENT, ETXTBSY};
 use base::lock::{Lock, LockGuard, rank};
 
-use super::{Inode, Mount};
+use super::{FileType, Inode, Mount};
 use crate::anon::inotify::Watches;
 
 /// Children that one directory remembers before it forgets those which nobody uses.
@@ -32,8 +32,10 @@ pub struct Dentry {
     names_change: bool,
     /// The name was removed; the directory or file lives on while it is open.
     is_dead: AtomicBool,
-    /// Whether something is mounted here; a look without the mount table's lock.
-    pub(super) is_mountpoint: AtomicBool,
+    /// What the inode is, once somebody asked: that never changes.
+    kind: OnceLock<FileType>,
+    /// How many mounts, of all namespaces, are on it.
+    mounts: AtomicUsize,
     symlink: OnceLock<Box<[u8]>>,
     /// A file without a name that `linkat` may give one (`O_TMPFILE` without `O_EXCL`).
     pub(super) is_linkable: AtomicBool,
@@ -54,7 +56,8 @@ impl Dentry {
             is_cacheable,
             names_change,
             is_dead: AtomicBool::new(false),
-            is_mountpoint: AtomicBool::new(false),
+            kind: OnceLock::new(),
+            mounts: AtomicUsize::new(0),
             symlink: OnceLock::new(),
             is_linkable: AtomicBool::new(false),
             writers: AtomicI32::new(0),
@@ -68,6 +71,36 @@ impl Dentry {
     /// The inode.
     pub fn inode(&self) -> &Arc<dyn Inode> {
         &self.inode
+    }
+
+    /// What the file is.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn file_type(&self) -> Result<FileType, Errno> {
+        if let Some(kind) = self.kind.get() {
+            return Ok(*kind);
+        }
+        let kind = self.inode.file_type()?;
+        Ok(*self.kind.get_or_init(|| kind))
+    }
+
+    /// Whether it is a directory.
+    pub fn is_dir(&self) -> bool {
+        self.file_type().is_ok_and(|kind| kind == FileType::Directory)
+    }
+
+    /// Whether something is mounted on it, in any namespace.
+    pub fn is_mountpoint(&self) -> bool {
+        self.mounts.load(Ordering::Acquire) > 0
+    }
+
+    pub(super) fn add_mount(&self) {
+        self.mounts.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(super) fn remove_mount(&self) {
+        self.mounts.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// The directory that holds the name; `None` at the root of a file system.
@@ -206,7 +239,7 @@ impl Dentry {
 
     /// Whether a remembered child is still there. What is mounted on stays.
     fn believes(&self, child: &Self, name: &[u8]) -> bool {
-        !self.names_change || child.is_mountpoint.load(Ordering::Relaxed) || child.inode.is_still(name)
+        !self.names_change || child.is_mountpoint() || child.inode.is_still(name)
     }
 
     /// Remembers a child.
@@ -235,7 +268,7 @@ impl Dentry {
     }
 
     /// Whether `self` is `other` or above it.
-    pub(super) fn is_ancestor_of(self: &Arc<Self>, other: &Arc<Self>) -> bool {
+    pub fn is_ancestor_of(self: &Arc<Self>, other: &Arc<Self>) -> bool {
         let mut at = Some(other.clone());
         while let Some(d) = at {
             if Arc::ptr_eq(&d, self) {
@@ -261,11 +294,8 @@ impl Dentry {
 
 fn trim(children: &mut Children) {
     if children.len() >= CHILDREN_MAX {
-        children.retain(|_, child| {
-            child
-                .as_ref()
-                .is_some_and(|c| Arc::strong_count(c) > 1 || c.is_mountpoint.load(Ordering::Relaxed))
-        });
+        children
+            .retain(|_, child| child.as_ref().is_some_and(|c| Arc::strong_count(c) > 1 || c.is_mountpoint()));
     }
 }
 
@@ -290,20 +320,22 @@ impl Drop for Dentry {
 
 /// Somebody who writes to a file; while one is there it cannot be run.
 #[derive(Debug)]
-pub(crate) struct Writer(Arc<Dentry>);
+pub(crate) struct Writer(VfsPath);
 
 impl Writer {
     /// # Errors
     /// `ETXTBSY`: the program runs.
-    pub(super) fn new(dentry: &Arc<Dentry>) -> Result<Self, Errno> {
-        dentry.add_writer()?;
-        Ok(Self(dentry.clone()))
+    pub(super) fn new(place: &VfsPath) -> Result<Self, Errno> {
+        place.dentry.add_writer()?;
+        place.mount.add_writer();
+        Ok(Self(place.clone()))
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.0.writers.fetch_sub(1, Ordering::AcqRel);
+        self.0.dentry.writers.fetch_sub(1, Ordering::AcqRel);
+        self.0.mount.remove_writer();
     }
 }
 
@@ -353,7 +385,7 @@ impl VfsPath {
         let mut at = self.clone();
         loop {
             if Arc::ptr_eq(&at.dentry, at.mount.root()) {
-                at = at.mount.parent()?.clone();
+                at = at.mount.parent()?;
                 continue;
             }
             let parent = at.dentry.parent()?;
@@ -370,7 +402,7 @@ impl VfsPath {
         while !at.is_same(root) {
             if Arc::ptr_eq(&at.dentry, at.mount.root()) {
                 match at.mount.parent() {
-                    Some(above) => at = above.clone(),
+                    Some(above) => at = above,
                     None => {
                         reached = false;
                         break;

@@ -169,6 +169,27 @@ pub trait Inode: Debug + Send + Sync + Any {
     /// The file system's.
     fn metadata(&self) -> Result<Metadata, Errno>;
 
+    /// What the file is; that never changes.
+    ///
+    /// # Errors
+    /// The file system's.
+    fn file_type(&self) -> Result<FileType, Errno> {
+        Ok(self.metadata()?.file_type())
+    }
+
+    /// What /proc/mounts shows of the file system's options, each with a comma before it; asked of its root.
+    fn mount_options(&self) -> String {
+        String::new()
+    }
+
+    /// Takes new options (`MS_REMOUNT`), separated by commas; asked of the root.
+    ///
+    /// # Errors
+    /// `EINVAL`: one is not known or cannot change.
+    fn reconfigure(&self, options: &[u8]) -> Result<(), Errno> {
+        if options.is_empty() { Ok(()) } else { Err(EINVAL) }
+    }
+
     /// For downcasts.
     fn as_any(&self) -> &dyn Any;
 

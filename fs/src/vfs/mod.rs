@@ -1,7 +1,7 @@
 //! The VFS: inodes, dentries, mounts, and the walk along a path.
 //!
 //! Reading order: `inode.rs` (what a file system provides), `dentry.rs` (the cached tree of names), `mount.rs`,
-//! `walk.rs` (path resolution), `open.rs` and `change.rs` (what the system calls on paths do), `perm.rs` (who may), `xattr.rs`,
+//! `propagate.rs`, `namespace.rs`, `mountinfo.rs` (mounts), `walk.rs` (path resolution), `open.rs` and `change.rs` (what the system calls on paths do), `perm.rs` (who may), `xattr.rs`,
 //! `pages.rs` and `mappings.rs` (tools for file systems whose files can be mapped).
 //!
 //! Locks, outer to inner: mount table, rename, children of a dentry (held while the file system looks up or changes a
@@ -12,9 +12,12 @@ mod dentry;
 mod inode;
 pub mod mappings;
 mod mount;
+mod mountinfo;
+mod namespace;
 mod open;
 pub mod pages;
 mod perm;
+mod propagate;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -26,6 +29,10 @@ pub use change::SetTime;
 pub(crate) use dentry::Writer;
 pub use dentry::{Dentry, Running, VfsPath};
 pub use inode::{FileType, Inode, MagicTarget, Owner, SetAttributes, StatFs, XattrFlags, mode};
-pub use mount::{Mount, MountNamespace};
+pub use mount::{Mount, MountFlags, ROOTFS_ID, SuperBlock, new_dev};
+pub use mountinfo::root_in_fs;
+pub use namespace::{MountNamespace, Recursive, Unmount};
+pub use open::open_tree;
 pub use perm::{check_permission, may};
+pub use propagate::{MountChange, Propagation};
 pub use walk::{Rules, Walk};

@@ -1,52 +1,113 @@
-//! Mounts and the namespace that holds them.
+//! Mounts: a file system's tree, or a part of it, at a place.
+//!
+//! A mount knows what is mounted on it, so a walk needs no namespace. Everything that changes the tree of mounts holds
+//! one lock (`TREE`); the locks of single mounts are leaves.
 
-use std::fmt::Write as _;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 use abi::Errno;
-use abi::errno::{EBUSY, EINVAL, EROFS};
-use base::lock::{RwLock, rank};
+use abi::errno::{EBUSY, EROFS};
+use base::lock::{Lock, RwLock, rank};
+use bitflags::bitflags;
 
-use super::{Dentry, Inode, VfsPath};
+use super::propagate::PeerGroup;
+use super::{Dentry, Inode, MountNamespace, VfsPath};
 
-static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+/// Held by whoever changes the tree of mounts, in any namespace.
+pub(super) static TREE: Lock<(), { rank::MOUNT }> = Lock::new(());
 
-/// A file system at a place of the tree.
-#[derive(Debug)]
-pub struct Mount {
-    id: u64,
-    root: Arc<Dentry>,
-    parent: Option<VfsPath>,
-    readonly: AtomicBool,
-    fstype: String,
-    source: String,
+/// The id of what is below the first mount of a namespace: Linux's rootfs, which nobody sees.
+pub const ROOTFS_ID: u64 = 1;
+static NEXT_UNIQUE: AtomicU64 = AtomicU64::new(1 << 32 | (ROOTFS_ID + 1));
+static IDS: Ids = Ids::after(ROOTFS_ID);
+static NEXT_DEV: AtomicU64 = AtomicU64::new(0x10);
+
+/// Numbers of which the lowest free one is given out, as Linux's IDA does.
+pub(super) struct Ids {
+    first: u64,
+    used: Lock<BTreeSet<u64>, { rank::LEAF }>,
 }
 
-impl Mount {
-    /// The id that `/proc/PID/mountinfo` shows.
-    pub fn id(&self) -> u64 {
-        self.id
+impl Ids {
+    pub(super) const fn after(last: u64) -> Self {
+        Self { first: last + 1, used: Lock::new(BTreeSet::new()) }
     }
 
-    /// The root of the mounted tree.
-    pub fn root(&self) -> &Arc<Dentry> {
-        &self.root
+    pub(super) fn take(&self) -> u64 {
+        let mut used = self.used.lock();
+        // The numbers in use are almost always without gaps: look from the end only if there is one.
+        let all = used.len() as u64;
+        let mut id = self.first + all;
+        if used.last().is_some_and(|&last| last >= id) {
+            id = used.iter().zip(self.first..).find(|(used, n)| **used != *n).map_or(id, |(_, n)| n);
+        }
+        used.insert(id);
+        id
     }
 
-    /// Where it is mounted; `None` for the first mount.
-    pub fn parent(&self) -> Option<&VfsPath> {
-        self.parent.as_ref()
+    pub(super) fn give(&self, id: u64) {
+        self.used.lock().remove(&id);
     }
+}
 
-    /// Whether nothing may be written through this mount.
-    pub fn is_readonly(&self) -> bool {
-        self.readonly.load(Ordering::Relaxed)
+/// A device number for a file system without a device.
+pub fn new_dev() -> u64 {
+    let minor = NEXT_DEV.fetch_add(1, Ordering::Relaxed);
+    minor & 0xff | (minor & !0xff) << 12
+}
+
+bitflags! {
+    /// Attributes of a mount: the bits of `MOUNT_ATTR_*` (mount_setattr(2)). Without `NOATIME` and `STRICTATIME`
+    /// access times are kept as with `relatime`.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct MountFlags: u32 {
+        /// Nothing can be written.
+        const RDONLY = 1;
+        /// Programs gain no privileges.
+        const NOSUID = 2;
+        /// Device nodes cannot be opened.
+        const NODEV = 4;
+        /// Programs cannot be run.
+        const NOEXEC = 8;
+        /// Access times stay as they are.
+        const NOATIME = 0x10;
+        /// Access times follow each access.
+        const STRICTATIME = 0x20;
+        /// Access times of directories stay as they are.
+        const NODIRATIME = 0x80;
+        /// Symbolic links are not followed.
+        const NOSYMFOLLOW = 0x20_0000;
     }
+}
 
-    /// Remounts read-only or writable.
-    pub fn set_readonly(&self, readonly: bool) {
-        self.readonly.store(readonly, Ordering::Relaxed);
+/// What all mounts of one file system share.
+#[derive(Debug)]
+pub struct SuperBlock {
+    fstype: String,
+    dev: u64,
+    readonly: AtomicBool,
+    /// Descriptions that can be written.
+    writers: AtomicUsize,
+    /// The root of the whole file system.
+    root: Arc<Dentry>,
+}
+
+impl SuperBlock {
+    /// Makes one for the file system under `root`.
+    pub fn new(root: Arc<dyn Inode>, fstype: &str, readonly: bool) -> Arc<Self> {
+        let dev = root.metadata().map_or(0, |m| m.dev);
+        let root = Dentry::new(None, b"", root);
+        // Asked now: under the lock of the tree the file system is not called.
+        let _ = root.is_dir();
+        Arc::new(Self {
+            fstype: fstype.to_owned(),
+            dev,
+            readonly: AtomicBool::new(readonly),
+            writers: AtomicUsize::new(0),
+            root,
+        })
     }
 
     /// The name of the file system, such as `tmpfs`.
@@ -54,9 +115,184 @@ impl Mount {
         &self.fstype
     }
 
+    /// `st_dev`.
+    pub fn dev(&self) -> u64 {
+        self.dev
+    }
+
+    /// The root.
+    pub fn root(&self) -> &Arc<Dentry> {
+        &self.root
+    }
+
+    /// Whether nothing may be written, whatever the mount.
+    pub fn is_readonly(&self) -> bool {
+        self.readonly.load(Ordering::Relaxed)
+    }
+
+    /// Makes it read-only or writable.
+    ///
+    /// # Errors
+    /// `EBUSY`: somebody can write to a file of it.
+    pub fn set_readonly(&self, readonly: bool) -> Result<(), Errno> {
+        if readonly && self.writers.load(Ordering::Acquire) > 0 {
+            return Err(EBUSY);
+        }
+        self.readonly.store(readonly, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// What the file system shows of its own options, each with a comma before it.
+    pub fn options(&self) -> String {
+        self.root.inode().mount_options()
+    }
+}
+
+/// Where a mount is, and whom it tells of changes.
+#[derive(Debug, Default)]
+pub(super) struct Standing {
+    pub(super) parent: Option<VfsPath>,
+    pub(super) namespace: Weak<MountNamespace>,
+    /// Shared with these.
+    pub(super) peers: Option<Arc<PeerGroup>>,
+    /// Follows these.
+    pub(super) master: Option<Arc<PeerGroup>>,
+    pub(super) is_unbindable: bool,
+    /// `MNT_EXPIRE` marked it.
+    pub(super) is_expiring: bool,
+}
+
+/// A file system at a place of the tree.
+#[derive(Debug)]
+pub struct Mount {
+    id: u64,
+    unique_id: u64,
+    /// Descriptions that can be written through it.
+    writers: AtomicUsize,
+    sb: Arc<SuperBlock>,
+    root: Arc<Dentry>,
+    source: String,
+    flags: AtomicU32,
+    standing: Lock<Standing, { rank::LEAF }>,
+    /// What is mounted on its directories and files, by the dentry's address, which the mount keeps alive.
+    children: RwLock<HashMap<usize, Arc<Mount>>, { rank::LEAF }>,
+}
+
+fn key(dentry: &Arc<Dentry>) -> usize {
+    Arc::as_ptr(dentry) as usize
+}
+
+impl Mount {
+    /// A mount that is nowhere yet, of `root` in the file system.
+    pub(super) fn new(
+        sb: &Arc<SuperBlock>,
+        root: &Arc<Dentry>,
+        source: &str,
+        flags: MountFlags,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            id: IDS.take(),
+            unique_id: NEXT_UNIQUE.fetch_add(1, Ordering::Relaxed),
+            writers: AtomicUsize::new(0),
+            sb: sb.clone(),
+            root: root.clone(),
+            source: source.to_owned(),
+            flags: AtomicU32::new(flags.bits()),
+            standing: Lock::default(),
+            children: RwLock::new(HashMap::new()),
+        })
+    }
+
+    /// The id that `/proc/PID/mountinfo` shows.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The id that is never used again, for statmount(2).
+    pub fn unique_id(&self) -> u64 {
+        self.unique_id
+    }
+
+    /// The file system.
+    pub fn sb(&self) -> &Arc<SuperBlock> {
+        &self.sb
+    }
+
+    /// The root of the mounted tree.
+    pub fn root(&self) -> &Arc<Dentry> {
+        &self.root
+    }
+
+    /// The root as a place.
+    pub fn root_place(self: &Arc<Self>) -> VfsPath {
+        VfsPath { mount: self.clone(), dentry: self.root.clone() }
+    }
+
+    /// Where it is mounted; `None` for the first mount of a namespace and for what is detached.
+    pub fn parent(&self) -> Option<VfsPath> {
+        self.standing.lock().parent.clone()
+    }
+
+    /// Whether nothing may be written through this mount.
+    pub fn is_readonly(&self) -> bool {
+        self.flags().contains(MountFlags::RDONLY) || self.sb.is_readonly()
+    }
+
+    /// Its attributes.
+    pub fn flags(&self) -> MountFlags {
+        MountFlags::from_bits_truncate(self.flags.load(Ordering::Relaxed))
+    }
+
+    /// Replaces its attributes.
+    pub(super) fn set_flags(&self, flags: MountFlags) {
+        self.flags.store(flags.bits(), Ordering::Relaxed);
+    }
+
+    /// Whether somebody can write through it.
+    pub(super) fn has_writers(&self) -> bool {
+        self.writers.load(Ordering::Acquire) > 0
+    }
+
+    pub(super) fn add_writer(&self) {
+        self.writers.fetch_add(1, Ordering::AcqRel);
+        self.sb.writers.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(super) fn remove_writer(&self) {
+        self.writers.fetch_sub(1, Ordering::AcqRel);
+        self.sb.writers.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Whether reading leaves the access time as it is.
+    pub fn keeps_atime(&self, is_dir: bool) -> bool {
+        let flags = self.flags();
+        flags.contains(MountFlags::NOATIME) || is_dir && flags.contains(MountFlags::NODIRATIME)
+    }
+
+    /// The name of the file system, such as `tmpfs`.
+    pub fn fstype(&self) -> &str {
+        &self.sb.fstype
+    }
+
     /// What is mounted, as `/proc/mounts` shows it.
     pub fn source(&self) -> &str {
         &self.source
+    }
+
+    /// The groups it is shared with and follows, for mountinfo.
+    pub fn groups(&self) -> (Option<u64>, Option<u64>) {
+        let standing = self.standing.lock();
+        (standing.peers.as_ref().map(|g| g.id()), standing.master.as_ref().map(|g| g.id()))
+    }
+
+    /// Whether it cannot be bound to another place.
+    pub fn is_unbindable(&self) -> bool {
+        self.standing.lock().is_unbindable
+    }
+
+    /// The namespace that it is in.
+    pub fn namespace(&self) -> Option<Arc<MountNamespace>> {
+        self.standing.lock().namespace.upgrade()
     }
 
     /// # Errors
@@ -64,166 +300,72 @@ impl Mount {
     pub(super) fn want_write(&self) -> Result<(), Errno> {
         if self.is_readonly() { Err(EROFS) } else { Ok(()) }
     }
-}
 
-/// The mounts that a task sees.
-#[derive(Debug)]
-pub struct MountNamespace {
-    root: VfsPath,
-    /// In the order of mounting; the last at a place covers the earlier ones.
-    mounts: RwLock<Vec<Arc<Mount>>, { rank::MOUNT }>,
-}
-
-impl MountNamespace {
-    /// Makes a namespace whose only mount is the file system under `root`.
-    pub fn new(root: Arc<dyn Inode>) -> Arc<Self> {
-        Self::with_root(root, "overlay", "none", false)
+    pub(super) fn standing(&self) -> base::lock::LockGuard<'_, Standing, { rank::LEAF }> {
+        self.standing.lock()
     }
 
-    /// As `new`, with what `/proc/mounts` shows of the root.
-    pub fn with_root(root: Arc<dyn Inode>, fstype: &str, source: &str, readonly: bool) -> Arc<Self> {
-        let dentry = Dentry::new(None, b"", root);
-        let mount = Arc::new(Mount {
-            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-            root: dentry.clone(),
-            parent: None,
-            readonly: AtomicBool::new(readonly),
-            fstype: fstype.to_owned(),
-            source: source.to_owned(),
-        });
-        Arc::new(Self { root: VfsPath { mount: mount.clone(), dentry }, mounts: RwLock::new(vec![mount]) })
+    pub(super) fn is_shared(&self) -> bool {
+        self.standing.lock().peers.is_some()
     }
 
-    /// The root, below everything mounted on it.
-    pub fn root(&self) -> VfsPath {
-        self.down(self.root.clone())
+    /// What is mounted at `dentry` of this mount.
+    pub(super) fn child_at(&self, dentry: &Arc<Dentry>) -> Option<Arc<Self>> {
+        self.children.read().get(&key(dentry)).cloned()
     }
 
-    /// Mounts the file system under `root` at `at`; returns its root.
-    ///
-    /// # Errors
-    /// `ENOENT`: `at` was removed.
-    pub fn mount(
-        &self,
-        at: &VfsPath,
-        root: Arc<dyn Inode>,
-        fstype: &str,
-        source: &str,
-        readonly: bool,
-    ) -> Result<VfsPath, Errno> {
-        self.attach(at, Dentry::new(None, b"", root), fstype, source, readonly)
+    pub(super) fn has_children(&self) -> bool {
+        !self.children.read().is_empty()
     }
 
-    /// Shows the tree under `from` at `at` too (`MS_BIND`, not recursive).
-    ///
-    /// # Errors
-    /// As `mount`.
-    pub fn bind(&self, at: &VfsPath, from: &VfsPath, readonly: bool) -> Result<VfsPath, Errno> {
-        let (fstype, source) = (from.mount.fstype.clone(), from.mount.source.clone());
-        self.attach(at, from.dentry.clone(), &fstype, &source, readonly)
+    /// The mounts on it, in the order of mounting.
+    pub(super) fn child_mounts(&self) -> Vec<Arc<Self>> {
+        let mut list: Vec<Arc<Self>> = self.children.read().values().cloned().collect();
+        list.sort_by_key(|m| m.unique_id);
+        list
     }
 
-    fn attach(
-        &self,
-        at: &VfsPath,
-        root: Arc<Dentry>,
-        fstype: &str,
-        source: &str,
-        readonly: bool,
-    ) -> Result<VfsPath, Errno> {
-        if at.dentry.is_dead() {
-            return Err(abi::errno::ENOENT);
+    /// Puts the mount at a place where nothing is. With `TREE` held.
+    pub(super) fn put(self: &Arc<Self>, at: VfsPath) {
+        at.dentry.add_mount();
+        at.mount.children.write().insert(key(&at.dentry), self.clone());
+        let old = self.standing.lock().parent.replace(at);
+        drop(old);
+    }
+
+    /// Takes the mount from its place. With `TREE` held.
+    pub(super) fn take(self: &Arc<Self>) -> Option<VfsPath> {
+        let at = self.standing.lock().parent.take()?;
+        let me = at.mount.children.write().remove(&key(&at.dentry));
+        at.dentry.remove_mount();
+        drop(me);
+        Some(at)
+    }
+
+    /// The mount and all below it, parents first.
+    pub(super) fn tree(self: &Arc<Self>) -> Vec<Arc<Self>> {
+        let mut list = vec![self.clone()];
+        let mut next = 0;
+        while let Some(mount) = list.get(next).cloned() {
+            list.extend(mount.child_mounts());
+            next += 1;
         }
-        let mut mounts = self.mounts.write();
-        let mount = Arc::new(Mount {
-            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-            root: root.clone(),
-            parent: Some(at.clone()),
-            readonly: AtomicBool::new(readonly),
-            fstype: fstype.to_owned(),
-            source: source.to_owned(),
-        });
-        at.dentry.is_mountpoint.store(true, Ordering::Release);
-        mounts.push(mount.clone());
-        Ok(VfsPath { mount, dentry: root })
-    }
-
-    /// Takes away the mount whose root is `at`. Files open in it stay usable.
-    ///
-    /// # Errors
-    /// `EINVAL`: `at` is no root of a mount; `EBUSY`: something is mounted in it, or it is the first.
-    pub fn umount(&self, at: &VfsPath) -> Result<(), Errno> {
-        if !Arc::ptr_eq(&at.dentry, &at.mount.root) {
-            return Err(EINVAL);
-        }
-        let Some(below) = at.mount.parent() else { return Err(EBUSY) };
-        let mut mounts = self.mounts.write();
-        if mounts.iter().any(|m| m.parent().is_some_and(|p| Arc::ptr_eq(&p.mount, &at.mount))) {
-            return Err(EBUSY);
-        }
-        let index = mounts.iter().position(|m| Arc::ptr_eq(m, &at.mount)).ok_or(EINVAL)?;
-        mounts.remove(index);
-        let still = mounts.iter().any(|m| m.parent().is_some_and(|p| Arc::ptr_eq(&p.dentry, &below.dentry)));
-        below.dentry.is_mountpoint.store(still, Ordering::Release);
-        Ok(())
-    }
-
-    /// Goes to the root of what is mounted at `at`, if anything is.
-    pub(super) fn down(&self, mut at: VfsPath) -> VfsPath {
-        while at.dentry.is_mountpoint.load(Ordering::Acquire) {
-            let mounts = self.mounts.read();
-            let Some(m) = mounts.iter().rev().find(|m| m.parent().is_some_and(|p| p.is_same(&at))) else {
-                break;
-            };
-            let next = VfsPath { mount: m.clone(), dentry: m.root.clone() };
-            drop(mounts);
-            at = next;
-        }
-        at
-    }
-
-    /// The mounts, in the order of mounting.
-    pub fn mounts(&self) -> Vec<Arc<Mount>> {
-        self.mounts.read().clone()
-    }
-
-    /// What `/proc/mounts` shows.
-    pub fn mounts_text(&self) -> String {
-        let mut text = String::new();
-        for mount in self.mounts() {
-            let mode = if mount.is_readonly() { "ro" } else { "rw" };
-            let at = self.mount_point(&mount);
-            let _ = writeln!(
-                text,
-                "{} {at} {} {mode},relatime 0 0",
-                escape(mount.source.as_bytes()),
-                mount.fstype
-            );
-        }
-        text
-    }
-
-    /// The mount point's path, escaped as in `/proc/mounts`.
-    pub fn mount_point(&self, mount: &Mount) -> String {
-        mount.parent().map_or_else(|| "/".to_owned(), |p| escape(&p.full_path(&self.root())))
+        list
     }
 }
 
-/// Blanks, newlines and backslashes as octal escapes (Linux `mangle`).
-fn escape(bytes: &[u8]) -> String {
-    let mut out = String::new();
-    for piece in bytes.utf8_chunks() {
-        for c in piece.valid().chars() {
-            match c {
-                ' ' | '\t' | '\n' | '\\' | '#' => {
-                    let _ = write!(out, "\\{:03o}", c as u32);
-                }
-                c => out.push(c),
-            }
-        }
-        for _ in piece.invalid() {
-            out.push(char::REPLACEMENT_CHARACTER);
-        }
+impl Drop for Mount {
+    fn drop(&mut self) {
+        IDS.give(self.id);
     }
-    out
+}
+
+/// Goes to the root of what is mounted at `at`, if anything is.
+pub(super) fn down(mut at: VfsPath) -> VfsPath {
+    while at.dentry.is_mountpoint() {
+        let Some(mount) = at.mount.child_at(&at.dentry) else { break };
+        let dentry = mount.root.clone();
+        at = VfsPath { mount, dentry };
+    }
+    at
 }

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use abi::Errno;
-use abi::errno::{EEXIST, EINVAL, EISDIR, ELOOP, ENOENT, ENOTDIR, ENXIO, EPERM};
+use abi::errno::{EACCES, EEXIST, EINVAL, EISDIR, ELOOP, ENOENT, ENOTDIR, ENXIO, EPERM};
 
 use base::cred::cap;
 
 use super::dentry::Writer;
+use super::mount::down;
 use super::perm::{check_inode, check_permission, is_owner, may};
 use super::walk::{Follow, OpenFileInode, Parent, Progress, Rules, is_special};
-use super::{Dentry, FileType, Inode, Owner, SetAttributes, VfsPath, Walk, mode};
+use super::{Dentry, FileType, Inode, MountFlags, MountNamespace, Owner, SetAttributes, VfsPath, Walk, mode};
 use crate::anon::inotify::{self, event};
 use crate::file::{FileDescription, FileOps, Metadata, oflag};
 
@@ -29,6 +30,27 @@ impl FileOps for PathFile {
     fn as_any(&self) -> &dyn Any {
         self
     }
+}
+
+/// What opens a tree that is mounted nowhere; it goes with the last descriptor, unless it was mounted.
+#[derive(Debug)]
+struct TreeFile(Arc<MountNamespace>);
+
+impl FileOps for TreeFile {
+    fn metadata(&self) -> Result<Metadata, Errno> {
+        self.0.root_mount().root().inode().metadata()
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// Opens the root of a tree that is mounted nowhere, as `O_PATH` does.
+pub fn open_tree(tree: Arc<MountNamespace>) -> Arc<FileDescription> {
+    let place = tree.root_mount().root_place();
+    let kind = place.dentry.file_type().unwrap_or(FileType::Directory);
+    FileDescription::opened(Box::new(TreeFile(tree)), place, oflag::PATH, kind, None)
 }
 
 /// `O_TMPFILE` without `O_DIRECTORY`, which it includes so that old kernels refuse it.
@@ -92,6 +114,9 @@ impl Walk<'_> {
         if want & may::WRITE != 0 && !is_special(&meta) {
             place.mount.want_write()?;
         }
+        if matches!(kind, mode::IFCHR | mode::IFBLK) && place.mount.flags().contains(MountFlags::NODEV) {
+            return Err(EACCES);
+        }
         check_inode(place.dentry.inode().as_ref(), &meta, want, self.cred)?;
         if flags & oflag::NOATIME != 0 && !is_owner(&meta, self.cred) {
             return Err(EPERM);
@@ -107,10 +132,11 @@ impl Walk<'_> {
             };
         }
         let writer = match kind == mode::IFREG && want & may::WRITE != 0 {
-            true => Some(Writer::new(&place.dentry)?),
+            true => Some(Writer::new(&place)?),
             false => None,
         };
-        let ops = inode.open(flags)?;
+        let keeps_atime = place.mount.keeps_atime(kind == mode::IFDIR);
+        let ops = inode.open(if keeps_atime { flags | oflag::NOATIME } else { flags })?;
         if flags & oflag::TRUNC != 0 && kind == mode::IFREG {
             self.drop_privileges(&place)?;
             ops.truncate(0)?;
@@ -163,7 +189,7 @@ impl Walk<'_> {
                         let ops = made.open(flags & !oflag::TRUNC)?;
                         let place = VfsPath { mount: dir.mount.clone(), dentry: child };
                         let writes = wanted(flags) & may::WRITE != 0;
-                        let writer = if writes { Some(Writer::new(&place.dentry)?) } else { None };
+                        let writer = if writes { Some(Writer::new(&place)?) } else { None };
                         let file = FileDescription::opened(ops, place, flags, FileType::Regular, writer);
                         inotify::in_directory(&dir.dentry, event::CREATE, 0, &name);
                         file.tell(event::OPEN);
@@ -175,7 +201,7 @@ impl Walk<'_> {
             if flags & oflag::EXCL != 0 {
                 return Err(EEXIST);
             }
-            let place = self.ns.down(VfsPath { mount: dir.mount.clone(), dentry });
+            let place = down(VfsPath { mount: dir.mount.clone(), dentry });
             progress.check_mount(&dir, &place)?;
             let meta = place.dentry.inode().metadata()?;
             if meta.mode & mode::IFMT == mode::IFLNK && flags & oflag::NOFOLLOW == 0 {
@@ -217,8 +243,8 @@ impl Walk<'_> {
         dentry.kill();
         dentry.is_linkable.store(flags & oflag::EXCL == 0, Ordering::Release);
         let ops = inode.open(flags)?;
-        let writer = Writer::new(&dentry)?;
         let place = VfsPath { mount: dir.mount, dentry };
+        let writer = Writer::new(&place)?;
         Ok(FileDescription::opened(ops, place, flags, FileType::Regular, Some(writer)))
     }
 
@@ -286,7 +312,7 @@ impl Walk<'_> {
         }
         place.mount.want_write()?;
         check_permission(&meta, may::WRITE, self.cred)?;
-        let _writer = Writer::new(&place.dentry)?;
+        let _writer = Writer::new(&place)?;
         self.drop_privileges(&place)?;
         place
             .dentry

@@ -14,8 +14,8 @@ fn namespace() -> Arc<MountNamespace> {
     MountNamespace::new(tmpfs::new(TestMemory::new(), 0o755))
 }
 
-fn walk<'a>(ns: &'a MountNamespace, cred: &'a Credentials) -> Walk<'a> {
-    Walk { ns, root: ns.root(), base: ns.root(), cred }
+fn walk<'a>(ns: &MountNamespace, cred: &'a Credentials) -> Walk<'a> {
+    Walk { root: ns.root(), base: ns.root(), cred }
 }
 
 #[test]
@@ -91,7 +91,10 @@ fn mounts_cover_and_can_be_read_only() {
     assert_eq!(w.open(b"/m/g", oflag::RDWR | oflag::CREAT, 0).unwrap_err(), EROFS);
     assert_eq!(w.rename(b"/m/f", &w, b"/f", 0), Err(EXDEV));
     assert_eq!(w.rmdir(b"/m"), Err(EBUSY));
-    assert!(ns.mounts_text().contains("none /m tmpfs ro"));
-    ns.umount(&w.resolve(b"/m", true).unwrap()).unwrap();
+    let text = ns.mounts_text(&ns.root());
+    assert!(String::from_utf8(text).unwrap().contains("none /m tmpfs ro"));
+    assert_eq!(ns.umount(w.resolve(b"/m", true).unwrap(), Unmount::Now), Err(EBUSY));
+    drop(f);
+    ns.umount(w.resolve(b"/m", true).unwrap(), Unmount::Now).unwrap();
     assert_eq!(w.resolve(b"/m/f", true).unwrap_err(), ENOENT);
 }

@@ -5,12 +5,13 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use abi::Errno;
-use abi::errno::{EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EXDEV};
+use abi::errno::{EACCES, EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EXDEV};
 use base::cred::Credentials;
 use bitflags::bitflags;
 
+use super::mount::down;
 use super::perm::{check_inode, may};
-use super::{Dentry, Inode, MagicTarget, Mount, MountNamespace, SetAttributes, VfsPath, mode};
+use super::{Dentry, Inode, MagicTarget, Mount, MountFlags, SetAttributes, VfsPath, mode};
 use crate::file::{FileDescription, FileOps, Metadata};
 
 /// Longest path without its terminating zero byte.
@@ -23,8 +24,6 @@ const LINKS_MAX: u32 = 40;
 /// From where, and for whom, paths are resolved.
 #[derive(Debug)]
 pub struct Walk<'a> {
-    /// The mounts.
-    pub ns: &'a MountNamespace,
     /// What `/` means.
     pub root: VfsPath,
     /// Where relative paths begin: the working directory or a directory descriptor.
@@ -269,7 +268,7 @@ impl Walk<'_> {
                     let leaves = progress.rules.contains(Rules::BENEATH);
                     return if leaves { Err(EXDEV) } else { Ok(dir.clone()) };
                 }
-                let up = dir.up().map_or_else(|| dir.clone(), |up| self.ns.down(up));
+                let up = dir.up().map_or_else(|| dir.clone(), down);
                 progress.check_mount(dir, &up)?;
                 return Ok(up);
             }
@@ -279,7 +278,7 @@ impl Walk<'_> {
             return Err(ENAMETOOLONG);
         }
         let dentry = dir.dentry.child(name)?;
-        let found = self.ns.down(VfsPath { mount: dir.mount.clone(), dentry });
+        let found = down(VfsPath { mount: dir.mount.clone(), dentry });
         progress.check_mount(dir, &found)?;
         Ok(found)
     }
@@ -289,6 +288,9 @@ impl Walk<'_> {
     /// Source: Linux 6.12 fs/namei.c, `pick_link`, `nd_jump_link`.
     pub(super) fn follow(&self, link: &VfsPath, progress: &mut Progress) -> Result<Follow, Errno> {
         progress.links += 1;
+        if link.mount.flags().contains(MountFlags::NOSYMFOLLOW) {
+            return Err(ELOOP);
+        }
         if progress.links > LINKS_MAX || progress.rules.contains(Rules::NO_SYMLINKS) {
             return Err(ELOOP);
         }
@@ -354,6 +356,12 @@ impl Walk<'_> {
     /// As `access`.
     pub fn access_at(&self, place: &VfsPath, want: u32) -> Result<(), Errno> {
         let meta = place.dentry.inode().metadata()?;
+        if want & may::EXEC != 0 && meta.mode & mode::IFMT == mode::IFREG {
+            let is_denied = place.mount.flags().contains(MountFlags::NOEXEC);
+            if is_denied {
+                return Err(EACCES);
+            }
+        }
         if want & may::WRITE != 0 && !is_special(&meta) {
             place.mount.want_write()?;
         }

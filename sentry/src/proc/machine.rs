@@ -54,7 +54,7 @@ pub(super) fn files(kernel: &Arc<Kernel>) -> Vec<Named> {
 }
 
 fn filesystems(_: &Kernel) -> String {
-    ["sysfs", "tmpfs", "proc", "devtmpfs", "overlay"].iter().map(|name| format!("nodev\t{name}\n")).collect()
+    crate::filesystems::NAMES.iter().map(|name| format!("nodev\t{name}\n")).collect()
 }
 
 fn devices(_: &Kernel) -> String {

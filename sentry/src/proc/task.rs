@@ -8,7 +8,7 @@ use abi::{Errno, UserAddr};
 use base::cred::cap;
 use fs::generated::parse_number;
 use fs::procfs::{Task as _, TaskAccess, TaskFile};
-use fs::vfs::{Mount, MountNamespace, VfsPath};
+use fs::vfs::{MountNamespace, VfsPath};
 
 use super::ProcTask;
 use crate::mm::MemoryManager;
@@ -40,12 +40,16 @@ impl ProcTask {
             }
             TaskFile::Limits => Ok(limits_text(&self.group.rlimits.lock()).into_bytes()),
             TaskFile::Mounts => {
-                let (kernel, root) = (self.kernel()?, self.root()?);
-                Ok(mounts_text(&kernel.mounts, &root).into_bytes())
+                let (mounts, root) = self.mounts()?;
+                Ok(mounts.mounts_text(&root))
             }
             TaskFile::MountInfo => {
-                let (kernel, root) = (self.kernel()?, self.root()?);
-                Ok(mountinfo_text(&kernel.mounts, &root).into_bytes())
+                let (mounts, root) = self.mounts()?;
+                Ok(mounts.mountinfo_text(&root))
+            }
+            TaskFile::MountStats => {
+                let (mounts, root) = self.mounts()?;
+                Ok(mounts.mountstats_text(&root))
             }
             TaskFile::Children => {
                 // Which thread made a child is not kept: the leader shows all.
@@ -131,8 +135,12 @@ impl ProcTask {
         self.check(TaskAccess::Read).map_err(|e| if e == EPERM { EACCES } else { e })
     }
 
-    fn root(&self) -> Result<VfsPath, Errno> {
-        self.task().map(|t| t.root()).map_err(|_| EINVAL)
+    /// The mounts that it sees, and what `/` is for it.
+    fn mounts(&self) -> Result<(Arc<MountNamespace>, VfsPath), Errno> {
+        let task = self.task().map_err(|_| EINVAL)?;
+        let fs = task.fs.lock().clone();
+        let fs = fs.lock();
+        Ok((fs.mounts.clone(), fs.root.clone()))
     }
 
     /// Linux fs/proc/base.c, `proc_oom_score`.
@@ -255,83 +263,4 @@ fn limits_text(limits: &[(u64, u64); 16]) -> String {
         let _ = writeln!(text, "{name:<25} {:<20} {:<20} {unit}", show(*soft), show(*hard));
     }
     text
-}
-
-/// The mount's place as seen from `root`; `None` outside of it.
-fn place(ns: &MountNamespace, mount: &Arc<Mount>, root: &VfsPath) -> Option<String> {
-    let at = VfsPath { mount: mount.clone(), dentry: mount.root().clone() };
-    let path = at.full_path(root);
-    if path.starts_with(b"(unreachable)") {
-        // The first mount is below what is mounted on `/`.
-        return (at.is_same(root) || mount.parent().is_none() && ns.root().is_same(root))
-            .then(|| "/".to_owned());
-    }
-    Some(escape(&path))
-}
-
-fn escape(path: &[u8]) -> String {
-    let mut out = String::new();
-    for &b in path {
-        match b {
-            b' ' | b'\t' | b'\n' | b'\\' | b'#' => {
-                let _ = write!(out, "\\{b:03o}");
-            }
-            b => out.push(b.into()),
-        }
-    }
-    // Each byte was pushed as one character; names that are UTF-8 come out as they are.
-    let bytes: Vec<u8> = out.chars().map(|c| c as u32 as u8).collect();
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-fn options(mount: &Mount) -> &'static str {
-    if mount.is_readonly() { "ro,relatime" } else { "rw,relatime" }
-}
-
-/// `/proc/PID/mounts`.
-fn mounts_text(ns: &MountNamespace, root: &VfsPath) -> String {
-    let mut text = String::new();
-    for mount in ns.mounts() {
-        if let Some(at) = place(ns, &mount, root) {
-            let source = escape(mount.source().as_bytes());
-            let _ = writeln!(text, "{source} {at} {} {} 0 0", mount.fstype(), options(&mount));
-        }
-    }
-    text
-}
-
-/// `/proc/PID/mountinfo`.
-fn mountinfo_text(ns: &MountNamespace, root: &VfsPath) -> String {
-    let mut text = String::new();
-    for mount in ns.mounts() {
-        let Some(at) = place(ns, &mount, root) else { continue };
-        let dev = mount.root().inode().metadata().map_or(0, |m| m.dev);
-        let (major, minor) = (dev >> 8 & 0xfff, (dev & 0xff) | (dev >> 12 & !0xff));
-        let parent = mount.parent().map_or(0, |p| p.mount.id());
-        let source = escape(mount.source().as_bytes());
-        let inner = escape(&root_in_fs(&mount));
-        let super_options = if mount.is_readonly() { "ro" } else { "rw" };
-        let _ = writeln!(
-            text,
-            "{} {parent} {major}:{minor} {inner} {at} {} - {} {source} {super_options}",
-            mount.id(),
-            options(&mount),
-            mount.fstype(),
-        );
-    }
-    text
-}
-
-/// The path of a mount's root in its own file system: not `/` for bind mounts.
-fn root_in_fs(mount: &Mount) -> Vec<u8> {
-    let mut names = Vec::new();
-    let mut at = mount.root().clone();
-    while let Some(parent) = at.parent() {
-        names.push(at.name());
-        at = parent;
-    }
-    if names.is_empty() {
-        return b"/".to_vec();
-    }
-    names.iter().rev().flat_map(|name| [&b"/"[..], name].concat()).collect()
 }

@@ -3,7 +3,7 @@
 //! Reading order: `table.rs`; then the handlers: `file.rs` (reading and writing), `path.rs` (names), `fd.rs` (descriptors,
 //! pipes), `poll.rs` (waiting for descriptors), `mem.rs`, `task.rs` (processes, limits), `futex.rs`, `wait.rs`,
 //! `sig.rs`, `time.rs`, `timer.rs`,
-//! `cred.rs` (users, capabilities), `prctl.rs`, `sched.rs`, `system.rs` (names, usage, file systems), `sock.rs` and
+//! `mount.rs` and `fsmount.rs` (mounts), `cred.rs` (users, capabilities), `prctl.rs`, `sched.rs`, `system.rs` (names, usage, file systems), `sock.rs` and
 //! `sockmsg.rs` (sockets).
 
 use abi::errno::{EFAULT, ERESTARTSYS};
@@ -14,11 +14,13 @@ use crate::task::Ctx;
 pub mod cred;
 pub mod fd;
 pub mod file;
+mod fsmount;
 pub mod futex;
 pub mod inotify;
 pub mod limits;
 pub mod lock;
 pub mod mem;
+mod mount;
 pub mod open;
 pub mod path;
 pub mod poll;

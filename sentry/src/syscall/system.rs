@@ -4,7 +4,7 @@ use abi::errno::{EFAULT, EINVAL, EPERM};
 use abi::{Errno, UserAddr};
 use base::cred::cap;
 use fs::file::FileDescription;
-use fs::vfs::{FileType, Mount, StatFs};
+use fs::vfs::{FileType, Mount, MountFlags, StatFs};
 
 use super::SysResult;
 use crate::proc::ticks;
@@ -158,9 +158,23 @@ fn statfs_words(s: &StatFs, dev: u64, mount: Option<&Mount>) -> [u64; 15] {
     const ST_RDONLY: u64 = 1;
     const ST_VALID: u64 = 0x20;
     const ST_RELATIME: u64 = 0x1000;
+    // ST_NOSUID, ST_NODEV, ST_NOEXEC, ST_NOATIME, ST_NODIRATIME, ST_NOSYMFOLLOW.
+    const NAMED: [(MountFlags, u64); 6] = [
+        (MountFlags::NOSUID, 2),
+        (MountFlags::NODEV, 4),
+        (MountFlags::NOEXEC, 8),
+        (MountFlags::NOATIME, 0x400),
+        (MountFlags::NODIRATIME, 0x800),
+        (MountFlags::NOSYMFOLLOW, 0x2000),
+    ];
     let mut flags = ST_VALID;
     if let Some(m) = mount {
-        flags |= ST_RELATIME | if m.is_readonly() { ST_RDONLY } else { 0 };
+        let set = m.flags();
+        flags |= NAMED.iter().filter(|(flag, _)| set.contains(*flag)).map(|(_, bit)| bit).sum::<u64>();
+        if !set.intersects(MountFlags::NOATIME | MountFlags::STRICTATIME) {
+            flags |= ST_RELATIME;
+        }
+        flags |= if m.is_readonly() { ST_RDONLY } else { 0 };
     }
     [
         s.kind,

@@ -4,8 +4,8 @@
 use abi::UserAddr;
 
 use super::{
-    Argument, Row, Support, SysResult, cred, fd, file, futex, inotify, limits, lock, mem, open, path, poll,
-    range, sched, sig, sock, sockmsg, splice, system, task, time, timer, wait, xattr,
+    Argument, Row, Support, SysResult, cred, fd, file, fsmount, futex, inotify, limits, lock, mem, mount,
+    open, path, poll, range, sched, sig, sock, sockmsg, splice, system, task, time, timer, wait, xattr,
 };
 use crate::task::Ctx;
 use Support::{Absent, Full, Partial};
@@ -190,7 +190,7 @@ syscalls! {
     152 munlockall = mem::sys_munlockall(), Full;
     153 vhangup, Absent;
     154 modify_ldt, Absent;
-    155 pivot_root, Absent;
+    155 pivot_root = mount::sys_pivot_root(new: UserAddr, put_old: UserAddr), Full;
     156 _sysctl, Absent;
     157 prctl = task::sys_prctl(option: i32, a2: u64, a3: u64, a4: u64, a5: u64), Partial("names, privileges, dumpable, timer slack; no seccomp, PR_SET_MM or speculation control");
     158 arch_prctl = task::sys_arch_prctl(code: u32, addr: UserAddr), Partial("FS and GS bases only");
@@ -200,8 +200,8 @@ syscalls! {
     162 sync = range::sys_sync(), Partial("does not make the host write its caches to disk");
     163 acct, Absent;
     164 settimeofday, Absent;
-    165 mount, Absent;
-    166 umount2, Absent;
+    165 mount = mount::sys_mount(source: UserAddr, target: UserAddr, fstype: UserAddr, flags: u64, data: UserAddr), Partial("tmpfs, ramfs, proc, sysfs, devtmpfs, overlay; no MS_SYNCHRONOUS, MS_LAZYTIME");
+    166 umount2 = mount::sys_umount2(target: UserAddr, flags: u32), Full;
     167 swapon, Absent;
     168 swapoff, Absent;
     169 reboot, Absent;
@@ -374,12 +374,12 @@ syscalls! {
     425 io_uring_setup, Absent;
     426 io_uring_enter, Absent;
     427 io_uring_register, Absent;
-    428 open_tree, Absent;
-    429 move_mount, Absent;
-    430 fsopen, Absent;
-    431 fsconfig, Absent;
-    432 fsmount, Absent;
-    433 fspick, Absent;
+    428 open_tree = fsmount::sys_open_tree(dirfd: i32, path: UserAddr, flags: u32), Full;
+    429 move_mount = fsmount::sys_move_mount(from_dir: i32, from: UserAddr, to_dir: i32, to: UserAddr, flags: u32), Partial("no MOVE_MOUNT_SET_GROUP, MOVE_MOUNT_BENEATH");
+    430 fsopen = fsmount::sys_fsopen(fstype: UserAddr, flags: u32), Full;
+    431 fsconfig = fsmount::sys_fsconfig(fd: i32, command: u32, key: UserAddr, value: UserAddr, aux: i32), Partial("no file system takes blobs, paths or descriptors");
+    432 fsmount = fsmount::sys_fsmount(fd: i32, flags: u32, attrs: u32), Full;
+    433 fspick = fsmount::sys_fspick(dirfd: i32, path: UserAddr, flags: u32), Full;
     434 pidfd_open = sig::sys_pidfd_open(pid: i32, flags: u32), Partial("no PIDFD_THREAD");
     435 clone3 = task::sys_clone3(args: UserAddr, size: u64), Partial("no namespaces, pidfd, set_tid or cgroup");
     436 close_range = fd::sys_close_range(first: u32, last: u32, flags: u32), Full;
@@ -388,7 +388,7 @@ syscalls! {
     439 faccessat2 = path::sys_faccessat2(dirfd: i32, path: UserAddr, mode: u32, flags: u32), Full;
     440 process_madvise, Absent;
     441 epoll_pwait2 = poll::sys_epoll_pwait2(epfd: i32, events: UserAddr, max: i32, timeout: UserAddr, mask: UserAddr, size: u64), Full;
-    442 mount_setattr, Absent;
+    442 mount_setattr = fsmount::sys_mount_setattr(dirfd: i32, path: UserAddr, flags: u32, attr: UserAddr, size: u64), Partial("no MOUNT_ATTR_IDMAP");
     443 quotactl_fd, Absent;
     444 landlock_create_ruleset, Absent;
     445 landlock_add_rule, Absent;
@@ -403,8 +403,8 @@ syscalls! {
     454 futex_wake, Absent;
     455 futex_wait, Absent;
     456 futex_requeue, Absent;
-    457 statmount, Absent;
-    458 listmount, Absent;
+    457 statmount = fsmount::sys_statmount(req: UserAddr, buf: UserAddr, size: u64, flags: u32), Partial("of the own namespace; nothing newer than STATMOUNT_SB_SOURCE");
+    458 listmount = fsmount::sys_listmount(req: UserAddr, ids: UserAddr, count: u64, flags: u32), Partial("of the own namespace");
     459 lsm_get_self_attr, Absent;
     460 lsm_set_self_attr, Absent;
     461 lsm_list_modules, Absent;

@@ -14,7 +14,7 @@ use base::lock::Lock;
 use base::memmap::{Access, MappedFile, MappingOrigin};
 use base::wait::Events;
 use fs::file::{FileDescription, oflag};
-use fs::vfs::{Running, VfsPath, Walk};
+use fs::vfs::{MountFlags, Running, VfsPath, Walk};
 use loader::elf::{self, Placement, ReadAt, Source};
 use loader::layout::{HeapPlace, Layout, Randomness};
 use loader::stack::{AuxInput, StackInput, StackPlan};
@@ -81,7 +81,7 @@ pub fn file_mapping(file: &Arc<FileDescription>, root: &fs::vfs::VfsPath, offset
         readable: file.is_readable(),
         writable: file.is_writable(),
         append_only: false,
-        noexec: false,
+        noexec: file.path.as_ref().is_some_and(|p| p.mount.flags().contains(MountFlags::NOEXEC)),
     }
 }
 
@@ -93,7 +93,7 @@ impl Ctx<'_> {
     /// A path walk from the task's root and working directory.
     pub fn walk(&self) -> Walk<'_> {
         let fs = self.fs.lock();
-        Walk { ns: &self.task.kernel.mounts, root: fs.root.clone(), base: fs.cwd.clone(), cred: &self.cred }
+        Walk { root: fs.root.clone(), base: fs.cwd.clone(), cred: &self.cred }
     }
 
     fn open_program(&self, path: &[u8]) -> Result<Arc<FileDescription>, Errno> {

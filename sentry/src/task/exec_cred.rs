@@ -3,6 +3,7 @@
 
 use base::cred::{CapSet, Credentials};
 use fs::file::{FileDescription, Metadata};
+use fs::vfs::MountFlags;
 
 use super::Ctx;
 
@@ -102,6 +103,11 @@ impl Ctx<'_> {
     pub(super) fn exec_cred(&self, file: &FileDescription, meta: &Metadata) -> ExecCred {
         let attribute = file.path.as_ref().and_then(|p| p.inode().xattr(b"security.capability").ok());
         let caps = attribute.and_then(|bytes| FileCaps::parse(&bytes));
+        // A mount may forbid it, too (fs/exec.c, `mnt_may_suid`).
+        let nosuid = file.path.as_ref().is_some_and(|p| p.mount.flags().contains(MountFlags::NOSUID));
+        let caps = if nosuid { None } else { caps };
+        let meta =
+            if nosuid { &Metadata { mode: meta.mode & !(ISUID | ISGID_IXGRP), ..*meta } } else { meta };
         let no_new_privs = self.task.attributes.lock().no_new_privs;
         after_exec(&self.cred, meta, caps, no_new_privs)
     }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 
 use base::cred::Credentials;
 use base::lock::{Lock, rank};
-use fs::vfs::VfsPath;
+use fs::vfs::{MountNamespace, VfsPath};
 use platform::Kick;
 
 use crate::kernel::Kernel;
@@ -92,9 +92,11 @@ pub struct DeadLeader {
     pub started_ns: u64,
 }
 
-/// Working directory, root and umask; shared with `CLONE_FS`.
+/// Mounts, working directory, root and umask; shared with `CLONE_FS`.
 #[derive(Clone, Debug)]
 pub struct FsContext {
+    /// The mounts that the task sees. Namespaces of mounts are not shared with `CLONE_FS`, so they can live here.
+    pub mounts: Arc<MountNamespace>,
     /// `/`.
     pub root: VfsPath,
     /// `.`.

@@ -1,0 +1,127 @@
+//! The kinds of file systems that a guest can mount.
+
+use std::sync::Arc;
+
+use abi::Errno;
+use abi::errno::{EINVAL, ENODEV, ENOTDIR};
+use fs::vfs::{Inode, StatFs, SuperBlock, VfsPath, Walk};
+
+use crate::kernel::Kernel;
+
+/// Their names; none needs a device.
+pub const NAMES: &[&str] = &["sysfs", "tmpfs", "proc", "devtmpfs", "ramfs", "overlay"];
+
+/// Makes a file system of kind `fstype`; `options` are separated by commas.
+///
+/// # Errors
+/// `ENODEV`: no such kind; `EINVAL`: an option is not known; for overlay those of finding its layers.
+pub fn make(
+    kernel: &Arc<Kernel>,
+    walk: &Walk<'_>,
+    fstype: &[u8],
+    options: &[u8],
+    readonly: bool,
+) -> Result<Arc<SuperBlock>, Errno> {
+    let memory = kernel.memory.clone();
+    let device = || fs::devfs::open_device(memory.clone(), None);
+    let (root, name) = match fstype {
+        b"tmpfs" => (fs::tmpfs::mountable(memory.clone(), options, Some(device()))?, "tmpfs"),
+        b"ramfs" => {
+            // It has no limits: only the sandbox's memory bounds it.
+            let mode = ramfs_mode(options)?;
+            (fs::tmpfs::with_devices(memory.clone(), mode, Some(device())), "ramfs")
+        }
+        b"proc" => {
+            check_proc(options)?;
+            (crate::proc::new_procfs(kernel, Vec::new(), Vec::new()), "proc")
+        }
+        b"sysfs" if options.is_empty() => (crate::proc::new_sysfs(kernel), "sysfs"),
+        b"devtmpfs" if options.is_empty() => {
+            // There is one, wherever it is mounted.
+            let mounts = kernel.mounts.mounts();
+            let known = mounts.iter().find(|m| m.fstype() == "devtmpfs");
+            return known.map(|m| m.sb().clone()).ok_or(ENODEV);
+        }
+        b"overlay" => {
+            let (root, is_writable) = overlay(walk, options)?;
+            return Ok(SuperBlock::new(root, "overlay", readonly || !is_writable));
+        }
+        b"sysfs" | b"devtmpfs" => return Err(EINVAL),
+        _ => return Err(ENODEV),
+    };
+    Ok(SuperBlock::new(root, name, readonly))
+}
+
+fn pairs(options: &[u8]) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+    options.split(|&b| b == b',').filter(|o| !o.is_empty()).map(|option| {
+        match option.iter().position(|&b| b == b'=') {
+            Some(i) => (option.get(..i).unwrap_or_default(), option.get(i + 1..)),
+            None => (option, None),
+        }
+    })
+}
+
+/// Linux ignores all but `mode`.
+fn ramfs_mode(options: &[u8]) -> Result<u32, Errno> {
+    let mode = pairs(options).find_map(|(key, value)| if key == b"mode" { value } else { None });
+    let Some(text) = mode else { return Ok(0o755) };
+    let text = std::str::from_utf8(text).map_err(|_| EINVAL)?;
+    Ok(u32::from_str_radix(text, 8).map_err(|_| EINVAL)? & 0o7777)
+}
+
+/// Processes are shown to all: other values of `hidepid` are refused.
+fn check_proc(options: &[u8]) -> Result<(), Errno> {
+    for (key, value) in pairs(options) {
+        match (key, value) {
+            (b"hidepid", Some(b"0" | b"off")) => {}
+            (b"gid", Some(gid)) if gid.iter().all(u8::is_ascii_digit) => {}
+            _ => return Err(EINVAL),
+        }
+    }
+    Ok(())
+}
+
+/// `lowerdir=A:B,upperdir=U,workdir=W`; says whether there is a layer to write to.
+fn overlay(walk: &Walk<'_>, options: &[u8]) -> Result<(Arc<dyn Inode>, bool), Errno> {
+    let (mut lower, mut upper, mut work) = (None, None, None);
+    for (key, value) in pairs(options) {
+        match key {
+            b"lowerdir" => lower = value,
+            b"upperdir" => upper = value,
+            b"workdir" => work = value,
+            // What is done is the safe value of each.
+            b"index" | b"nfs_export" | b"xino" | b"metacopy" | b"redirect_dir" | b"uuid" | b"volatile"
+            | b"userxattr" => {}
+            _ => return Err(EINVAL),
+        }
+    }
+    let dir = |path: &[u8]| -> Result<VfsPath, Errno> {
+        let place = walk.resolve(path, true)?;
+        if place.dentry.is_dir() { Ok(place) } else { Err(ENOTDIR) }
+    };
+    let mut lowers = Vec::new();
+    for path in lower.ok_or(EINVAL)?.split(|&b| b == b':').filter(|p| !p.is_empty()) {
+        lowers.push(dir(path)?.inode());
+    }
+    let upper = match (upper, work) {
+        (Some(upper), Some(work)) => {
+            let (upper, work) = (dir(upper)?, dir(work)?);
+            let is_apart =
+                !upper.dentry.is_ancestor_of(&work.dentry) && !work.dentry.is_ancestor_of(&upper.dentry);
+            if !Arc::ptr_eq(&upper.mount, &work.mount) || !is_apart {
+                return Err(EINVAL);
+            }
+            // Whiteouts and private attributes are needed.
+            if upper.inode().statfs()?.kind != StatFs::TMPFS {
+                return Err(EINVAL);
+            }
+            Some(upper.inode())
+        }
+        (None, _) if lowers.len() > 1 => None,
+        _ => return Err(EINVAL),
+    };
+    let shown = [b",", options].concat();
+    let is_writable = upper.is_some();
+    let root = fs::overlay::stack(lowers, upper, String::from_utf8_lossy(&shown).into_owned())?;
+    Ok((root, is_writable))
+}
