@@ -150,7 +150,7 @@ fn try_run(options: &Options) -> Result<u8, Failure> {
     let args: Vec<Vec<u8>> = options.program.iter().map(|a| a.clone().into_vec()).collect();
     let path = find_program(&root, &cwd, &cred, &args[0], &env)?;
     let shown = String::from_utf8_lossy(&args[0]).into_owned();
-    host::filter::confine(host::filter::Needs::default())
+    host::filter::confine(host::filter::Needs { writable: options.volumes.iter().any(Volume::is_writable) })
         .map_err(|e| Failure::own(format!("seccomp filter on ringfence itself: {e}")))?;
     start_first(FirstTask {
         kernel: kernel.clone(),

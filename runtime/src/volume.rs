@@ -48,6 +48,11 @@ impl FromStr for Volume {
 }
 
 impl Volume {
+    /// Whether guests may change it.
+    pub(crate) fn is_writable(&self) -> bool {
+        self.mode.is_writable
+    }
+
     /// Shows the volume in the sandbox; the place is made if it is not there.
     pub(crate) fn mount(&self, mounts: &Arc<MountNamespace>, memory: &Arc<dyn Memory>) -> Result<(), String> {
         let host = self.host.display();
