@@ -3,7 +3,7 @@
 //! Reading order: `layout.rs` (where things lie), `device.rs` (opening KVM), `machine.rs` (the VM and the start-up
 //! probe), `ring0.rs` (stubs), `vcpu.rs`, `context.rs` (a stay in the guest and its end), `window.rs`, `kick.rs`,
 //! `pool.rs`;
-//! `tables.rs`, `paging.rs`, `space.rs` (address spaces); `slots.rs`, `cpuid.rs`, `xsave.rs`, `counters.rs`;
+//! `tables.rs`, `paging.rs`, `space.rs` (address spaces); `slots.rs`, `cpuid.rs`, `xsave.rs`, `counters.rs`, `stats.rs`;
 //! `check.rs` (what the host offers).
 //!
 //! Locks, outer to inner: a pool's cell (held during a stay in the guest; others only try it), a space's tree
@@ -31,6 +31,7 @@ mod pool;
 mod ring0;
 mod slots;
 mod space;
+mod stats;
 mod tables;
 mod vcpu;
 mod window;
@@ -136,6 +137,7 @@ impl Platform for KvmPlatform {
     fn counters(&self) -> Vec<(&'static str, u64)> {
         let mut list = self.machine.counters.list();
         list.extend(self.machine.window.iter().flat_map(|w| w.counts.list()));
+        list.extend(self.machine.pool.settled_faults().map(|faults| ("faults_settled_by_kvm", faults)));
         list
     }
 }

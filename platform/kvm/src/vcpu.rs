@@ -16,6 +16,7 @@ use platform::Error;
 use crate::layout::{is_ring0, kernel_address, ring0};
 use crate::machine::{Entry, Machine};
 use crate::ring0::{self as region, COMPAT_OFFSET, KERNEL_CS};
+use crate::stats;
 
 /// `_IOW(KVMIO, 0xe1, struct kvm_device_attr)`; `kvm-ioctls` has it for other kinds of descriptors only.
 const KVM_SET_DEVICE_ATTR: libc::c_ulong = 0x4018_aee1;
@@ -104,6 +105,11 @@ impl Vcpu {
         vcpu.set_tsc_offset(machine);
         vcpu.configure(machine)?;
         Ok(vcpu)
+    }
+
+    /// The page faults that KVM settled by itself; `None` where it does not say.
+    pub(crate) fn settled_faults(&self) -> Option<u64> {
+        stats::settled_faults(&self.fd)
     }
 
     pub(crate) fn immediate_exit(&self) -> &ImmediateExit {
