@@ -95,6 +95,13 @@ pub trait Memory: Send + Sync {
         pages.fill(1);
     }
 
+    /// Whether no page of `range` was ever stored to since it was allocated or discarded, so that all are zero. False when
+    /// the host does not say. Unlike [`Memory::provided`] this counts pages that the host has swapped out.
+    fn is_untouched(&self, range: MemRange) -> bool {
+        let _ = range;
+        false
+    }
+
     /// Gives the pages' memory back to the host; they read as zeros afterwards. The references stay.
     fn discard(&self, range: MemRange);
 

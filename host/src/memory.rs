@@ -63,6 +63,18 @@ impl Memfd {
         }
     }
 
+    /// Where the next byte from `offset` on is that the host has memory for; `None` when there is none.
+    ///
+    /// # Errors
+    /// What lseek(2) gives.
+    pub fn next_data(&self, offset: u64) -> Result<Option<u64>, Errno> {
+        match crate::file::seek_data(self.0.as_fd(), offset) {
+            Ok(at) => Ok(Some(at)),
+            Err(abi::errno::ENXIO) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
     /// Bytes that the host holds for the file.
     ///
     /// # Errors

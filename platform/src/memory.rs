@@ -401,6 +401,12 @@ impl Memory for MemoryFile {
         self.mapping.residency(offset, pages);
     }
 
+    fn is_untouched(&self, range: MemRange) -> bool {
+        self.check(range.offset, range.len);
+        let is_file = !self.large.contains(range.end() - 1);
+        is_file && self.file.next_data(range.offset).is_ok_and(|at| at.is_none_or(|at| at >= range.end()))
+    }
+
     fn total(&self) -> u64 {
         self.budget().min(host::system::total_memory())
     }

@@ -285,14 +285,24 @@ impl MemoryManager {
     fn fault_private_file(&self, st: &mut State, area: &Area, page: u64, write: bool) -> Result<(), Fault> {
         let (wanted, _) = area.window.next(page, WINDOW_FILE, WINDOW_MAX);
         let range = st.pmas.hole(page, area.clip(wanted.clone()));
-        self.fill_from_file(st, area, range.clone(), page, false, Show::Map)?;
-        if let Some(v) = st.vmas.find_mut(page) {
-            v.window = Window::remember(&range, &wanted);
-        }
         // A data segment is going to be written: its relocations, if nothing else. One fault does for both.
         let is_data =
             area.flags.contains(VmFlags::WRITE) && area.range.end - area.range.start <= DATA_SEGMENT;
-        if write || is_data { self.break_cow(st, area, page) } else { Ok(()) }
+        let copies = write || is_data;
+        let show = if copies { Show::Later } else { Show::Map };
+        let mut result = self.fill_from_file(st, area, range.clone(), page, false, show);
+        if result.is_ok()
+            && let Some(v) = st.vmas.find_mut(page)
+        {
+            v.window = Window::remember(&range, &wanted);
+        }
+        if copies {
+            result = result.and_then(|()| self.break_cow(st, area, page));
+            for (start, p) in st.pmas.overlapping(range).filter(|(_, p)| !p.anon) {
+                self.map_piece(start, &p)?;
+            }
+        }
+        result
     }
 
     /// Gets the pages of `range`, which has none, from the file. Only `must` has to succeed.

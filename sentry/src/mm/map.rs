@@ -302,11 +302,35 @@ impl MemoryManager {
             // mmap(2): the call does not fail if this does.
             let _ = self.populate_locked(&mut st, range, None);
         } else if matches!(req.backing, MapBacking::File(_)) {
-            self.fill_cached(&mut st, addr..addr + len.min(CACHED));
+            self.map_ahead(&mut st, range, req.flags);
         } else if len <= EAGER {
             self.fill_eagerly(&mut st, range);
         }
         Ok(addr)
+    }
+
+    /// Maps what the file behind a new area has in memory already.
+    ///
+    /// A loader (which says `MAP_DENYWRITE`) maps a whole library first and then its segments over that. What was mapped
+    /// and is replaced again would cost every process its translations of these pages, so the first part waits for the
+    /// second.
+    fn map_ahead(&self, st: &mut State, range: Range<u64>, flags: MapFlags) {
+        let is_loader = flags.contains(MapFlags::DENYWRITE);
+        let is_fixed = flags.contains(MapFlags::FIXED);
+        if is_loader && !is_fixed {
+            return;
+        }
+        if is_loader
+            && let Some(before) = st.vmas.find(range.start.wrapping_sub(PAGE_SIZE))
+            && let Some(here) = st.vmas.find(range.start)
+            && before.has_file_of(here)
+        {
+            let before = before.start..before.end;
+            if st.pmas.overlapping(before.clone()).next().is_none() {
+                self.fill_cached(st, before.start..before.end.min(before.start + CACHED));
+            }
+        }
+        self.fill_cached(st, range.start..range.end.min(range.start + CACHED));
     }
 
     /// Decides what is behind a new area and what it may become.

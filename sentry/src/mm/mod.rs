@@ -44,6 +44,7 @@ pub(crate) mod tests;
 mod user;
 mod vma;
 
+pub use fork::Writers;
 pub use futex::{FutexKey, FutexScope};
 pub use iovec::{MAX_RW_COUNT, UIO_MAXIOV, UserSink, UserSource};
 pub use map::{FileMapping, MapBacking, MapCall, MapRequest, MapType, mmap_base};

@@ -270,7 +270,7 @@ fn a_fork_shares_large_pages_and_gives_them_back_as_a_whole() {
     let memory = FakeMemory::new();
     let mm = manager(&memory);
     let a = large_area(&mm, 2);
-    let child = mm.fork(Arc::default()).expect("fork");
+    let child = mm.fork(Arc::default(), Writers::Others).expect("fork");
     check(&child);
     store(&child, a + 5 * P, 77).expect("store");
     store(&mm, a + 6 * P, 88).expect("store");
@@ -298,7 +298,7 @@ fn a_fork_shares_until_written() {
         store(&mm, a + i * P, i as u8).expect("store");
     }
     let used = memory.in_use();
-    let child = mm.fork(Arc::default()).expect("fork");
+    let child = mm.fork(Arc::default(), Writers::Others).expect("fork");
     assert_eq!(memory.in_use(), used);
     assert_eq!(load(&child, a + 9 * P).expect("load"), 9);
     assert_eq!(child.fault_count(), 0);
@@ -330,7 +330,7 @@ fn shared_mappings_stay_shared_over_a_fork() {
         MapRequest { kind: Some(MapType::Shared), ..MapRequest::anonymous(0, 64 * P, RW, MapFlags::empty()) };
     let a = mm.map(req).expect("map");
     store(&mm, a + P, 1).expect("store");
-    let child = mm.fork(Arc::default()).expect("fork");
+    let child = mm.fork(Arc::default(), Writers::Others).expect("fork");
     store(&child, a + P, 2).expect("store");
     store(&child, a + 40 * P, 3).expect("store");
     assert_eq!(load(&mm, a + P).expect("load"), 2);
@@ -640,6 +640,45 @@ fn advice_and_in_core_behave() {
 }
 
 #[test]
+fn what_was_written_since_the_last_fork_is_copied_at_once() {
+    let memory = FakeMemory::new();
+    let mm = manager(&memory);
+    let a = anon(&mm, 0, 1024 * P, RW);
+    for i in 0..1024 {
+        store(&mm, a + i * P, 1).expect("store");
+    }
+    let first = mm.fork(Arc::default(), Writers::Others).expect("fork");
+    store(&mm, a + 9 * P, 2).expect("store");
+    let faults = mm.fault_count();
+    let child = mm.fork(Arc::default(), Writers::None).expect("fork");
+    store(&mm, a + 9 * P, 3).expect("store");
+    store(&child, a + 9 * P, 4).expect("store");
+    assert_eq!((mm.fault_count(), child.fault_count()), (faults, 0));
+    for (mm, value) in [(&mm, 3), (&first, 1), (&child, 4)] {
+        assert_eq!(load(mm, a + 9 * P).expect("load"), value);
+        assert_eq!(load(mm, a + 900 * P).expect("load"), 1);
+        check(mm);
+    }
+    drop((mm, first, child));
+    assert_eq!(memory.in_use(), 0);
+}
+
+#[test]
+fn a_child_gets_no_pages_that_were_never_touched() {
+    let memory = FakeMemory::new();
+    let mm = manager(&memory);
+    let a = anon(&mm, 0, 1024 * P, RW);
+    store(&mm, a + 600 * P, 1).expect("store");
+    store(&mm, a + 3 * P, 1).expect("store");
+    let used = memory.in_use();
+    let child = mm.fork(Arc::default(), Writers::None).expect("fork");
+    assert_eq!(memory.in_use(), used + 2);
+    assert_eq!((load(&child, a).expect("load"), load(&child, a + 3 * P).expect("load")), (0, 1));
+    check(&mm);
+    check(&child);
+}
+
+#[test]
 fn threads_share_an_address_space() {
     let memory = FakeMemory::new();
     let mm = manager(&memory);
@@ -654,7 +693,7 @@ fn threads_share_an_address_space() {
                     let at = AT + (x >> 33) % 64 * P;
                     let own = at + 8 + t;
                     match (x >> 20) % 8 {
-                        0 => drop(mm.fork(Arc::default()).expect("fork")),
+                        0 => drop(mm.fork(Arc::default(), Writers::Others).expect("fork")),
                         1 => mm.advise(at, P, advice::DONTNEED).unwrap_or(()),
                         2 => {
                             anon(mm, at, P, RW);

@@ -207,6 +207,16 @@ impl Vma {
         }
     }
 
+    /// Whether both areas show the same file.
+    pub(super) fn has_file_of(&self, other: &Self) -> bool {
+        match (&self.backing, &other.backing) {
+            (Backing::File { file, .. }, Backing::File { file: theirs, .. }) => {
+                std::sync::Arc::ptr_eq(&file.pages, &theirs.pages)
+            }
+            _ => false,
+        }
+    }
+
     /// Whether the area is anonymous and private.
     pub fn is_anonymous(&self) -> bool {
         matches!(self.backing, Backing::Anonymous)

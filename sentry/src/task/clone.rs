@@ -14,7 +14,7 @@ use super::{
     Account, Attributes, Ctx, GroupAttributes, GroupSignals, Parker, Phase, Task, TaskState, ThreadGroup,
 };
 use crate::kernel::Process;
-use crate::mm::Limits;
+use crate::mm::{Limits, Writers};
 use crate::signal::{Handlers, Queue, SIGCHLD};
 use crate::syscall::{Restart, Stop};
 
@@ -306,7 +306,13 @@ impl Ctx<'_> {
         let is_thread = f & flag::THREAD != 0;
         let limits =
             if is_thread { self.task.group.limits.clone() } else { copy_limits(&self.task.group.limits) };
-        let mm = if f & flag::VM != 0 { self.mm.clone() } else { self.mm.fork(limits.clone())? };
+        let mm = if f & flag::VM != 0 {
+            self.mm.clone()
+        } else {
+            // A task refers to its address space twice: in what others see of it and in what it runs with.
+            let alone = Arc::strong_count(&self.mm) <= 2;
+            self.mm.fork(limits.clone(), if alone { Writers::None } else { Writers::Others })?
+        };
         let files = if f & flag::FILES != 0 { self.files.clone() } else { self.files.duplicate() };
         let fs =
             if f & flag::FS != 0 { self.fs.clone() } else { Arc::new(Lock::new(self.fs.lock().clone())) };

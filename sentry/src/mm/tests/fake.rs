@@ -141,6 +141,19 @@ impl Memory for FakeMemory {
 
     fn populate(&self, range: MemRange) {
         self.populated.fetch_add(range.len, Ordering::Relaxed);
+        self.each(range.offset, range.len as usize, |_, _, _| {});
+    }
+
+    fn provided(&self, offset: u64, pages: &mut [u8]) {
+        for (at, answer) in (offset..).step_by(P).zip(pages) {
+            *answer = u8::from(!self.is_untouched(MemRange { offset: at, len: PAGE_SIZE }));
+        }
+    }
+
+    fn is_untouched(&self, range: MemRange) -> bool {
+        let pages = self.pages.lock();
+        let is_new = |at| pages.map.get(&at).is_some_and(|page| page.bytes.is_empty());
+        (range.offset..range.end()).step_by(P).all(is_new)
     }
 
     fn discard(&self, range: MemRange) {

@@ -8,7 +8,9 @@ use abi::mman::{MapFlags, Prot, RemapFlags, advice};
 use base::PAGE_SIZE;
 
 use super::fake::{FakeFile, FakeMemory, check, load, manager, store};
-use crate::mm::{Fault, FileMapping, Limits, MapBacking, MapRequest, MapType, MemoryManager, Privileges};
+use crate::mm::{
+    Fault, FileMapping, Limits, MapBacking, MapRequest, MapType, MemoryManager, Privileges, Writers,
+};
 
 const P: u64 = PAGE_SIZE;
 /// The arena: so many pages from here on.
@@ -165,7 +167,12 @@ fn step(rng: &mut Rng, w: &mut World, s: usize, files: &[Arc<FakeFile>; 2]) {
         }
         14 | 15 => remap(rng, w, s, first, n),
         16 if w.spaces.len() < 4 => {
-            let child = mm.fork(Arc::<Limits>::default()).expect("a child");
+            let child = mm
+                .fork(
+                    Arc::<Limits>::default(),
+                    if rng.next(2) == 0 { Writers::None } else { Writers::Others },
+                )
+                .expect("a child");
             let mut model = w.spaces[s].1.clone();
             model.retain(|_, p| !p.dont_fork);
             for p in model.values_mut().filter(|p| p.wipe) {
