@@ -4,6 +4,7 @@ pub mod calls;
 pub mod clock;
 pub mod file;
 pub mod filter;
+pub mod futex;
 pub mod mapping;
 pub mod memory;
 pub mod stdio;

@@ -317,6 +317,12 @@ impl Mapping {
         }
     }
 
+    /// Stores an aligned word atomically; what was stored before is visible to who sees it, and later loads come later.
+    #[inline]
+    pub fn swap_u32(&self, offset: u64, value: u32) -> u32 {
+        self.word32(offset).swap(value, Ordering::SeqCst)
+    }
+
     /// Loads an aligned word atomically.
     #[inline]
     pub fn load_u64(&self, offset: u64) -> u64 {

@@ -127,6 +127,11 @@ impl MemoryFile {
         assert!(self.on_grow.set(on_grow).is_ok(), "memory file: has a platform");
     }
 
+    /// The file itself, for a platform that maps it into other processes.
+    pub fn file(&self) -> std::os::fd::BorrowedFd<'_> {
+        std::os::fd::AsFd::as_fd(&self.file)
+    }
+
     /// The most bytes of offsets that the file may have.
     pub fn limit(&self) -> u64 {
         self.mapping.len()
