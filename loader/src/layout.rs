@@ -93,6 +93,18 @@ impl Layout {
         }
     }
 
+    /// Moves the stack and what lies below it down to where addresses end at `end`, a page boundary: a platform may need the
+    /// last addresses itself.
+    #[must_use]
+    pub fn ending_at(self, end: u64) -> Self {
+        let down = TASK_SIZE.saturating_sub(end);
+        Self {
+            mmap_base: self.mmap_base.saturating_sub(down),
+            stack_top: self.stack_top.saturating_sub(down),
+            ..self
+        }
+    }
+
     /// Where the heap starts. `program_end` is [`crate::elf::Placement::brk`] of the program; `moved` says that the program
     /// is `ET_DYN` without an interpreter: its heap goes to where other programs are, away from the `mmap` region.
     ///

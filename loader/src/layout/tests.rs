@@ -15,6 +15,16 @@ fn without_aslr_the_addresses_are_linuxs() {
 }
 
 #[test]
+fn stack_and_mmap_region_keep_off_the_platforms_addresses() {
+    let whole = Layout::new(None, STACK_8M);
+    assert_eq!(whole.ending_at(TASK_SIZE), whole);
+    assert_eq!(whole.ending_at(TASK_SIZE + PAGE_SIZE), whole);
+    let layout = whole.ending_at(0x7fff_c000_0000);
+    assert_eq!((layout.stack_top, layout.pie_base), (0x7fff_c000_0000, whole.pie_base));
+    assert_eq!(whole.stack_top - layout.stack_top, whole.mmap_base - layout.mmap_base);
+}
+
+#[test]
 fn every_random_number_keeps_the_order_of_the_regions() {
     for n in [0, 1, 0xfff, 0x1234_5678_9abc_def0, u64::MAX / 2, u64::MAX] {
         for limit in [0, STACK_8M, 1 << 40, u64::MAX - 1, u64::MAX] {

@@ -223,7 +223,8 @@ impl Ctx<'_> {
             let fixed = self.task.attributes.lock().personality & 0x4_0000 != 0;
             (self.task.kernel.aslr && !fixed).then(|| Randomness::from_bytes(r))
         };
-        let layout = Layout::new(randomness.as_ref(), stack_limit);
+        let end = self.task.kernel.platform.guest_range().end;
+        let layout = Layout::new(randomness.as_ref(), stack_limit).ending_at(end);
         let mm = MemoryManager::new(
             &self.task.kernel.platform,
             self.task.group.limits.clone(),
