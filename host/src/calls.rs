@@ -37,6 +37,8 @@ pub enum When {
     Always,
     /// When a host folder is granted for writing.
     Writable,
+    /// When guests run in stub processes: the platform systrap.
+    Stubs,
 }
 
 /// One call, or one form of a call that has several rows.
@@ -98,6 +100,16 @@ const fn writable(
     HostCall { name, number, limits, threads: "tasks", when: When::Writable, why }
 }
 
+const fn stubs(
+    name: &'static str,
+    number: c_long,
+    limits: &'static [Limit],
+    threads: &'static str,
+    why: &'static str,
+) -> HostCall {
+    HostCall { name, number, limits, threads, when: When::Stubs, why }
+}
+
 /// An ioctl by its request.
 macro_rules! request {
     ($name:literal, $request:expr, $threads:literal, $why:literal) => {
@@ -136,6 +148,22 @@ pub const CALLS: &[HostCall] = &[
     request!("KVM_SET_DEVICE_ATTR", 0x4018_aee1, "tasks", "sets a vCPU's time stamp counter"),
     request!("KVM_GET_STATS_FD", 0xaece, "main", "asks what KVM counted, for --counters"),
     request!("KVM_SET_NR_MMU_PAGES", 0xae44, "all", "bounds the memory that KVM's shadow tables take"),
+    stubs(
+        "tgkill",
+        libc::SYS_tgkill,
+        &[limit(2, Bound::Is(libc::SIGUSR1 as u64), "SIGUSR1")],
+        "all",
+        "interrupts a guest thread",
+    ),
+    stubs(
+        "kill",
+        libc::SYS_kill,
+        &[limit(1, Bound::Is(libc::SIGKILL as u64), "SIGKILL")],
+        "all",
+        "ends a stub process",
+    ),
+    stubs("waitid", libc::SYS_waitid, &[], "stub keeper", "learns that a stub process has ended"),
+    stubs("wait4", libc::SYS_wait4, &[], "stub keeper", "reaps a stub process"),
     // Memory.
     call(
         "mmap",
@@ -293,6 +321,7 @@ pub fn page() -> String {
         let when = match row.when {
             When::Always => "always",
             When::Writable => "a folder is writable",
+            When::Stubs => "on systrap",
         };
         // Writing to a String cannot fail.
         let _ = writeln!(

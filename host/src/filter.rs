@@ -22,6 +22,8 @@ const FAILED: libc::c_int = 125;
 pub struct Needs {
     /// A host folder is granted for writing.
     pub writable: bool,
+    /// Guests run in stub processes.
+    pub stubs: bool,
 }
 
 /// Confines all threads of this process, those that come later included, for good.
@@ -51,6 +53,7 @@ fn is_needed(row: &HostCall, needs: Needs) -> bool {
     match row.when {
         When::Always => true,
         When::Writable => needs.writable,
+        When::Stubs => needs.stubs,
     }
 }
 
@@ -144,7 +147,7 @@ mod tests {
     #[test]
     fn the_table_makes_filters() {
         for writable in [false, true] {
-            assert!(list(Needs { writable }).is_ok_and(|program| program.len() < 4096));
+            assert!(list(Needs { writable, stubs: writable }).is_ok_and(|program| program.len() < 4096));
         }
         assert!(thread_fallback().is_ok());
     }
