@@ -6,17 +6,32 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Each crate and the crates of ours that it may use; `docs/architecture.md` says why.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("ringfence-abi", &[]),
     ("ringfence-base", &["abi"]),
     ("ringfence-host", &["abi"]),
     ("ringfence-platform", &["abi", "base", "host"]),
     ("ringfence-platform-kvm", &["abi", "base", "host", "platform"]),
+    ("ringfence-platform-systrap", &["abi", "base", "host", "platform"]),
     ("ringfence-loader", &["abi"]),
     ("ringfence-fs", &["abi", "base", "host"]),
     ("ringfence-net", &["abi", "base", "host", "fs"]),
     ("ringfence-sentry", &["abi", "base", "host", "platform", "loader", "fs", "net"]),
-    ("ringfence", &["abi", "base", "host", "platform", "platform-kvm", "loader", "fs", "net", "sentry"]),
+    (
+        "ringfence",
+        &[
+            "abi",
+            "base",
+            "host",
+            "platform",
+            "platform-kvm",
+            "platform-systrap",
+            "loader",
+            "fs",
+            "net",
+            "sentry",
+        ],
+    ),
     // These see the binary only.
     ("ringfence-tests", &[]),
     ("ringfence-benches", &[]),

@@ -1,0 +1,59 @@
+//! What all of a platform's spaces and contexts share.
+
+use std::ops::Range;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, OnceLock};
+
+use base::PAGE_SIZE;
+use platform::XsaveLayout;
+use platform::memory::MemoryFile;
+
+use crate::counters::Counters;
+use crate::process::Family;
+use crate::xstate::Xstate;
+
+pub(crate) struct Shared {
+    pub(crate) memory: Arc<MemoryFile>,
+    pub(crate) family: Arc<Family>,
+    pub(crate) counters: Counters,
+    /// The addresses that guests may map.
+    pub(crate) range: Range<u64>,
+    /// `vm.max_map_count`.
+    pub(crate) map_limit: usize,
+    /// Processors that the sandbox may use.
+    pub(crate) cpus: usize,
+    /// Where signal frames lie in an area, and what is in them: found out with the first guest thread, before any user
+    /// code runs.
+    pub(crate) frame: OnceLock<FrameLayout>,
+    /// Contexts whose guest thread runs.
+    pub(crate) running: AtomicUsize,
+}
+
+/// What all signal frames have in common.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FrameLayout {
+    /// The frame's offset in the area.
+    pub(crate) frame: u64,
+    /// The offset of the floating-point state in the area.
+    pub(crate) fp: u64,
+    pub(crate) xstate: Xstate,
+}
+
+impl Shared {
+    /// The guest's XSAVE area.
+    pub(crate) fn xsave_layout(&self) -> XsaveLayout {
+        // Known since the platform was made; x87 and SSE are what every processor has.
+        self.frame.get().map_or(XsaveLayout { size: 576, features: 3 }, |f| f.xstate.layout)
+    }
+
+    /// Panics on a range that no guest can have asked for: the sentry checks what guests ask.
+    pub(crate) fn check(&self, addr: u64, len: u64) {
+        assert!(
+            addr.is_multiple_of(PAGE_SIZE)
+                && len.is_multiple_of(PAGE_SIZE)
+                && addr >= self.range.start
+                && addr.checked_add(len).is_some_and(|end| end <= self.range.end),
+            "systrap: {addr:#x}+{len:#x} is outside the guest's range"
+        );
+    }
+}

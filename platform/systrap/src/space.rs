@@ -1,0 +1,204 @@
+//! An address space: a stub process, made when something is first mapped, and what it maps.
+//!
+//! The host's kernel limits how many mappings a process may have. What is mapped here is only a cache of what the sentry
+//! knows, since a fault brings it back: near the limit all of it is dropped, and the guest goes on.
+
+use std::any::Any;
+use std::ops::Range;
+use std::sync::{Arc, Weak};
+
+use base::PAGE_SIZE;
+use base::lock::{Lock, rank};
+use base::memmap::{Access, MemRange};
+use platform::{AddressSpace, Error};
+
+use crate::counters::Counters;
+use crate::layout::STUB_TEXT;
+use crate::pieces::{Piece, Pieces};
+use crate::process::{Command, Failure, Process};
+use crate::shared::Shared;
+use crate::thread::Thread;
+
+/// An address space.
+pub(crate) struct SystrapSpace {
+    shared: Arc<Shared>,
+    this: Weak<Self>,
+    state: Lock<State, { rank::PAGE_TABLE }>,
+    /// Guest threads that no context uses at the moment.
+    idle: Lock<Vec<Thread>, { rank::LEAF }>,
+}
+
+#[derive(Default)]
+struct State {
+    process: Option<Arc<Process>>,
+    pieces: Pieces,
+    threads: usize,
+}
+
+/// Mappings that the host may need beyond those of guest memory: the stub's own, and those that a split adds.
+const SPARE: usize = 32;
+
+impl SystrapSpace {
+    pub(crate) fn new(shared: Arc<Shared>) -> Arc<Self> {
+        Counters::add(&shared.counters.spaces);
+        Arc::new_cyclic(|this| Self {
+            shared,
+            this: this.clone(),
+            state: Lock::default(),
+            idle: Lock::default(),
+        })
+    }
+
+    pub(crate) fn weak(&self) -> Weak<Self> {
+        self.this.clone()
+    }
+
+    /// A guest thread in this space that nobody uses.
+    pub(crate) fn take_thread(&self) -> Result<Thread, Error> {
+        if let Some(thread) = self.idle.lock().pop() {
+            return Ok(thread);
+        }
+        let mut st = self.state.lock();
+        let process = st.process(&self.shared)?;
+        st.threads += 1;
+        Counters::add(&self.shared.counters.threads);
+        Thread::start(&self.shared, process)
+    }
+
+    /// Gives a thread back.
+    pub(crate) fn give_thread(&self, thread: Thread) {
+        self.idle.lock().push(thread);
+    }
+}
+
+impl State {
+    /// The stub; makes it first if need be.
+    fn process(&mut self, shared: &Shared) -> Result<Arc<Process>, Error> {
+        if let Some(process) = &self.process {
+            return Ok(process.clone());
+        }
+        let process = shared.family.new_process()?;
+        self.process = Some(process.clone());
+        Ok(process)
+    }
+
+    /// Drops all guest mappings when `more` could break the host's limit.
+    fn make_room(&mut self, shared: &Shared, more: usize) {
+        if self.pieces.len() + self.threads + SPARE + more > shared.map_limit {
+            self.drop_all(shared);
+        }
+    }
+
+    /// Drops all guest mappings: faults bring back what is needed.
+    fn drop_all(&mut self, shared: &Shared) {
+        self.pieces.clear();
+        let Some(process) = &self.process else { return };
+        Counters::add(&shared.counters.evictions);
+        if let Err(Failure::Call(errno)) = process.run(&[Command::unmap(PAGE_SIZE, STUB_TEXT - PAGE_SIZE)]) {
+            log::error!("systrap: unmapping all: error {errno}");
+            process.kill_and_wait();
+        }
+    }
+
+    /// Makes calls that only take away. They can fail only at the limit on mappings, and then everything goes.
+    fn restrict(&mut self, shared: &Shared, commands: &[Command]) {
+        let Some(process) = &self.process else { return };
+        if commands.is_empty() {
+            return;
+        }
+        if let Err(Failure::Call(errno)) = process.run(commands) {
+            log::debug!("systrap: {commands:x?}: error {errno}");
+            self.drop_all(shared);
+        }
+    }
+}
+
+impl AddressSpace for SystrapSpace {
+    fn map(&self, addr: u64, range: MemRange, access: Access) -> Result<(), Error> {
+        self.shared.check(addr, range.len);
+        let mut st = self.state.lock();
+        let process = st.process(&self.shared)?;
+        st.make_room(&self.shared, 2);
+        let command = Command::map(addr, range.len, access.bits().into(), range.offset);
+        if let Err(e) = process.run(&[command]) {
+            if e != Failure::Dead {
+                st.drop_all(&self.shared);
+                process.run(&[command]).map_err(|e| e.into_error("mapping guest memory"))?;
+            } else {
+                return Err(e.into_error("mapping guest memory"));
+            }
+        }
+        st.pieces.insert(addr, Piece { end: addr + range.len, offset: range.offset, access });
+        Ok(())
+    }
+
+    fn unmap(&self, addr: u64, len: u64) {
+        self.shared.check(addr, len);
+        let mut st = self.state.lock();
+        if st.pieces.intersects(addr..addr + len) {
+            st.restrict(&self.shared, &[Command::unmap(addr, len)]);
+            st.pieces.remove(addr..addr + len);
+        }
+    }
+
+    fn protect(&self, addr: u64, len: u64, access: Access) {
+        self.shared.check(addr, len);
+        let mut st = self.state.lock();
+        let runs = st.pieces.protect(addr..addr + len, access);
+        let commands: Vec<Command> =
+            runs.iter().map(|r| Command::protect(r.start, r.end - r.start, access.bits().into())).collect();
+        st.restrict(&self.shared, &commands);
+    }
+
+    fn fork_into(&self, child: &dyn AddressSpace, ranges: &[Range<u64>]) -> Result<(), Error> {
+        let Some(child) = child.as_any().downcast_ref::<Self>() else {
+            return Err(Error::Broken("systrap: fork into another platform's address space".into()));
+        };
+        let mut st = self.state.lock();
+        let mut to = child.state.lock_same_rank();
+        let mut ours = Vec::new();
+        let mut theirs = Vec::new();
+        for range in ranges {
+            self.shared.check(range.start, range.end - range.start);
+            let found: Vec<(u64, Piece)> = st.pieces.overlapping(range.clone()).collect();
+            for (start, piece) in found {
+                let access = piece.access - Access::WRITE;
+                let (len, bits) = (piece.end - start, access.bits().into());
+                if access != piece.access {
+                    st.pieces.protect(start..piece.end, access);
+                    ours.push(Command::protect(start, len, bits));
+                }
+                if !access.is_empty() {
+                    theirs.push((
+                        start,
+                        Piece { access, ..piece },
+                        Command::map(start, len, bits, piece.offset),
+                    ));
+                }
+            }
+        }
+        // First, and also when the child cannot be made: the sentry believes that nobody writes these pages.
+        st.restrict(&self.shared, &ours);
+        let process = to.process(&self.shared)?;
+        to.make_room(&self.shared, theirs.len());
+        let commands: Vec<Command> = theirs.iter().map(|(_, _, command)| *command).collect();
+        process.run(&commands).map_err(|e| e.into_error("mapping guest memory"))?;
+        for (start, piece, _) in theirs {
+            to.pieces.insert(start, piece);
+        }
+        Ok(())
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+impl Drop for SystrapSpace {
+    fn drop(&mut self) {
+        self.idle.get_mut().clear();
+        if let Some(process) = self.state.get_mut().process.take() {
+            process.finish();
+        }
+    }
+}
