@@ -16,13 +16,13 @@ use sentry::task::{FdTable, FsContext};
 use sentry::{Kernel, Setup};
 
 use crate::volume::Volume;
-use crate::{FAILED, complain};
+use crate::{FAILED, choose, complain};
 
 /// Options of `ringfence run`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// The platform: auto or kvm.
-    #[arg(long, default_value = "auto", value_parser = ["auto", "kvm"])]
+    /// The platform: auto, kvm or systrap.
+    #[arg(long, env = "RINGFENCE_PLATFORM", default_value = "auto", value_parser = choose::NAMES)]
     platform: String,
     /// The host directory that becomes the root, read-only beneath an in-memory overlay.
     #[arg(long, default_value = "/")]
@@ -105,8 +105,8 @@ fn try_run(options: &Options) -> Result<u8, Failure> {
     let cred = parse_user(&options.user)?;
     // Tracing is to show every call.
     let patch = !options.no_patch && options.strace.is_none() && !options.strace_summary;
-    let machine = platform_kvm::Options { device: options.kvm_device.clone(), patch, ..Default::default() };
-    let platform = platform_kvm::KvmPlatform::new(&machine).map_err(|e| Failure::own(e.to_string()))?;
+    let kvm = platform_kvm::Options { device: options.kvm_device.clone(), patch, ..Default::default() };
+    let platform = choose::make(&options.platform, &kvm).map_err(Failure::own)?;
     if let Some(size) = options.memory {
         platform.memory().set_budget(size);
     }
@@ -150,7 +150,8 @@ fn try_run(options: &Options) -> Result<u8, Failure> {
     let args: Vec<Vec<u8>> = options.program.iter().map(|a| a.clone().into_vec()).collect();
     let path = find_program(&root, &cwd, &cred, &args[0], &env)?;
     let shown = String::from_utf8_lossy(&args[0]).into_owned();
-    host::filter::confine(host::filter::Needs { writable: options.volumes.iter().any(Volume::is_writable) })
+    let writable = options.volumes.iter().any(Volume::is_writable);
+    host::filter::confine(host::filter::Needs { writable, stubs: platform.name() == "systrap" })
         .map_err(|e| Failure::own(format!("seccomp filter on ringfence itself: {e}")))?;
     start_first(FirstTask {
         kernel: kernel.clone(),
@@ -164,7 +165,7 @@ fn try_run(options: &Options) -> Result<u8, Failure> {
         nice,
     })
     .map_err(|e| program_failure(&shown, e))?;
-    log::info!("platform {}, SYSCALL leaves by {:?}; running {shown}", platform.name(), platform.entry());
+    log::info!("platform {}; running {shown}", platform.name());
     let status = kernel.wait_for_end();
     log::info!("{shown} ended with wait status {status:#x}; counters: {:?}", platform.counters());
     if let Some(tracer) = kernel.tracer.as_ref().filter(|t| t.summary) {

@@ -97,12 +97,20 @@ fn a_root_that_is_not_there_is_125() {
 
 #[test]
 fn a_device_that_is_missing_is_125_and_says_what_to_do() {
-    assert_fails(&["run", "--kvm-device", "/nonexistent", "--", "/bin/true"], 125, "/nonexistent");
+    assert_fails(
+        &["run", "--platform", "kvm", "--kvm-device", "/nonexistent", "--", "/bin/true"],
+        125,
+        "/nonexistent",
+    );
 }
 
 #[test]
 fn a_device_that_is_not_kvm_is_125() {
-    assert_fails(&["run", "--kvm-device", "/dev/null", "--", "/bin/true"], 125, "/dev/null");
+    assert_fails(
+        &["run", "--platform", "kvm", "--kvm-device", "/dev/null", "--", "/bin/true"],
+        125,
+        "/dev/null",
+    );
 }
 
 #[test]
