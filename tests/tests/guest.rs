@@ -37,10 +37,12 @@ fn area_matches(area: &str) {
     if !judged.known.is_empty() {
         loud(&format!("{area}: {} known failures of {} cases", judged.known.len(), rows.len()));
     }
-    let mut wrong: Vec<String> =
+    // Loud, not wrong: who mends a case that somebody else's change also touches shall not find the tests broken.
+    for name in &judged.mended {
+        loud(&format!("unexpected pass: {name}: delete its line in tests/known-failures.txt"));
+    }
+    let wrong: Vec<String> =
         judged.unexpected.iter().map(|row| format!("{}: {}", row.name, row.detail)).collect();
-    let mended = judged.mended.iter();
-    wrong.extend(mended.map(|name| format!("{name}: passes: delete its line in tests/known-failures.txt")));
     assert!(wrong.is_empty(), "differs from the native run:\n{}", wrong.join("\n"));
 }
 
@@ -56,7 +58,7 @@ macro_rules! areas {
     };
 }
 
-areas! { cred files memory patch proc sched signals sock timers traps }
+areas! { cred files ipc memory misc patch paths poll proc process sched signals sock sockets time timers traps }
 
 #[test]
 fn every_area_has_its_test() {

@@ -7,7 +7,18 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Static, so that the same bytes run on every kernel and a start costs no dynamic loading.
-const FLAGS: [&str; 7] = ["-O1", "-g0", "-static", "-pthread", "-Wall", "-Wno-unused-result", "-Wno-nonnull"];
+const FLAGS: [&str; 10] = [
+    "-O1",
+    "-g0",
+    "-static",
+    "-pthread",
+    "-Wall",
+    "-Wno-unused-result",
+    "-Wno-nonnull",
+    "-fmax-errors=5",
+    "-ftrack-macro-expansion=0",
+    "-fno-diagnostics-show-caret",
+];
 
 /// Where built programs are kept between runs.
 ///
