@@ -265,6 +265,12 @@ __attribute__((unused)) static void catch_signal(int number, int flags) {
   sigaction(number, &action, 0);
 }
 
+/* Sends SIGALRM every so many milliseconds: on a busy machine the first may come before the call that it is to interrupt. */
+__attribute__((unused)) static void ticks(int ms) {
+  struct itimerval t = {{0, ms * 1000}, {0, ms * 1000}};
+  setitimer(ITIMER_REAL, &t, 0);
+}
+
 __attribute__((unused)) static u64 bit(int number) { return 1ull << (number - 1); }
 
 /* ---- running the cases ---- */
