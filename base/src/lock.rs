@@ -48,6 +48,10 @@ pub mod rank {
     pub const PI_LOCKS: u16 = 59;
     /// The VMAs of an address space.
     pub const MM: u16 = 60;
+    /// The tables of System V IPC; taken when the last area of a segment goes.
+    pub const IPC: u16 = 62;
+    /// One object of System V IPC. No guest memory is touched under it.
+    pub const IPC_OBJECT: u16 = 64;
     /// The page cache of one file (what a page fault may need; no copy to guest memory happens under it).
     pub const PAGE_CACHE: u16 = 70;
     /// The mappings of one file: who maps it where.

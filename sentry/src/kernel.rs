@@ -103,6 +103,8 @@ pub struct Kernel {
     pub mounts: Arc<MountNamespace>,
     /// Sockets.
     pub net: Arc<net::Namespace>,
+    /// The first task's namespaces.
+    pub namespaces: Arc<crate::ns::Namespaces>,
     /// Futexes.
     pub futexes: FutexTable,
     /// Futexes that pass from owner to owner.
@@ -181,6 +183,7 @@ impl Kernel {
             time,
             mounts: setup.mounts,
             net: net::Namespace::new(),
+            namespaces: crate::ns::Namespaces::first(),
             futexes: FutexTable::new(),
             pi_locks: Lock::default(),
             tree: Lock::new(Tree::default()),

@@ -5,8 +5,10 @@
 
 pub mod filesystems;
 pub mod futex;
+pub mod ipc;
 pub mod kernel;
 pub mod mm;
+pub mod ns;
 pub mod proc;
 pub mod signal;
 pub mod strace;

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use abi::Errno;
 use abi::errno::{EACCES, EAGAIN, EEXIST, EINVAL, ENOMEM, EOPNOTSUPP, EOVERFLOW, EPERM};
 use abi::mman::{MAP_PRIVATE, MAP_SHARED, MAP_SHARED_VALIDATE, MAP_TYPE, MapFlags, Prot};
-use base::memmap::{Access, LARGE_PAGE, MappedFile};
+use base::memmap::{Access, LARGE_PAGE, MappedFile, MappingOrigin};
 use base::{PAGE_SIZE, page_down, page_up};
 
 use super::fault::Use;
@@ -514,6 +514,49 @@ impl MemoryManager {
         let mut trash = Vec::new();
         let mut st = self.state.write();
         self.unmap_checked(&mut st, addr..addr + len, &mut trash)
+    }
+
+    /// shmdt(2): removes the areas that show a segment as attached at `addr`; `size_of` tells a segment's length by what
+    /// its areas hold.
+    ///
+    /// # Errors
+    /// `EINVAL`: there is none.
+    pub fn detach(
+        &self,
+        addr: u64,
+        size_of: impl Fn(&dyn MappingOrigin) -> Option<u64>,
+    ) -> Result<(), Errno> {
+        let mut trash = Vec::new();
+        let mut st = self.state.write();
+        // Linux 6.12 ipc/shm.c, ksys_shmdt: of what was mapped as one, pieces may be left.
+        let mut found: Option<(MappedFile, u64)> = None;
+        let mut pieces = Vec::new();
+        for v in st.vmas.overlapping(addr..self.range.end) {
+            let end = found.as_ref().map(|(_, end)| *end);
+            if end.is_some_and(|end| v.end > end) {
+                break;
+            }
+            let Backing::File { file, offset } = &v.backing else { continue };
+            let Some(size) = size_of(&*file.origin) else { continue };
+            if v.start < addr || v.start - addr != *offset {
+                continue;
+            }
+            match &found {
+                Some((f, _)) if !std::sync::Arc::ptr_eq(&f.origin, &file.origin) => continue,
+                Some(_) => {}
+                None => {
+                    let len = page_up(size).ok_or(EINVAL)?;
+                    found = Some((file.clone(), addr.saturating_add(len)));
+                }
+            }
+            pieces.push(v.start..v.end);
+        }
+        for piece in pieces {
+            self.unmap_locked(&mut st, piece, &mut trash);
+        }
+        drop(st);
+        drop(trash);
+        if found.is_some() { Ok(()) } else { Err(EINVAL) }
     }
 
     /// Removes mappings unless a hole in an area would make too many.

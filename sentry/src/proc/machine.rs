@@ -9,9 +9,11 @@ use fs::vfs::StatFs;
 
 use super::status::{TICKS_PER_SEC, ticks};
 use super::{cpuinfo, sysctl};
+use crate::ipc::IpcNamespace;
 use crate::kernel::Kernel;
 use crate::system::{RELEASE, VERSION};
 use crate::task::attributes::cpu_numbers;
+use crate::task::current::current;
 use crate::time::Clock;
 
 type Make = fn(&Kernel) -> String;
@@ -47,10 +49,23 @@ pub(super) fn files(kernel: &Arc<Kernel>) -> Vec<Named> {
     let weak = Arc::downgrade(kernel);
     let mut list: Vec<Named> =
         FILES.iter().map(|&(name, make)| (name.to_owned(), builder.text(made(&weak, make)))).collect();
+    list.push(("sysvipc".to_owned(), sysvipc(&builder)));
     list.push(("mounts".to_owned(), builder.link("self/mounts")));
     list.push(("net".to_owned(), builder.link("self/net")));
     list.push(("sys".to_owned(), sysctl::tree(kernel)));
     list
+}
+
+/// `/proc/sysvipc`: of the reader's namespace.
+fn sysvipc(builder: &Builder) -> Arc<dyn fs::vfs::Inode> {
+    let file = |make: fn(&IpcNamespace) -> String| {
+        builder.text(move || current().map(|t| make(&t.ipc())).unwrap_or_default())
+    };
+    builder.dir(vec![
+        ("msg".to_owned(), file(IpcNamespace::msg_text)),
+        ("sem".to_owned(), file(IpcNamespace::sem_text)),
+        ("shm".to_owned(), file(IpcNamespace::shm_text)),
+    ])
 }
 
 fn filesystems(_: &Kernel) -> String {

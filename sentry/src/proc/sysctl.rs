@@ -25,6 +25,9 @@ const FIXED: &[(&str, Make)] = &[
     ("fs/pipe-max-size", |_| fs::anon::pipe::CAPACITY_MAX.to_string()),
     ("fs/suid_dumpable", |_| "0".to_owned()),
     ("kernel/cap_last_cap", |_| cap::LAST.to_string()),
+    ("kernel/msgmax", |_| crate::ipc::msg::MSGMAX.to_string()),
+    ("kernel/msgmnb", |_| crate::ipc::msg::MSGMNB.to_string()),
+    ("kernel/msgmni", |_| crate::ipc::msg::MSGMNI.to_string()),
     ("kernel/ngroups_max", |_| crate::syscall::cred::NGROUPS_MAX.to_string()),
     ("kernel/osrelease", |_| RELEASE.to_owned()),
     ("kernel/ostype", |_| SYSNAME.to_owned()),
@@ -34,6 +37,14 @@ const FIXED: &[(&str, Make)] = &[
     ("kernel/random/boot_id", |k| k.system.boot_id.clone()),
     ("kernel/random/uuid", |_| random_uuid()),
     ("kernel/randomize_va_space", |k| if k.aslr { "2" } else { "0" }.to_owned()),
+    ("kernel/sem", |_| {
+        use crate::ipc::sem::{SEMMNI, SEMMNS, SEMMSL, SEMOPM};
+        format!("{SEMMSL}\t{SEMMNS}\t{SEMOPM}\t{SEMMNI}")
+    }),
+    ("kernel/shm_rmid_forced", |_| "0".to_owned()),
+    ("kernel/shmall", |_| crate::ipc::shm::SHMMAX.to_string()),
+    ("kernel/shmmax", |_| crate::ipc::shm::SHMMAX.to_string()),
+    ("kernel/shmmni", |_| crate::ipc::shm::SHMMNI.to_string()),
     ("kernel/tainted", |_| "0".to_owned()),
     // Every thread has a number below pid_max.
     ("kernel/threads-max", |k| k.max_tasks.min(PID_MAX as usize - 1).to_string()),

@@ -4,7 +4,7 @@
 //! pipes), `poll.rs` (waiting for descriptors), `mem.rs`, `task.rs` (processes, limits), `futex.rs`, `wait.rs`,
 //! `sig.rs`, `time.rs`, `timer.rs`,
 //! `mount.rs` and `fsmount.rs` (mounts), `cred.rs` (users, capabilities), `prctl.rs`, `sched.rs`, `system.rs` (names, usage, file systems), `sock.rs` and
-//! `sockmsg.rs` (sockets).
+//! `sockmsg.rs` (sockets); `shm.rs`, `sem.rs`, `msg.rs` (System V IPC).
 
 use abi::errno::{EFAULT, ERESTARTSYS};
 use abi::{Errno, UserAddr};
@@ -21,12 +21,15 @@ pub mod limits;
 pub mod lock;
 pub mod mem;
 mod mount;
+pub mod msg;
 pub mod open;
 pub mod path;
 pub mod poll;
 mod prctl;
 pub mod range;
 pub mod sched;
+pub mod sem;
+pub mod shm;
 pub mod sig;
 pub mod sock;
 pub mod sockmsg;

@@ -4,8 +4,7 @@
 use abi::UserAddr;
 
 use super::{
-    Argument, Row, Support, SysResult, cred, fd, file, fsmount, futex, inotify, limits, lock, mem, mount,
-    open, path, poll, range, sched, sig, sock, sockmsg, splice, system, task, time, timer, wait, xattr,
+    Argument, Row, Support, SysResult, cred, fd, file, fsmount, futex, inotify, limits, lock, mem, mount, msg, open, path, poll, range, sched, sem, shm, sig, sock, sockmsg, splice, system, task, time, timer, wait, xattr,
 };
 use crate::task::Ctx;
 use Support::{Absent, Full, Partial};
@@ -64,9 +63,9 @@ syscalls! {
     26 msync = mem::sys_msync(addr: u64, len: u64, flags: u32), Full;
     27 mincore = mem::sys_mincore(addr: u64, len: u64, vec: UserAddr), Full;
     28 madvise = mem::sys_madvise(addr: u64, len: u64, advice: u64), Partial("no KSM, COLLAPSE or guard advice");
-    29 shmget, Absent;
-    30 shmat, Absent;
-    31 shmctl, Absent;
+    29 shmget = shm::sys_shmget(key: i32, size: u64, flags: u32), Partial("no huge pages");
+    30 shmat = shm::sys_shmat(id: i32, addr: u64, flags: u32), Full;
+    31 shmctl = shm::sys_shmctl(id: i32, command: u32, buf: UserAddr), Full;
     32 dup = fd::sys_dup(fd: i32), Full;
     33 dup2 = fd::sys_dup2(old: i32, new: i32), Full;
     34 pause = sig::sys_pause(), Full;
@@ -99,14 +98,14 @@ syscalls! {
     61 wait4 = wait::sys_wait4(pid: i32, status: UserAddr, options: u32, usage: UserAddr), Full;
     62 kill = sig::sys_kill(pid: i32, signo: i32), Full;
     63 uname = system::sys_uname(buf: UserAddr), Full;
-    64 semget, Absent;
-    65 semop, Absent;
-    66 semctl, Absent;
-    67 shmdt, Absent;
-    68 msgget, Absent;
-    69 msgsnd, Absent;
-    70 msgrcv, Absent;
-    71 msgctl, Absent;
+    64 semget = sem::sys_semget(key: i32, count: i32, flags: u32), Full;
+    65 semop = sem::sys_semop(id: i32, operations: UserAddr, count: u32), Full;
+    66 semctl = sem::sys_semctl(id: i32, num: i32, command: u32, arg: u64), Full;
+    67 shmdt = shm::sys_shmdt(addr: u64), Full;
+    68 msgget = msg::sys_msgget(key: i32, flags: u32), Full;
+    69 msgsnd = msg::sys_msgsnd(id: i32, msg: UserAddr, size: u64, flags: u32), Full;
+    70 msgrcv = msg::sys_msgrcv(id: i32, msg: UserAddr, size: u64, kind: i64, flags: u32), Full;
+    71 msgctl = msg::sys_msgctl(id: i32, command: u32, buf: UserAddr), Full;
     72 fcntl = fd::sys_fcntl(fd: i32, command: u32, arg: u64), Partial("no leases, no notifications");
     73 flock = lock::sys_flock(fd: i32, operation: u32), Full;
     74 fsync = file::sys_fsync(fd: i32), Full;
@@ -255,7 +254,7 @@ syscalls! {
     217 getdents64 = file::sys_getdents64(fd: i32, buf: UserAddr, len: u32), Full;
     218 set_tid_address = task::sys_set_tid_address(addr: UserAddr), Full;
     219 restart_syscall, Absent;
-    220 semtimedop, Absent;
+    220 semtimedop = sem::sys_semtimedop(id: i32, operations: UserAddr, count: u32, timeout: UserAddr), Full;
     221 fadvise64 = range::sys_fadvise64(fd: i32, offset: i64, len: i64, advice: u32), Full;
     222 timer_create = timer::sys_timer_create(clock: i32, event: UserAddr, id: UserAddr), Full;
     223 timer_settime = timer::sys_timer_settime(id: i32, flags: i32, new: UserAddr, old: UserAddr), Full;

@@ -428,6 +428,8 @@ impl Ctx<'_> {
         let (old, pid) = (self.task.clone(), self.task.group.pid);
         let mm = old.mm.lock().clone();
         let fs = old.fs.lock().clone();
+        let namespaces = old.namespaces.lock().clone();
+        let undo = old.sem_undo.lock().take();
         let mut tree = old.kernel.tree.lock();
         let mut signals = old.group.signals.lock();
         let mut from = old.state.lock();
@@ -452,6 +454,8 @@ impl Ctx<'_> {
             signal_pending: AtomicBool::new(true),
             robust_list: AtomicU64::new(0),
             parent_death_signal: AtomicI32::new(old.parent_death_signal.load(Ordering::Relaxed)),
+            namespaces: Lock::new(namespaces),
+            sem_undo: Lock::new(undo),
             mm: Lock::new(mm),
             fs: Lock::new(fs),
             attributes: Lock::new(old.attributes.lock().clone()),

@@ -32,6 +32,8 @@ impl Ctx<'_> {
         }
         self.leave_signals();
         self.release_mm();
+        let undo = self.task.sem_undo.lock().take();
+        drop(undo);
         // Descriptors are closed before the parent hears of the end, as Linux does: a reader sees EOF first.
         self.files = Arc::default();
         self.task.state.lock().files = self.files.clone();

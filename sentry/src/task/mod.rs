@@ -150,6 +150,10 @@ pub struct Task {
     pub robust_list: AtomicU64,
     /// What it is sent when the thread that made its process ends (`PR_SET_PDEATHSIG`).
     pub parent_death_signal: AtomicI32,
+    /// What it sees of the system.
+    pub namespaces: Lock<Arc<crate::ns::Namespaces>, { rank::LEAF }>,
+    /// Semaphore operations to be undone at its end; shared with `CLONE_SYSVSEM`.
+    pub sem_undo: Lock<Option<Arc<crate::ipc::sem::UndoList>>, { rank::LEAF }>,
     /// The address space, for /proc and ptrace.
     pub mm: Lock<Arc<MemoryManager>, { rank::LEAF }>,
     /// For prctl(2), sched(7), personality(2).
