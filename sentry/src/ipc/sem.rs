@@ -207,7 +207,7 @@ impl IpcNamespace {
 }
 
 fn seconds(time: &Timekeeper) -> i64 {
-    time.now(Clock::Realtime).as_ns().div_euclid(1_000_000_000) as i64
+    time.now(Clock::Realtime).as_ns().div_euclid(1_000_000_000)
 }
 
 impl SemSet {

@@ -126,7 +126,7 @@ impl IpcNamespace {
                 namespace: Arc::downgrade(self),
                 state: Lock::new(ShmState {
                     perm: Perm::new(new.key, new.flags, new.cred, ident.seq),
-                    ctime: time.now(Clock::Realtime).as_ns().div_euclid(1_000_000_000) as i64,
+                    ctime: time.now(Clock::Realtime).as_ns().div_euclid(1_000_000_000),
                     origin: Weak::new(),
                 }),
             }))
@@ -157,7 +157,7 @@ impl IpcNamespace {
 
 impl Segment {
     fn now(&self) -> i64 {
-        self.time.now(Clock::Realtime).as_ns().div_euclid(1_000_000_000) as i64
+        self.time.now(Clock::Realtime).as_ns().div_euclid(1_000_000_000)
     }
 
     /// `CLOCK_REALTIME` as the segment's change time.

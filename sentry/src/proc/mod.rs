@@ -203,6 +203,28 @@ pub fn may_access(caller: &Task, group: &Arc<ThreadGroup>, target: &Credentials)
     if same_user && no_more_caps && group.attributes.lock().dumpable == 1 { Ok(()) } else { Err(EPERM) }
 }
 
+/// Whether the caller may reach into `target` (`PTRACE_MODE_ATTACH_REALCREDS`).
+///
+/// # Errors
+/// `EPERM`.
+pub fn may_attach(caller: &Task, target: &Task) -> Result<(), Errno> {
+    if Arc::ptr_eq(&caller.group, &target.group) {
+        return Ok(());
+    }
+    let (cred, them) = (caller.cred(), target.cred());
+    if cred.has(cap::SYS_PTRACE) {
+        return Ok(());
+    }
+    let same_user = [them.uid, them.euid, them.suid].iter().all(|&id| id == cred.uid)
+        && [them.gid, them.egid, them.sgid].iter().all(|&id| id == cred.gid);
+    let no_more_caps = them.permitted.0 & !cred.permitted.0 == 0;
+    if same_user && no_more_caps && target.group.attributes.lock().dumpable == 1 {
+        Ok(())
+    } else {
+        Err(EPERM)
+    }
+}
+
 impl fs::procfs::Task for ProcTask {
     fn id(&self) -> TaskId {
         TaskId { pid: self.group.pid, tid: self.tid }

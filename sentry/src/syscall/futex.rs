@@ -20,6 +20,8 @@ const FUTEX_UNLOCK_PI: u32 = 7;
 const FUTEX_TRYLOCK_PI: u32 = 8;
 const FUTEX_WAIT_BITSET: u32 = 9;
 const FUTEX_WAKE_BITSET: u32 = 10;
+const FUTEX_WAIT_REQUEUE_PI: u32 = 11;
+const FUTEX_CMP_REQUEUE_PI: u32 = 12;
 const FUTEX_LOCK_PI2: u32 = 13;
 const FUTEX_PRIVATE_FLAG: u32 = 128;
 const FUTEX_CLOCK_REALTIME: u32 = 256;
@@ -38,12 +40,12 @@ pub(super) fn sys_futex(
     let command = op & !(FUTEX_PRIVATE_FLAG | FUTEX_CLOCK_REALTIME);
     let realtime = op & FUTEX_CLOCK_REALTIME != 0;
     let deadline = match command {
-        FUTEX_WAIT | FUTEX_WAIT_BITSET | FUTEX_LOCK_PI | FUTEX_LOCK_PI2 => {
+        FUTEX_WAIT | FUTEX_WAIT_BITSET | FUTEX_LOCK_PI | FUTEX_LOCK_PI2 | FUTEX_WAIT_REQUEUE_PI => {
             deadline(cx, command, realtime, timeout)?
         }
         _ => None,
     };
-    if realtime && !matches!(command, FUTEX_WAIT_BITSET | FUTEX_LOCK_PI2) {
+    if realtime && !matches!(command, FUTEX_WAIT_BITSET | FUTEX_LOCK_PI2 | FUTEX_WAIT_REQUEUE_PI) {
         return Err(ENOSYS.into());
     }
     match command {
@@ -75,6 +77,32 @@ pub(super) fn sys_futex(
             }
             let (woken, moved) = cx.task.kernel.futexes.requeue(&from, &to, val as usize, count as usize);
             Ok((woken + if command == FUTEX_CMP_REQUEUE { moved } else { 0 }) as u64)
+        }
+        FUTEX_WAIT_REQUEUE_PI => {
+            let target = cx.mm.futex_key(addr2, scope)?;
+            if cx.mm.futex_key(addr, scope)? == target {
+                return Err(EINVAL.into());
+            }
+            let deadline = cx.restart_deadline.take().or(deadline);
+            wait(cx, addr, scope, val, u32::MAX, deadline)?;
+            cx.lock_pi(addr2, scope, deadline)
+        }
+        FUTEX_CMP_REQUEUE_PI => {
+            let count = timeout.raw() as u32;
+            // Linux kernel/futex/requeue.c: one is woken with the lock, the rest queue for it.
+            if val != 1 || (count as i32) < 0 {
+                return Err(EINVAL.into());
+            }
+            let from = cx.mm.futex_key(addr, scope)?;
+            let to = cx.mm.futex_key(addr2, scope)?;
+            if from == to {
+                return Err(EINVAL.into());
+            }
+            if cx.mm.load_u32(addr)? != val3 {
+                return Err(EAGAIN.into());
+            }
+            // Each goes on to queue for the lock itself.
+            Ok(cx.task.kernel.futexes.wake(&from, (count as usize).saturating_add(1), u32::MAX) as u64)
         }
         FUTEX_WAKE_OP => wake_op(cx, addr, addr2, scope, val, timeout.raw() as u32, val3),
         FUTEX_LOCK_PI | FUTEX_LOCK_PI2 => cx.lock_pi(addr, scope, deadline),
@@ -148,7 +176,7 @@ fn wake_op(
     Ok(woken as u64)
 }
 
-fn wait(
+pub(super) fn wait(
     cx: &mut Ctx<'_>,
     addr: UserAddr,
     scope: FutexScope,

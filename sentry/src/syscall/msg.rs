@@ -22,7 +22,7 @@ const MSG_INFO: u32 = 12;
 const MSG_STAT_ANY: u32 = 13;
 
 fn now(cx: &Ctx<'_>) -> i64 {
-    cx.task.kernel.time.now(Clock::Realtime).as_ns().div_euclid(1_000_000_000) as i64
+    cx.task.kernel.time.now(Clock::Realtime).as_ns().div_euclid(1_000_000_000)
 }
 
 /// `msgget(2)`.

@@ -4,7 +4,7 @@
 use abi::UserAddr;
 
 use super::{
-    Argument, Row, Support, SysResult, cred, fd, file, fsmount, futex, inotify, limits, lock, mem, mount, msg, open, path, poll, range, sched, sem, shm, sig, sock, sockmsg, splice, system, task, time, timer, wait, xattr,
+    Argument, Row, Support, SysResult, cred, fd, file, fsmount, futex, futex2, inotify, ioprio, limits, lock, mem, mount, msg, open, path, poll, process, range, sched, sem, shm, sig, sock, sockmsg, splice, system, task, time, timer, wait, xattr,
 };
 use crate::task::Ctx;
 use Support::{Absent, Full, Partial};
@@ -236,7 +236,7 @@ syscalls! {
     199 fremovexattr = xattr::sys_fremovexattr(fd: i32, name: UserAddr), Partial("no access control lists (system.*)");
     200 tkill = sig::sys_tkill(tid: i32, signo: i32), Full;
     201 time = time::sys_time(buf: UserAddr), Full;
-    202 futex = futex::sys_futex(addr: UserAddr, op: u32, val: u32, timeout: UserAddr, addr2: UserAddr, val3: u32), Partial("no WAIT_REQUEUE_PI; priorities are not inherited");
+    202 futex = futex::sys_futex(addr: UserAddr, op: u32, val: u32, timeout: UserAddr, addr2: UserAddr, val3: u32), Partial("priorities are not inherited");
     203 sched_setaffinity = sched::sys_sched_setaffinity(pid: i32, len: u32, mask: UserAddr), Full;
     204 sched_getaffinity = sched::sys_sched_getaffinity(pid: i32, len: u32, mask: UserAddr), Full;
     205 set_thread_area, Absent;
@@ -285,8 +285,8 @@ syscalls! {
     248 add_key, Absent;
     249 request_key, Absent;
     250 keyctl, Absent;
-    251 ioprio_set, Absent;
-    252 ioprio_get, Absent;
+    251 ioprio_set = ioprio::sys_ioprio_set(which: i32, who: i32, priority: i32), Partial("kept and reported; the host schedules all threads alike");
+    252 ioprio_get = ioprio::sys_ioprio_get(which: i32, who: i32), Full;
     253 inotify_init = inotify::sys_inotify_init(), Full;
     254 inotify_add_watch = inotify::sys_inotify_add_watch(fd: i32, path: UserAddr, mask: u32), Partial("a file is watched under one of its names");
     255 inotify_rm_watch = inotify::sys_inotify_rm_watch(fd: i32, wd: i32), Full;
@@ -344,9 +344,9 @@ syscalls! {
     307 sendmmsg = sockmsg::sys_sendmmsg(fd: i32, list: UserAddr, count: u32, flags: u32), Partial("no MSG_OOB on AF_UNIX");
     308 setns, Absent;
     309 getcpu = system::sys_getcpu(cpu: UserAddr, node: UserAddr), Full;
-    310 process_vm_readv, Absent;
-    311 process_vm_writev, Absent;
-    312 kcmp, Absent;
+    310 process_vm_readv = process::sys_process_vm_readv(pid: i32, local: UserAddr, local_count: u64, remote: UserAddr, remote_count: u64, flags: u64), Full;
+    311 process_vm_writev = process::sys_process_vm_writev(pid: i32, local: UserAddr, local_count: u64, remote: UserAddr, remote_count: u64, flags: u64), Full;
+    312 kcmp = process::sys_kcmp(pid1: i32, pid2: i32, kind: i32, index1: u64, index2: u64), Partial("no KCMP_EPOLL_TFD");
     313 finit_module, Absent;
     314 sched_setattr = sched::sys_sched_setattr(pid: i32, attr: UserAddr, flags: u32), Partial("kept and reported; SCHED_DEADLINE is refused");
     315 sched_getattr = sched::sys_sched_getattr(pid: i32, attr: UserAddr, size: u32, flags: u32), Full;
@@ -383,7 +383,7 @@ syscalls! {
     435 clone3 = task::sys_clone3(args: UserAddr, size: u64), Partial("no namespaces, pidfd, set_tid or cgroup");
     436 close_range = fd::sys_close_range(first: u32, last: u32, flags: u32), Full;
     437 openat2 = open::sys_openat2(dirfd: i32, path: UserAddr, how: UserAddr, size: u64), Full;
-    438 pidfd_getfd, Absent;
+    438 pidfd_getfd = process::sys_pidfd_getfd(fd: i32, target: i32, flags: u32), Full;
     439 faccessat2 = path::sys_faccessat2(dirfd: i32, path: UserAddr, mode: u32, flags: u32), Full;
     440 process_madvise, Absent;
     441 epoll_pwait2 = poll::sys_epoll_pwait2(epfd: i32, events: UserAddr, max: i32, timeout: UserAddr, mask: UserAddr, size: u64), Full;
@@ -394,14 +394,14 @@ syscalls! {
     446 landlock_restrict_self, Absent;
     447 memfd_secret, Absent;
     448 process_mrelease, Absent;
-    449 futex_waitv, Absent;
+    449 futex_waitv = futex2::sys_futex_waitv(list: UserAddr, count: u32, flags: u32, timeout: UserAddr, clock: i32), Full;
     450 set_mempolicy_home_node, Absent;
     451 cachestat, Absent;
     452 fchmodat2 = path::sys_fchmodat2(dirfd: i32, path: UserAddr, mode: u32, flags: u32), Full;
     453 map_shadow_stack, Absent;
-    454 futex_wake, Absent;
-    455 futex_wait, Absent;
-    456 futex_requeue, Absent;
+    454 futex_wake = futex2::sys_futex_wake(addr: UserAddr, mask: u64, count: i32, flags: u32), Full;
+    455 futex_wait = futex2::sys_futex_wait(addr: UserAddr, value: u64, mask: u64, flags: u32, timeout: UserAddr, clock: i32), Full;
+    456 futex_requeue = futex2::sys_futex_requeue(list: UserAddr, flags: u32, wake: i32, requeue: i32), Full;
     457 statmount = fsmount::sys_statmount(req: UserAddr, buf: UserAddr, size: u64, flags: u32), Partial("of the own namespace; nothing newer than STATMOUNT_SB_SOURCE");
     458 listmount = fsmount::sys_listmount(req: UserAddr, ids: UserAddr, count: u64, flags: u32), Partial("of the own namespace");
     459 lsm_get_self_attr, Absent;

@@ -352,6 +352,8 @@ impl Ctx<'_> {
         };
         kernel.system.count_fork();
         let attributes = self.task.attributes.lock().inherit();
+        let namespaces = self.task.namespaces.lock().clone();
+        let undo = (f & flag::SYSVSEM != 0).then(|| self.task.undo_list());
         let group = if is_thread {
             self.task.group.clone()
         } else {
@@ -380,8 +382,8 @@ impl Ctx<'_> {
             signal_pending: AtomicBool::new(false),
             parent_death_signal: AtomicI32::new(0),
             robust_list: AtomicU64::new(0),
-            namespaces: Lock::new(self.task.namespaces.lock().clone()),
-            sem_undo: Lock::new((f & flag::SYSVSEM != 0).then(|| self.task.undo_list())),
+            namespaces: Lock::new(namespaces),
+            sem_undo: Lock::new(undo),
             mm: Lock::new(mm.clone()),
             fs: Lock::new(fs.clone()),
             attributes: Lock::new(attributes),
