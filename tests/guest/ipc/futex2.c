@@ -145,8 +145,9 @@ int main(void) {
   }
   E("requeue pi", syscall(SYS_futex, &cond, FUTEX_CMP_REQUEUE_PI | PRIV, 1, 10L, &lock, 0));
   ms(20);
-  E("unlock", syscall(SYS_futex, &lock, FUTEX_UNLOCK_PI | PRIV, 0, 0, 0, 0));
+  long unlocked = syscall(SYS_futex, &lock, FUTEX_UNLOCK_PI | PRIV, 0, 0, 0, 0);
   for (int i = 0; i < 3; i++) pthread_join(three[i], 0);
+  printf("unlock %ld\n", unlocked);
   printf("free %d\n", lock & FUTEX_TID_MASK);
   return 0;
 }
