@@ -277,11 +277,12 @@ impl ProcTask {
         let s = self.signals(view);
         let limit = self.group.rlimits.lock()[11].0;
         let c = &view.cred;
+        let seccomp = view.task.as_ref().map(|t| &t.seccomp);
         let _ = write!(
             t,
             "Threads:\t{}\nSigQ:\t{}/{limit}\nSigPnd:\t{:016x}\nShdPnd:\t{:016x}\nSigBlk:\t{:016x}\n\
              SigIgn:\t{:016x}\nSigCgt:\t{:016x}\nCapInh:\t{:016x}\nCapPrm:\t{:016x}\nCapEff:\t{:016x}\n\
-             CapBnd:\t{:016x}\nCapAmb:\t{:016x}\nNoNewPrivs:\t{}\nSeccomp:\t0\nSeccomp_filters:\t0\n",
+             CapBnd:\t{:016x}\nCapAmb:\t{:016x}\nNoNewPrivs:\t{}\nSeccomp:\t{}\nSeccomp_filters:\t{}\n",
             st.threads.len().max(1),
             s.queued,
             s.pending,
@@ -295,6 +296,8 @@ impl ProcTask {
             c.bounding.0,
             c.ambient.0,
             u8::from(view.attributes.no_new_privs),
+            seccomp.map_or(0, |s| s.state().mode as u8),
+            seccomp.map_or(0, crate::seccomp::Seccomp::depth),
         );
         let usage = view.task.as_ref().map(|task| task.account.usage()).unwrap_or_default();
         let cpus = &view.attributes.cpus;

@@ -199,6 +199,9 @@ pub(super) fn sys_ioctl(cx: &mut Ctx<'_>, fd: i32, request: u32, arg: u64) -> Sy
             cx.mm.write_value(UserAddr(arg), &super::fd::owner(&file))?;
             Ok(0)
         }
+        _ if let Some(notifier) = crate::seccomp::notify::notifier_of(&file) => {
+            super::seccomp::listener_ioctl(cx, notifier, request, UserAddr(arg))
+        }
         _ => Ok(file.ops.ioctl(request, arg, &mut GuestMemory(&cx.mm, &cx.cred))?),
     }
 }

@@ -31,6 +31,7 @@ mod prctl;
 pub mod process;
 pub mod range;
 pub mod sched;
+pub mod seccomp;
 pub mod sem;
 pub mod shm;
 pub mod sig;

@@ -16,6 +16,8 @@ mod option {
     pub(super) const SET_KEEPCAPS: i32 = 8;
     pub(super) const GET_TIMING: i32 = 13;
     pub(super) const SET_TIMING: i32 = 14;
+    pub(super) const GET_SECCOMP: i32 = 21;
+    pub(super) const SET_SECCOMP: i32 = 22;
     pub(super) const CAPBSET_READ: i32 = 23;
     pub(super) const CAPBSET_DROP: i32 = 24;
     pub(super) const GET_TSC: i32 = 25;
@@ -67,6 +69,8 @@ pub(super) fn other(cx: &mut Ctx<'_>, option: i32, a2: u64, a3: u64, a4: u64, a5
                 Err(EINVAL.into())
             }
         }
+        option::GET_SECCOMP => Ok(cx.task.seccomp.state().mode as u64),
+        option::SET_SECCOMP => super::seccomp::set_mode(cx, a2, a3),
         option::CAPBSET_READ => {
             let number = capability(a2)?;
             Ok(u64::from(cx.cred.bounding.has(number)))

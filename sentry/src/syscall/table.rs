@@ -4,7 +4,7 @@
 use abi::UserAddr;
 
 use super::{
-    Argument, Row, Support, SysResult, cred, fd, file, fsmount, futex, futex2, inotify, ioprio, limits, lock, mem, mount, msg, open, path, poll, process, range, sched, sem, shm, sig, sock, sockmsg, splice, system, task, time, timer, wait, xattr,
+    Argument, Row, Support, SysResult, cred, fd, file, fsmount, futex, futex2, inotify, ioprio, limits, lock, mem, mount, msg, open, path, poll, process, range, sched, seccomp, sem, shm, sig, sock, sockmsg, splice, system, task, time, timer, wait, xattr,
 };
 use crate::task::Ctx;
 use Support::{Absent, Full, Partial};
@@ -351,7 +351,7 @@ syscalls! {
     314 sched_setattr = sched::sys_sched_setattr(pid: i32, attr: UserAddr, flags: u32), Partial("kept and reported; SCHED_DEADLINE is refused");
     315 sched_getattr = sched::sys_sched_getattr(pid: i32, attr: UserAddr, size: u32, flags: u32), Full;
     316 renameat2 = path::sys_renameat2(old_dir: i32, old: UserAddr, new_dir: i32, new: UserAddr, flags: u32), Full;
-    317 seccomp, Absent;
+    317 seccomp = seccomp::sys_seccomp(operation: u32, flags: u32, args: UserAddr), Partial("TRACE is as without a tracer");
     318 getrandom = task::sys_getrandom(buf: UserAddr, len: u64, flags: u32), Full;
     319 memfd_create = open::sys_memfd_create(name: UserAddr, flags: u32), Partial("no huge pages");
     320 kexec_file_load, Absent;

@@ -143,14 +143,7 @@ pub(super) fn sys_execveat(
 
 /// `exit(2)`.
 pub(super) fn sys_exit(cx: &mut Ctx<'_>, code: i32) -> SysResult {
-    let group = cx.task.group.clone();
-    let mut signals = group.signals.lock();
-    cx.task.killed.store(true, Ordering::SeqCst);
-    cx.task.signal_pending.store(true, Ordering::SeqCst);
-    // The thread that ends last says how the process ended.
-    if signals.threads.iter().all(|t| t.killed.load(Ordering::SeqCst)) {
-        signals.end(&group, (code & 0xff) << 8);
-    }
+    cx.end_thread((code & 0xff) << 8);
     Err(Stop::NoReturn)
 }
 

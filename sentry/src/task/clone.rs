@@ -206,6 +206,7 @@ pub fn start_first(first: FirstTask) -> Result<(), Errno> {
         signal_pending: AtomicBool::new(false),
         parent_death_signal: AtomicI32::new(0),
         robust_list: AtomicU64::new(0),
+        seccomp: crate::seccomp::Seccomp::default(),
         namespaces: Lock::new(kernel.namespaces.clone()),
         sem_undo: Lock::default(),
         mm: Lock::new(mm.clone()),
@@ -275,6 +276,7 @@ fn new_ctx<'a>(
         vfork_done: None,
         trap: crate::signal::frame::TrapInfo::default(),
         window_page: None,
+        seccomp: crate::seccomp::Current::default(),
         ended: false,
     }
 }
@@ -382,6 +384,7 @@ impl Ctx<'_> {
             signal_pending: AtomicBool::new(false),
             parent_death_signal: AtomicI32::new(0),
             robust_list: AtomicU64::new(0),
+            seccomp: crate::seccomp::Seccomp::with(self.task.seccomp.state()),
             namespaces: Lock::new(namespaces),
             sem_undo: Lock::new(undo),
             mm: Lock::new(mm.clone()),

@@ -454,6 +454,7 @@ impl Ctx<'_> {
             signal_pending: AtomicBool::new(true),
             robust_list: AtomicU64::new(0),
             parent_death_signal: AtomicI32::new(old.parent_death_signal.load(Ordering::Relaxed)),
+            seccomp: crate::seccomp::Seccomp::with(old.seccomp.state()),
             namespaces: Lock::new(namespaces),
             sem_undo: Lock::new(undo),
             mm: Lock::new(mm),

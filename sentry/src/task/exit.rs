@@ -32,6 +32,8 @@ impl Ctx<'_> {
         }
         self.leave_signals();
         self.release_mm();
+        self.task.seccomp.release();
+        self.seccomp = crate::seccomp::Current::default();
         let undo = self.task.sem_undo.lock().take();
         drop(undo);
         // Descriptors are closed before the parent hears of the end, as Linux does: a reader sees EOF first.
@@ -57,6 +59,18 @@ impl Ctx<'_> {
         group.child_events.notify(Events::IN);
         crate::signal::async_io::send_due();
         super::current::set_current(None);
+    }
+
+    /// Starts the end of this thread alone; `status` is how the process ended if it was the last one.
+    pub(crate) fn end_thread(&mut self, status: i32) {
+        let group = self.task.group.clone();
+        let mut signals = group.signals.lock();
+        self.task.killed.store(true, Ordering::SeqCst);
+        self.task.signal_pending.store(true, Ordering::SeqCst);
+        // The thread that ends last says how the process ended.
+        if signals.threads.iter().all(|t| t.killed.load(Ordering::SeqCst)) {
+            signals.end(&group, status);
+        }
     }
 
     /// Takes the thread out of all that signals do with its process (`exit_signals`).

@@ -150,6 +150,8 @@ pub struct Task {
     pub robust_list: AtomicU64,
     /// What it is sent when the thread that made its process ends (`PR_SET_PDEATHSIG`).
     pub parent_death_signal: AtomicI32,
+    /// Which calls it may make.
+    pub seccomp: crate::seccomp::Seccomp,
     /// What it sees of the system.
     pub namespaces: Lock<Arc<crate::ns::Namespaces>, { rank::LEAF }>,
     /// Semaphore operations to be undone at its end; shared with `CLONE_SYSVSEM`.

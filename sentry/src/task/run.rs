@@ -45,6 +45,8 @@ pub struct Ctx<'a> {
     pub trap: TrapInfo,
     /// The thread's page in the window, when the address space has patched call sites.
     pub window_page: Option<super::WindowPage>,
+    /// The restrictions that its calls are checked against.
+    pub seccomp: crate::seccomp::Current,
     /// Set when the thread has ended.
     pub ended: bool,
 }
@@ -164,7 +166,11 @@ impl Ctx<'_> {
         self.regs.rax = (-i64::from(abi::errno::ENOSYS.raw())) as u64;
         self.task.kernel.count_syscall();
         let args = [self.regs.rdi, self.regs.rsi, self.regs.rdx, self.regs.r10, self.regs.r8, self.regs.r9];
-        let result = crate::syscall::dispatch(self, nr, args);
+        let result = if self.task.seccomp.is_on() {
+            self.restricted_call(nr, args)
+        } else {
+            crate::syscall::dispatch(self, nr, args)
+        };
         crate::signal::async_io::send_due();
         let restart = match result {
             Ok(v) => {

@@ -1,5 +1,5 @@
 /* futex_waitv, futex_wake, futex_wait, futex_requeue; waiting that ends with an owner-tracking lock. */
-#include "case.h"
+#include "print.h"
 #include <linux/futex.h>
 #ifndef SYS_futex_wake
 #define SYS_futex_wake 454

@@ -1,5 +1,5 @@
 /* System V message queues: types, limits, every command and error. */
-#include "case.h"
+#include "print.h"
 #include <sys/ipc.h>
 #include <sys/msg.h>
 #ifndef MSG_COPY

@@ -1,5 +1,5 @@
 /* Reaching into other processes: process_vm_readv and writev, kcmp, pidfd_getfd; ioprio. */
-#include "case.h"
+#include "print.h"
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>

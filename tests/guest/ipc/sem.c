@@ -1,5 +1,5 @@
 /* System V semaphores: operations, undo, timeouts, every command and error. */
-#include "case.h"
+#include "print.h"
 #include <sys/ipc.h>
 #include <sys/sem.h>
 

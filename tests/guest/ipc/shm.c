@@ -1,5 +1,5 @@
 /* System V shared memory: every command and error. */
-#include "case.h"
+#include "print.h"
 #include <sys/ipc.h>
 #include <sys/shm.h>
 

@@ -37,12 +37,12 @@ __attribute__((unused)) static void ms(int m) {
   while (nanosleep(&t, &t));
 }
 /* Runs `body` in a child process and tells how that ended. */
-#define CHILD(body)                                                                                          \
+#define CHILD(...)                                                                                           \
   ({                                                                                                         \
     fflush(stdout);                                                                                          \
     pid_t p_ = fork();                                                                                       \
     if (p_ == 0) {                                                                                           \
-      body;                                                                                                  \
+      __VA_ARGS__;                                                                                               \
       fflush(stdout);                                                                                        \
       _exit(0);                                                                                              \
     }                                                                                                        \
