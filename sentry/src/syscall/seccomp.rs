@@ -147,6 +147,8 @@ fn add_filter(
         let no_new_privs = cx.task.attributes.lock().no_new_privs;
         for t in others() {
             t.seccomp.set(state.clone());
+            // It may run where ids are answered without a call.
+            t.interrupt();
             if no_new_privs {
                 t.attributes.lock().no_new_privs = true;
             }

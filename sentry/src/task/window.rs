@@ -16,6 +16,8 @@ pub struct WindowPage {
     page: ThreadPage,
     /// The credentials that the page tells of.
     cred: Arc<Credentials>,
+    /// Whether it answers: not where filters are to see each call.
+    answers: bool,
 }
 
 impl Ctx<'_> {
@@ -24,17 +26,20 @@ impl Ctx<'_> {
         if !self.mm.is_patched() {
             return;
         }
+        let answers = !self.task.seccomp.is_on();
         match &self.window_page {
             None => {
                 let Some(page) = self.mm.take_thread_page() else { return };
                 self.context.set_thread_page(Some(page));
-                self.window_page = Some(WindowPage { mm: self.mm.clone(), page, cred: self.cred.clone() });
+                let (mm, cred) = (self.mm.clone(), self.cred.clone());
+                self.window_page = Some(WindowPage { mm, page, cred, answers });
             }
-            Some(own) if Arc::ptr_eq(&own.cred, &self.cred) => return,
+            Some(own) if Arc::ptr_eq(&own.cred, &self.cred) && own.answers == answers => return,
             Some(_) => {}
         }
         let Some(own) = &mut self.window_page else { return };
         own.cred = self.cred.clone();
+        own.answers = answers;
         let cred = &self.cred;
         let ids = [
             self.task.group.pid.cast_unsigned(),
@@ -44,7 +49,8 @@ impl Ctx<'_> {
             cred.gid,
             cred.egid,
         ];
-        let words: [u64; ANSWERED_HERE.len()] = ids.map(|id| thread::KNOWN | u64::from(id));
+        let words: [u64; ANSWERED_HERE.len()] =
+            ids.map(|id| if answers { thread::KNOWN | u64::from(id) } else { 0 });
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         own.mm.memory().write(own.page.offset + thread::ANSWERS, &bytes);
     }

@@ -171,6 +171,15 @@ int main(int argc, char **argv) {
     INSTALL(0, LD(nr), IF(SYS_getpgrp, SECCOMP_RET_USER_NOTIF), RET(SECCOMP_RET_ALLOW));
     E("notify without listener", syscall(SYS_getpgrp));
   });
+  ENDS("after many calls", {
+    int same = 0;
+    for (int i = 0; i < 2000; i++) same += syscall(SYS_getppid) == getppid() && syscall(SYS_getuid) == 0;
+    printf("same %d\n", same);
+    INSTALL(0, LD(nr), IF(SYS_getuid, SECCOMP_RET_ERRNO | 42), RET(SECCOMP_RET_ALLOW));
+    int refused = 0;
+    for (int i = 0; i < 2000; i++) refused += syscall(SYS_getuid) == -1 && errno == 42;
+    printf("refused %d\n", refused);
+  });
   ENDS("trap", {
     struct sigaction sa = {.sa_sigaction = on_sys, .sa_flags = SA_SIGINFO};
     sigaction(SIGSYS, &sa, 0);
