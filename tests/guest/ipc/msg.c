@@ -6,7 +6,6 @@
 #define MSG_COPY 040000
 #endif
 
-#define KEY 3
 static struct {
   long type;
   char text[9000];
@@ -34,7 +33,7 @@ static void show(int id) {
 }
 static void nothing(int s) {}
 int main(void) {
-  key_t key = 0x52460000 + KEY;
+  key_t key = 0x52460000 + (getpid() & 0xffff);
   struct msqid_ds d;
   E("none", msgget(key, 0600));
   int id = OK("make", msgget(key, IPC_CREAT | 0600));

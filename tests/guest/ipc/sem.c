@@ -3,7 +3,6 @@
 #include <sys/ipc.h>
 #include <sys/sem.h>
 
-#define KEY 2
 union semun {
   int val;
   struct semid_ds *buf;
@@ -27,7 +26,7 @@ static void show(int id) {
 }
 static void nothing(int s) {}
 int main(void) {
-  key_t key = 0x52460000 + KEY;
+  key_t key = 0x52460000 + (getpid() & 0xffff);
   union semun u;
   struct semid_ds ds;
   E("none", semget(key, 3, 0600));

@@ -3,7 +3,6 @@
 #include <sys/ipc.h>
 #include <sys/shm.h>
 
-#define KEY 1
 static struct shmid_ds ds;
 static void show(int id) {
   if (shmctl(id, IPC_STAT, &ds)) {
@@ -11,11 +10,11 @@ static void show(int id) {
     return;
   }
   printf("size %zu mode %o nattch %ld key %d cpid %d lpid %d a %d d %d c %d\n", ds.shm_segsz, ds.shm_perm.mode,
-         (long)ds.shm_nattch, ds.shm_perm.__key, ds.shm_cpid == getpid(), ds.shm_lpid == getpid(), ds.shm_atime > 0,
+         (long)ds.shm_nattch, ds.shm_perm.__key != 0, ds.shm_cpid == getpid(), ds.shm_lpid == getpid(), ds.shm_atime > 0,
          ds.shm_dtime > 0, ds.shm_ctime > 0);
 }
 int main(void) {
-  key_t key = 0x52460000 + KEY;
+  key_t key = 0x52460000 + (getpid() & 0xffff);
   E("no key", shmget(key, 4096, 0600));
   E("size 0", shmget(key, 0, IPC_CREAT | 0600));
   E("too large", shmget(key, ~0UL, IPC_CREAT | 0600));
