@@ -50,7 +50,8 @@ int main(void) {
   struct sembuf many[501];
   memset(many, 0, sizeof many);
   E("too many", semop(id, many, 501));
-  E("500", semop(id, many + 1, 1));
+  for (int i = 0; i < 501; i++) many[i].sem_num = 1;
+  E("500", semop(id, many, 500));
   E("bad id", op(-1, 0, 1, 0));
   E("unknown id", op(0x7fff0123, 0, 1, 0));
   struct timespec t = {0, 20000000}, bad = {0, 1000000000}, neg = {-1, 0};
