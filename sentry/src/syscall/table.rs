@@ -4,7 +4,9 @@
 use abi::UserAddr;
 
 use super::{
-    Argument, Row, Support, SysResult, cred, fd, file, fsmount, futex, futex2, inotify, ioprio, limits, lock, mem, mount, msg, open, path, poll, process, range, sched, seccomp, sem, shm, sig, sock, sockmsg, splice, system, task, time, timer, wait, xattr,
+    Argument, Row, Support, SysResult, cred, fd, file, fsmount, futex, futex2, inotify, ioprio, limits, lock,
+    mem, mount, msg, open, path, poll, process, range, sched, seccomp, sem, shm, sig, sock, sockmsg, splice,
+    system, task, time, timer, wait, xattr,
 };
 use crate::task::Ctx;
 use Support::{Absent, Full, Partial};
