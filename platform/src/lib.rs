@@ -145,6 +145,9 @@ pub trait Context: Send {
         let _ = page;
     }
 
+    /// Says that the thread is about to sleep: what spins for an answer to it need not go on.
+    fn relax(&mut self) {}
+
     /// Says that the thread will block for long: the platform may give its processor to another thread meanwhile.
     fn park(&mut self) -> Result<(), Error>;
 }

@@ -24,8 +24,12 @@ use abi::Errno;
 use abi::errno::EINVAL;
 use base::PAGE_SIZE;
 use base::memmap::{MemKind, MemRange, Memory};
+pub use mailbox::Mailbox;
+
 use iced_x86::code_asm::{CodeAssembler, CodeLabel, dword_ptr, eax, ecx, gpr64::*, qword_ptr};
 use iced_x86::{BlockEncoderOptions, IcedError};
+
+pub mod mailbox;
 
 /// Pages of slots and stubs at most.
 pub const SITE_PAGES: usize = 8;
@@ -72,9 +76,14 @@ pub mod thread {
     pub const REQUEST: u32 = 2;
     /// The thread has waited long enough, and leaves the guest.
     pub const LEFT: u32 = 3;
-    /// How the thread goes on when it has been answered, 32 bits: 0 with RAX changed only, else with all registers
-    /// from the page.
-    pub const RESTORE: u64 = 4;
+    /// How the thread goes on when it has been answered, 32 bits: one of the three values below.
+    pub const HOW: u64 = 4;
+    /// With RAX from the page.
+    pub const RESULT: u32 = 0;
+    /// With all registers from the page.
+    pub const RESTORE: u32 = 1;
+    /// It leaves the guest: the answer will take long.
+    pub const LEAVE: u32 = 2;
     /// Rounds that the thread waits, 32 bits.
     pub const ROUNDS: u64 = 8;
     /// Calls that were answered from the page, 64 bits.
@@ -85,8 +94,9 @@ pub mod thread {
     pub const RFLAGS: u64 = 0x20;
     /// RIP to go on at.
     pub const RIP: u64 = 0x28;
-    /// RAX to R15 in the order of the encoding: rax rcx rdx rbx rsp rbp rsi rdi r8 … r15.
-    pub const GPRS: u64 = 0x40;
+    /// RAX to R15 in the order of the encoding: rax rcx rdx rbx rsp rbp rsi rdi r8 … r15. RAX shares the first cache line
+    /// with what else an answer needs.
+    pub const GPRS: u64 = 0x38;
     /// Answers, 64 bits for each of [`super::ANSWERED_HERE`]: 0 for none, else `KNOWN` plus the value.
     pub const ANSWERS: u64 = 0x100;
     /// Marks an answer.
@@ -135,14 +145,26 @@ pub struct Counts {
     pub sites: AtomicU64,
     /// Calls answered from threads' pages; those of threads that still run are missing.
     pub answered: AtomicU64,
+    /// Calls handed over and answered through mailboxes.
+    pub mailed: AtomicU64,
+    /// Times that a platform began to poll a thread's mailbox.
+    pub polls: AtomicU64,
+    /// Times that it found nothing there for so long that it gave up.
+    pub poll_failures: AtomicU64,
+    /// Requests whose threads left the guest before they were answered.
+    pub left: AtomicU64,
 }
 
 impl Counts {
     /// Names and values.
-    pub fn list(&self) -> [(&'static str, u64); 2] {
+    pub fn list(&self) -> [(&'static str, u64); 6] {
         [
             ("patched_sites", self.sites.load(Ordering::Relaxed)),
             ("answered_in_guest", self.answered.load(Ordering::Relaxed)),
+            ("answered_by_mailbox", self.mailed.load(Ordering::Relaxed)),
+            ("mailbox_polls", self.polls.load(Ordering::Relaxed)),
+            ("mailbox_poll_failures", self.poll_failures.load(Ordering::Relaxed)),
+            ("mailbox_requests_left", self.left.load(Ordering::Relaxed)),
         ]
     }
 }
@@ -332,6 +354,7 @@ impl Code {
         let mut own_stack = a.create_label();
         let mut waiting = a.create_label();
         let mut again = a.create_label();
+        let mut leaving = a.create_label();
         let mut left = a.create_label();
         let mut answered = a.create_label();
         let mut restore = a.create_label();
@@ -375,13 +398,15 @@ impl Code {
         a.mov(ecx, thread::LEFT)?;
         a.lock().cmpxchg(half(thread::STATE), ecx)?;
         a.jne(answered)?;
+        a.set_label(&mut leaving)?;
         a.syscall()?;
         a.set_label(&mut left)?;
         a.ud2()?;
         a.set_label(&mut answered)?;
-        a.mov(ecx, half(thread::RESTORE))?;
-        a.test(ecx, ecx)?;
-        a.jnz(restore)?;
+        a.mov(ecx, half(thread::HOW))?;
+        a.cmp(ecx, thread::RESTORE as i32)?;
+        a.je(restore)?;
+        a.ja(leaving)?;
         a.popfq()?;
         a.mov(rax, word(gpr(RAX)))?;
         a.mov(rsp, word(gpr(RSP)))?;

@@ -1,328 +1,299 @@
-//! A guest thread's context: borrows a vCPU, enters the guest, and says what made it leave.
+//! A guest thread's context: in the guest with its own thread, or polling the thread's mailbox while a companion is there.
+//!
+//! **Direct**: the context's thread runs the vCPU, and each system call ends `KVM_RUN`. **Polling**: a companion runs the
+//! vCPU, and calls from patched sites come through the [mailbox](platform::window): the guest thread stays in the guest
+//! and spins until the answer is there. That takes two cores, so it is done only while calls come one soon after another
+//! and cores are free (`policy.rs`). Everything else that ends a stay (faults, exceptions, kicks) ends polling.
+//!
+//! Between two calls of `switch` a context that polls has taken a request and not answered it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use abi::regs::{self, UserRegs};
-use base::memmap::Access;
+use abi::regs::UserRegs;
+use platform::window::mailbox::{Mailbox, State};
+use platform::window::{Window, Zone};
 use platform::{AddressSpace, Context, Error, FpState, Kick, ThreadPage, Trap};
 
-use crate::counters::Counters;
-use crate::kick::Runner;
-use crate::layout::{is_ring0, kernel_address, ring0};
-use crate::machine::{Entry, Machine};
-use crate::pool::{Cell, Fp, SavedFp, Seat};
-use crate::ring0::{self as region, COMPAT_OFFSET, Frame};
+use crate::companion::{Companion, Job, Outcome};
+use crate::engine::{Engine, GENERAL_PROTECTION};
+use crate::machine::Machine;
+use crate::policy::{POLL, Policy, ROUNDS, WAKE};
 use crate::space::KvmSpace;
-use crate::vcpu::{Exit, is_canonical};
-use crate::window::Window;
-use crate::xsave;
+use crate::vcpu::is_canonical;
 
-const DEBUG: u8 = 1;
-const INVALID_OPCODE: u8 = 6;
-const GENERAL_PROTECTION: u8 = 13;
-const PAGE_FAULT: u8 = 14;
-const INT80: u8 = 0x80;
-
-/// Page-fault error code: the access was a store, an instruction fetch.
-const CODE_WRITE: u32 = 1 << 1;
-const CODE_FETCH: u32 = 1 << 4;
+/// Never set: for stays of the context's own thread.
+static NEVER: AtomicBool = AtomicBool::new(false);
 
 /// One guest thread.
 pub(crate) struct KvmContext {
     machine: Arc<Machine>,
-    runner: Arc<Runner>,
-    fp: Arc<SavedFp>,
-    /// The vCPU used last; another context may have taken it since.
-    cell: Option<Arc<Cell>>,
-    window: Window,
+    /// `None` while a companion has it.
+    engine: Option<Box<Engine>>,
+    kicker: Arc<crate::kick::Runner>,
     page: Option<ThreadPage>,
+    policy: Policy,
+    polling: Option<Polling>,
+    /// What the last answer told the guest thread to go on with.
+    posted: Option<UserRegs>,
 }
 
-/// What a stay gave.
-enum Stay {
-    Trap(Trap),
-    Interrupted,
+/// A companion is in the guest, or has just left it.
+struct Polling {
+    companion: Arc<Companion>,
+    space: Arc<dyn AddressSpace>,
+    /// The registers at the last request, which is not answered yet.
+    taken: UserRegs,
+    /// Calls that came through the mailbox.
+    calls: u64,
 }
 
 impl KvmContext {
     pub(crate) fn new(machine: Arc<Machine>) -> Self {
-        let runner = Arc::new(Runner::default());
-        machine.runners.add(runner.clone());
+        let engine = Box::new(Engine::new(machine.clone()));
         Self {
+            kicker: engine.runner.clone(),
+            engine: Some(engine),
             machine,
-            runner,
-            fp: Arc::new(SavedFp::new(Fp::Initial)),
-            cell: None,
-            window: Window::default(),
             page: None,
+            policy: Policy::default(),
+            polling: None,
+            posted: None,
         }
     }
 
-    /// Runs in `space` once; `Ok(None)`: the platform wants the context to come again.
-    fn stay(&mut self, space: &KvmSpace, r: &mut UserRegs) -> Result<Option<Trap>, Error> {
-        let mut seat = loop {
-            if let Some(seat) = self.cell.as_ref().and_then(|cell| cell.sit(&self.fp)) {
-                break seat;
-            }
-            self.cell = Some(self.machine.pool.take(&self.machine, &self.fp)?);
+    /// Runs the guest with the calling thread.
+    fn direct(&mut self, space: &KvmSpace, regs: &mut UserRegs) -> Result<Trap, Error> {
+        let machine = self.machine.clone();
+        let Some(engine) = &mut self.engine else {
+            return Err(Error::Broken("kvm: a context without its engine".into()));
         };
-        if !self.runner.enter(seat.vcpu.immediate_exit(), space.id()) {
-            return Ok(Some(Trap::Interrupted));
+        if let Some(page) = self.page {
+            Mailbox::new(&*machine.memory, page).reset();
         }
-        let hidden_gs = self.page.map_or(0, |page| page.addr);
-        seat.vcpu.load(r, space.enter(), hidden_gs);
-        let result = run(&self.machine, &mut seat, &mut self.window, r);
-        if r.gs_base == hidden_gs {
-            r.gs_base = 0;
-        }
-        space.leave();
-        let left = self.runner.leave(matches!(result, Ok(Stay::Interrupted)));
-        drop(seat);
-        let counters = &self.machine.counters;
-        Counters::add(&counters.exits);
-        match result? {
-            Stay::Interrupted if left.recalled && !left.kicked => Ok(None),
-            Stay::Interrupted => Ok(Some(Trap::Interrupted)),
-            Stay::Trap(trap @ Trap::Fault { .. }) => {
-                self.window.faulted();
-                Ok(Some(trap))
-            }
-            Stay::Trap(trap) => Ok(Some(int80(&self.machine, space, r, trap))),
-        }
+        let began = host::clock::tsc();
+        machine.companions.enter();
+        let trap = engine.run(space, regs, &NEVER);
+        machine.companions.leave();
+        let trap = trap?.unwrap_or(Trap::Interrupted);
+        let is_site = trap == Trap::Syscall && machine.window.as_ref().is_some_and(|w| w.contains(regs.rip));
+        self.policy.direct(is_site, host::clock::tsc().wrapping_sub(began));
+        Ok(self.settle(trap, regs))
     }
-}
 
-/// The nested software KVM does not know `int 0x80`: an invalid opcode whose bytes are `cd 80` is one.
-fn int80(machine: &Machine, space: &KvmSpace, r: &mut UserRegs, trap: Trap) -> Trap {
-    if trap == (Trap::Exception { vector: INVALID_OPCODE, code: 0 })
-        && machine.entry() != Entry::Stub
-        && space.peek(r.rip) == Some([0xcd, INT80])
-    {
-        r.rip += 2;
-        r.rflags &= !RESUME;
-        return Trap::Syscall32;
-    }
-    trap
-}
-
-/// RFLAGS.RF: the processor sets it in the frame of a fault.
-const RESUME: u64 = 1 << 16;
-
-/// Stays in the guest until there is something to report; `r` becomes the registers of user code.
-fn run(machine: &Machine, seat: &mut Seat, window: &mut Window, r: &mut UserRegs) -> Result<Stay, Error> {
-    let mut has_window = machine.entry() == Entry::Unbacked && window.is_wanted();
-    seat.vcpu.request_window(has_window);
-    loop {
-        let renewals = machine.memory.renewals();
-        match seat.vcpu.run() {
-            Exit::Interrupted if seat.vcpu.is_leaving() => {
-                // Half-way out: what is reported next belongs to these registers. A kick stays pending.
-                seat.vcpu.immediate_exit().set(false);
-            }
-            Exit::Interrupted => {
-                seat.vcpu.store(r);
-                return Ok(Stay::Interrupted);
-            }
-            Exit::Window => {
-                has_window = false;
-                if seat.vcpu.rip() == kernel_address(ring0::LSTAR_TRAP) {
-                    window.paid();
-                    seat.vcpu.store(r);
-                    return Ok(Stay::Trap(syscall(r, r.rsp)));
+    /// What `trap` is where the guest thread was interrupted in the window's code.
+    fn settle(&self, trap: Trap, regs: &mut UserRegs) -> Trap {
+        let (Some(page), Some(window)) = (self.page, &self.machine.window) else { return trap };
+        if !window.contains(regs.rip) {
+            return trap;
+        }
+        let mailbox = Mailbox::new(&*self.machine.memory, page);
+        match window.zone(regs.rip) {
+            Some(Zone::Borrowed) => regs.rsp = mailbox.borrowed_rsp(),
+            Some(Zone::Requested) => {
+                if mailbox.state() != State::Idle {
+                    mailbox.take(regs);
+                    mailbox.reset();
+                    return Trap::Syscall;
                 }
-                window.disappointed();
-                seat.vcpu.request_window(false);
-            }
-            Exit::Out(port) => return out(machine, seat, r, port).map(Stay::Trap),
-            // Pages whose translations were just being renewed: they are there.
-            Exit::NoMemory
-                if !is_ring0(seat.vcpu.rip())
-                    && (!renewals.is_multiple_of(2) || renewals != machine.memory.renewals()) => {}
-            Exit::NoMemory => {
-                if has_window {
-                    window.disappointed();
+                if let Some(posted) = self.posted {
+                    *regs = posted;
                 }
-                return no_memory(machine, seat, r).map(Stay::Trap);
             }
-            Exit::Lost(what) => {
-                // A triple fault, a failed entry or an emulation that gave up. Which guest instruction did it cannot
-                // be told on every processor, so the registers stay those before the stay.
-                let rip = seat.vcpu.rip();
-                log::debug!("kvm: vCPU {}: {what} at {rip:#x}", seat.vcpu.index);
-                Counters::add(&machine.counters.resets);
-                seat.vcpu.reset(machine)?;
-                return Ok(Stay::Trap(Trap::Exception { vector: GENERAL_PROTECTION, code: 0 }));
+            _ => {}
+        }
+        trap
+    }
+
+    /// Lets a companion run the guest and polls; `None`: there is no companion.
+    fn begin_polling(
+        &mut self,
+        window: &Window,
+        space: &Arc<dyn AddressSpace>,
+        page: ThreadPage,
+        regs: &mut UserRegs,
+    ) -> Option<Result<Trap, Error>> {
+        let processors = host::system::affinity(0).ok()?;
+        if processors.iter().map(|word| word.count_ones()).sum::<u32>() < 2 {
+            return None;
+        }
+        let companion = self.machine.companions.take(self.machine.cores())?;
+        let Some(engine) = self.engine.take() else {
+            self.machine.companions.give(companion);
+            return None;
+        };
+        window.counts.polls.fetch_add(1, Ordering::Relaxed);
+        Mailbox::new(&*self.machine.memory, page).open(ROUNDS);
+        companion.begin(Job { engine, space: space.clone(), regs: *regs, processors });
+        let began = host::clock::tsc();
+        while !companion.has_begun() {
+            // Asleep, or waiting for a core.
+            if host::clock::tsc().wrapping_sub(began) > WAKE
+                && let Some(job) = companion.cancel()
+            {
+                self.engine = Some(job.engine);
+                self.machine.companions.give(companion);
+                self.policy.polled(0, true);
+                return None;
             }
-            Exit::Failed(e) => return Err(Error::Broken(format!("kvm: KVM_RUN: {e}"))),
+            std::hint::spin_loop();
         }
+        self.polling = Some(Polling { companion, space: space.clone(), taken: *regs, calls: 0 });
+        Some(self.poll(window, page, regs))
     }
-}
 
-/// A stub left with `out`.
-fn out(machine: &Machine, seat: &mut Seat, r: &mut UserRegs, port: u16) -> Result<Trap, Error> {
-    let vcpu = &mut seat.vcpu;
-    vcpu.store(r);
-    match port {
-        region::PORT_SYSCALL => return Ok(syscall(r, r.rsp)),
-        region::PORT_SYSCALL_COMPAT => return Ok(compat_syscall(r)),
-        region::PORT_VECTOR => {}
-        _ => return Err(Error::Broken(format!("kvm: out to port {port:#x} at {:#x}", r.rip))),
-    }
-    let Some(vector) = region::vector_at(r.rip) else {
-        return Err(Error::Broken(format!("kvm: exception stub at {:#x}", r.rip)));
-    };
-    let frame = region::frame(&machine.ring0, vcpu.index, vector);
-    let lstar = kernel_address(machine.lstar());
-    if machine.entry() == Entry::PageFault && vector == PAGE_FAULT && vcpu.cr2() == frame.rip {
-        if frame.rip == lstar {
-            return Ok(syscall(r, frame.rsp));
-        }
-        if frame.rip == lstar + COMPAT_OFFSET {
-            return Ok(compat_syscall(r));
-        }
-    }
-    if frame.cs & 3 == 0 {
-        // "mov ss" delays a single step until SYSCALL is in ring 0 (CVE-2018-8897): the system call counts.
-        if vector == DEBUG && frame.rip == lstar {
-            return Ok(syscall(r, frame.rsp));
-        }
-        if vector == DEBUG && frame.rip == lstar + COMPAT_OFFSET {
-            return Ok(compat_syscall(r));
-        }
-        return Err(Error::Broken(format!("kvm: exception {vector} in ring 0: {frame:x?}")));
-    }
-    Ok(exception(vcpu.cr2(), r, vector, frame))
-}
-
-/// An exception in user code.
-fn exception(cr2: u64, r: &mut UserRegs, vector: u8, frame: Frame) -> Trap {
-    r.rip = frame.rip;
-    r.rsp = frame.rsp;
-    r.rflags = frame.rflags;
-    r.cs = if frame.cs & 0xffff == regs::USER32_CS { regs::USER32_CS } else { regs::USER_CS };
-    // Long mode may push a null selector; user code has one stack segment.
-    r.ss = regs::USER_DS;
-    match vector {
-        PAGE_FAULT => {
-            let access = if frame.code & CODE_FETCH != 0 {
-                Access::EXEC
-            } else if frame.code & CODE_WRITE != 0 {
-                Access::WRITE
-            } else {
-                Access::READ
+    /// Waits for a request, or for the companion's return.
+    fn poll(&mut self, window: &Window, page: ThreadPage, regs: &mut UserRegs) -> Result<Trap, Error> {
+        let machine = self.machine.clone();
+        let mailbox = Mailbox::new(&*machine.memory, page);
+        let began = host::clock::tsc();
+        loop {
+            let Some(polling) = &mut self.polling else {
+                return Err(Error::Broken("kvm: polling without a companion".into()));
             };
-            Trap::Fault { addr: cr2, access }
+            let is_late = host::clock::tsc().wrapping_sub(began) > POLL
+                || machine.companions.is_crowded(machine.cores());
+            if mailbox.state() == State::Request || is_late && !mailbox.close() {
+                mailbox.take(&mut polling.taken);
+                polling.calls += 1;
+                window.counts.mailed.fetch_add(1, Ordering::Relaxed);
+                *regs = polling.taken;
+                return Ok(Trap::Syscall);
+            }
+            if polling.companion.is_done() || is_late {
+                if is_late {
+                    window.counts.poll_failures.fetch_add(1, Ordering::Relaxed);
+                }
+                return match self.end_polling(is_late, regs)? {
+                    Some(trap) => Ok(trap),
+                    // Nothing happened in the guest; the caller goes in itself.
+                    None => Ok(Trap::Interrupted),
+                };
+            }
+            std::hint::spin_loop();
         }
-        INT80 => Trap::Syscall32,
-        0..32 => Trap::Exception { vector, code: frame.code },
-        // No gate but 0x80 lets user code in, and no device interrupts: only KVM itself could.
-        _ => Trap::Exception { vector: GENERAL_PROTECTION, code: 0 },
     }
-}
 
-/// SYSCALL in 64-bit code: the processor put RIP in RCX and RFLAGS in R11.
-fn syscall(r: &mut UserRegs, rsp: u64) -> Trap {
-    r.rip = r.rcx;
-    r.rflags = r.r11;
-    r.rsp = rsp;
-    (r.cs, r.ss) = (regs::USER_CS, regs::USER_DS);
-    Trap::Syscall
-}
-
-/// SYSCALL in 32-bit code, which only AMD processors have: an invalid opcode, as on Intel's.
-fn compat_syscall(r: &mut UserRegs) -> Trap {
-    r.rip = r.rcx.wrapping_sub(2);
-    r.rflags = r.r11;
-    (r.cs, r.ss) = (regs::USER32_CS, regs::USER_DS);
-    Trap::Exception { vector: INVALID_OPCODE, code: 0 }
-}
-
-/// The guest touched a page that has no host memory.
-fn no_memory(machine: &Machine, seat: &mut Seat, r: &mut UserRegs) -> Result<Trap, Error> {
-    seat.vcpu.store(r);
-    let page = kernel_address(ring0::LSTAR_TRAP);
-    if machine.entry() == Entry::Unbacked {
-        if r.rip == page {
-            return Ok(syscall(r, r.rsp));
+    /// Ends polling: gets the companion out of the guest. `regs` become the guest thread's, and what it trapped with is
+    /// returned, if anything.
+    fn end_polling(&mut self, failed: bool, regs: &mut UserRegs) -> Result<Option<Trap>, Error> {
+        let Some(polling) = self.polling.take() else { return Ok(None) };
+        self.policy.polled(polling.calls, failed);
+        if !polling.companion.is_done() {
+            polling.companion.stop.store(true, Ordering::SeqCst);
+            self.kicker.recall(None);
         }
-        if r.rip == page + COMPAT_OFFSET && r.cs == regs::USER32_CS {
-            return Ok(compat_syscall(r));
-        }
-        if is_ring0(r.rip) {
-            // A jump into the page, which Linux would not have mapped either.
-            return Ok(Trap::Fault { addr: r.rip, access: Access::EXEC });
-        }
-        // A load or store there, by user code that went looking; KVM does not tell the address. The host being out of
-        // memory looks the same, and ends the guest process in the same way.
-        return Ok(Trap::Fault { addr: page, access: Access::READ });
+        let outcome = polling.companion.finish();
+        self.machine.companions.give(polling.companion);
+        let Some(Outcome { engine, regs: left_with, trap }) = outcome else {
+            return Err(Error::Broken("kvm: a companion without an outcome".into()));
+        };
+        self.engine = Some(engine);
+        log::debug!("kvm: polling ended after {} calls: {trap:?} at {:#x}", polling.calls, left_with.rip);
+        *regs = left_with;
+        let trap = trap?;
+        let settled = self.settle(trap.unwrap_or(Trap::Interrupted), regs);
+        Ok(if trap.is_none() && settled == Trap::Interrupted { None } else { Some(settled) })
     }
-    Err(Error::Exhausted(format!("kvm: the host has no memory for a guest page (at {:#x})", r.rip)))
+
+    /// Ends polling while a request is unanswered: the guest thread goes on with registers that the caller has. Says
+    /// whether a kick came.
+    fn drop_request(&mut self, failed: bool) -> Result<bool, Error> {
+        let mut regs = UserRegs::default();
+        let page = self.page;
+        let trap = self.end_polling(failed, &mut regs)?;
+        if let Some(page) = page {
+            Mailbox::new(&*self.machine.memory, page).reset();
+        }
+        Ok(trap == Some(Trap::Interrupted))
+    }
+
+    /// Goes on with `regs` while a request is unanswered; `None`: the guest thread is not in the guest any more, and the
+    /// caller goes on.
+    fn answer(&mut self, space: &Arc<dyn AddressSpace>, regs: &mut UserRegs) -> Result<Option<Trap>, Error> {
+        let (Some(polling), Some(page), Some(window)) =
+            (&self.polling, self.page, self.machine.window.clone())
+        else {
+            return Ok(None);
+        };
+        let mailbox = Mailbox::new(&*self.machine.memory, page);
+        if !polling.companion.is_done()
+            && Arc::ptr_eq(&polling.space, space)
+            && mailbox.answer(&polling.taken, regs)
+        {
+            self.posted = Some(*regs);
+            return self.poll(&window, page, regs).map(Some);
+        }
+        if mailbox.state() == State::Left {
+            window.counts.left.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(self.drop_request(false)?.then_some(Trap::Interrupted))
+    }
+
+    /// The engine, after getting it back from a companion.
+    fn engine(&mut self) -> Result<&mut Engine, Error> {
+        if self.polling.is_some() && self.drop_request(false)? {
+            self.kicker.kick();
+        }
+        self.engine.as_deref_mut().ok_or_else(|| Error::Broken("kvm: a context without its engine".into()))
+    }
 }
 
 impl Context for KvmContext {
     fn switch(&mut self, space: &Arc<dyn AddressSpace>, regs: &mut UserRegs) -> Result<Trap, Error> {
-        let Some(space) = space.as_any().downcast_ref::<KvmSpace>() else {
+        let Some(tables) = space.as_any().downcast_ref::<KvmSpace>() else {
             return Err(Error::Broken("kvm: an address space of another platform".into()));
         };
         if !is_canonical(regs.rip) {
             // Processors refuse to enter the guest; IRET or SYSRET on Linux would fault as well.
             return Ok(Trap::Exception { vector: GENERAL_PROTECTION, code: 0 });
         }
-        let counters = self.machine.clone();
-        let counters = &counters.counters;
-        loop {
-            if let Some(trap) = self.stay(space, regs)? {
-                Counters::add(match trap {
-                    Trap::Syscall | Trap::Syscall32 => &counters.syscalls,
-                    Trap::Fault { .. } => &counters.faults,
-                    Trap::Exception { .. } => &counters.exceptions,
-                    Trap::Interrupted => &counters.interruptions,
-                });
-                return Ok(trap);
-            }
-            if self.machine.pool.waiting.load(Ordering::Relaxed) > 0
-                && let Some(cell) = self.cell.take()
-            {
-                // Recalled for another context's sake: let it take the vCPU, then queue up for one.
-                cell.park(&self.machine.pool, &self.fp);
-                std::thread::yield_now();
-                self.cell = Some(cell);
-            }
+        if self.polling.is_some()
+            && let Some(trap) = self.answer(space, regs)?
+        {
+            return Ok(trap);
         }
+        if let (Some(page), Some(window)) = (self.page, self.machine.window.clone())
+            && self.policy.wants_polling()
+            && regs.gs_base == 0
+            && let Some(result) = self.begin_polling(&window, space, page, regs)
+        {
+            return result;
+        }
+        self.direct(tables, regs)
     }
 
     fn kicker(&self) -> Arc<dyn Kick> {
-        self.runner.clone()
+        self.kicker.clone()
     }
 
     fn fp_state(&mut self) -> Result<FpState, Error> {
-        let layout = self.machine.cpu.xsave;
-        if let Some(seat) = self.cell.as_ref().and_then(|cell| cell.sit(&self.fp)) {
-            return Ok(xsave::to_bytes(&seat.vcpu.xsave()?, layout));
-        }
-        Ok(match &*self.fp.lock() {
-            Fp::Saved(state) => xsave::to_bytes(state, layout),
-            Fp::Initial | Fp::Loaded => xsave::to_bytes(&xsave::initial(), layout),
-        })
+        self.engine()?.fp_state()
     }
 
     fn set_fp_state(&mut self, state: &FpState) -> Result<(), Error> {
-        let area = xsave::from_bytes(state, self.machine.cpu.xsave);
-        if let Some(seat) = self.cell.as_ref().and_then(|cell| cell.sit(&self.fp)) {
-            return seat.vcpu.set_xsave(&area);
-        }
-        *self.fp.lock() = Fp::Saved(Box::new(area));
-        Ok(())
+        self.engine()?.set_fp_state(state)
     }
 
     fn set_thread_page(&mut self, page: Option<ThreadPage>) {
+        if let Err(e) = self.engine().map(|engine| engine.page = page) {
+            log::error!("{e}");
+        }
         self.page = page;
+        self.posted = None;
+    }
+
+    fn relax(&mut self) {
+        if let (Some(polling), Some(page)) = (&self.polling, self.page)
+            && !polling.companion.is_done()
+        {
+            Mailbox::new(&*self.machine.memory, page).dismiss();
+        }
     }
 
     fn park(&mut self) -> Result<(), Error> {
-        if let Some(cell) = &self.cell {
-            cell.park(&self.machine.pool, &self.fp);
+        if let Some(engine) = &self.engine {
+            engine.park();
         }
         Ok(())
     }
@@ -330,9 +301,10 @@ impl Context for KvmContext {
 
 impl Drop for KvmContext {
     fn drop(&mut self) {
-        self.machine.runners.remove(&self.runner);
-        if let Some(cell) = self.cell.take() {
-            cell.give_back(&self.machine.pool, &self.fp);
+        if self.polling.is_some()
+            && let Err(e) = self.drop_request(false)
+        {
+            log::error!("{e}");
         }
     }
 }

@@ -19,14 +19,17 @@ use platform::window::Window;
 use platform::{AddressSpace, Context, Error, Platform, XsaveLayout};
 
 pub mod check;
+mod companion;
 mod context;
 mod counters;
 mod cpuid;
 mod device;
+mod engine;
 mod kick;
 mod layout;
 mod machine;
 mod paging;
+mod policy;
 mod pool;
 mod ring0;
 mod slots;

@@ -12,6 +12,7 @@ use platform::memory::MemoryFile;
 use platform::window::Window;
 
 use crate::Options;
+use crate::companion::Companions;
 use crate::counters::Counters;
 use crate::cpuid::CpuModel;
 use crate::kick::Runners;
@@ -57,8 +58,10 @@ pub(crate) struct Machine {
     pub(crate) tables: TablePool,
     pub(crate) cpu: CpuModel,
     pub(crate) runners: Runners,
+    pub(crate) companions: Companions,
     pub(crate) counters: Arc<Counters>,
     pub(crate) max_vcpus: usize,
+    cores: usize,
     /// Where patched call sites lead.
     pub(crate) window: Option<Arc<Window>>,
     entry: AtomicU8,
@@ -112,8 +115,10 @@ impl Machine {
             memory: Arc::new(memory),
             cpu,
             runners: Runners::default(),
+            companions: Companions::default(),
             counters,
             max_vcpus,
+            cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             window,
             entry: AtomicU8::new(Entry::Stub as u8),
             has_tsc_offset: AtomicBool::new(true),
@@ -130,6 +135,11 @@ impl Machine {
             2 => Entry::PageFault,
             _ => Entry::Stub,
         }
+    }
+
+    /// Cores for threads in the guest and threads that poll; 0 where leaving the guest costs too little for polling.
+    pub(crate) fn cores(&self) -> usize {
+        if self.entry() == Entry::Stub { 0 } else { self.cores }
     }
 
     /// Offset of SYSCALL's target in the ring-0 region.

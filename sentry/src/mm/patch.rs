@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use abi::UserAddr;
 use base::lock::{Lock, rank};
@@ -74,19 +74,38 @@ pub(super) struct Patches {
     free_threads: Vec<usize>,
 }
 
+/// Sites that were hot already, for a look without the lock.
+const SETTLED: usize = 64;
+
 /// Counts how often sites trap.
-#[derive(Default)]
-pub(super) struct Heat(Lock<HashMap<u64, u32>, { rank::LEAF }>);
+pub(super) struct Heat {
+    counts: Lock<HashMap<u64, u32>, { rank::LEAF }>,
+    /// A site in each place, or 0.
+    settled: [AtomicU64; SETTLED],
+}
+
+impl Default for Heat {
+    fn default() -> Self {
+        Self { counts: Lock::default(), settled: [const { AtomicU64::new(0) }; SETTLED] }
+    }
+}
 
 impl Heat {
     /// Counts one more; says whether the site is to be patched now.
     fn is_hot(&self, call: u64) -> bool {
-        let mut counts = self.0.lock();
+        let place = &self.settled[(call / 2) as usize % SETTLED];
+        if place.load(Ordering::Relaxed) == call {
+            return false;
+        }
+        let mut counts = self.counts.lock();
         if counts.len() >= COUNTED && !counts.contains_key(&call) {
             counts.clear();
         }
         let count = counts.entry(call).or_insert(0);
         *count = count.saturating_add(1);
+        if *count > HOT {
+            place.store(call, Ordering::Relaxed);
+        }
         *count == HOT
     }
 }

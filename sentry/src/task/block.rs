@@ -97,6 +97,7 @@ impl Ctx<'_> {
     /// Sleeps in the task's parking place: see [`Parker::park`].
     pub fn park(&mut self, limit: Option<Duration>) -> bool {
         crate::signal::async_io::send_due();
+        self.context.relax();
         self.task.account.enter(Phase::Asleep);
         let woken = self.task.parker.park(limit);
         self.task.account.enter(Phase::Kernel);
