@@ -26,7 +26,7 @@ use base::PAGE_SIZE;
 use base::memmap::{MemKind, MemRange, Memory};
 pub use mailbox::Mailbox;
 
-use iced_x86::code_asm::{CodeAssembler, CodeLabel, dword_ptr, eax, ecx, gpr64::*, qword_ptr};
+use iced_x86::code_asm::{CodeAssembler, CodeLabel, dword_ptr, eax, ecx, edx, gpr64::*, ptr, qword_ptr};
 use iced_x86::{BlockEncoderOptions, IcedError};
 
 pub mod mailbox;
@@ -76,14 +76,20 @@ pub mod thread {
     pub const REQUEST: u32 = 2;
     /// The thread has waited long enough, and leaves the guest.
     pub const LEFT: u32 = 3;
-    /// How the thread goes on when it has been answered, 32 bits: one of the three values below.
+    /// The thread does what it was asked to, and then waits on.
+    pub const BUSY: u32 = 4;
+    /// How the thread goes on when it need not wait any more, 32 bits: one of the values below.
     pub const HOW: u64 = 4;
     /// With RAX from the page.
     pub const RESULT: u32 = 0;
     /// With all registers from the page.
     pub const RESTORE: u32 = 1;
+    /// With all registers and the floating-point state from the page.
+    pub const RESTORE_FP: u32 = 2;
+    /// It stores its floating-point state, and waits on.
+    pub const SAVE_FP: u32 = 3;
     /// It leaves the guest: the answer will take long.
-    pub const LEAVE: u32 = 2;
+    pub const LEAVE: u32 = 4;
     /// Rounds that the thread waits, 32 bits.
     pub const ROUNDS: u64 = 8;
     /// Calls that were answered from the page, 64 bits.
@@ -99,6 +105,10 @@ pub mod thread {
     pub const GPRS: u64 = 0x38;
     /// Answers, 64 bits for each of [`super::ANSWERED_HERE`]: 0 for none, else `KNOWN` plus the value.
     pub const ANSWERS: u64 = 0x100;
+    /// The XSAVE area, standard format, and the bytes there are for it.
+    pub const FP: u64 = 0x400;
+    /// See [`FP`].
+    pub const FP_LEN: u64 = 0xc00;
     /// Marks an answer.
     pub const KNOWN: u64 = 1 << 32;
 }
@@ -185,15 +195,16 @@ struct Code {
 }
 
 impl Window {
-    /// Makes the code for a window at `base` and puts it into a page of `memory`.
+    /// Makes the code for a window at `base` and puts it into a page of `memory`; `features` are the XCR0 bits of the
+    /// floating-point state, 0 where there is no XSAVE.
     ///
     /// # Errors
     /// `ENOMEM`: no page. `EINVAL`: the base cannot be encoded.
-    pub fn new(memory: &dyn Memory, base: u64) -> Result<Self, Errno> {
+    pub fn new(memory: &dyn Memory, base: u64, features: u64) -> Result<Self, Errno> {
         if base >> 16 & 0xff != 0x60 || base & 0xffff != 0 || base as i32 as i64 as u64 != base {
             return Err(EINVAL);
         }
-        let code = Code::new(base + CODE).map_err(|_| EINVAL)?;
+        let code = Code::new(base + CODE, features).map_err(|_| EINVAL)?;
         let page = memory.allocate(PAGE_SIZE, PAGE_SIZE, MemKind::Shared)?;
         memory.write(page.offset, &code.bytes);
         Ok(Self { base, page, code, counts: Counts::default() })
@@ -302,13 +313,18 @@ fn word(offset: u64) -> iced_x86::code_asm::AsmMemoryOperand {
     qword_ptr(offset).gs()
 }
 
+/// The thread's XSAVE area.
+fn xsave_area() -> iced_x86::code_asm::AsmMemoryOperand {
+    ptr(thread::FP).gs()
+}
+
 /// A 32-bit word of the thread's page.
 fn half(offset: u64) -> iced_x86::code_asm::AsmMemoryOperand {
     dword_ptr(offset).gs()
 }
 
 impl Code {
-    fn new(start: u64) -> Result<Self, IcedError> {
+    fn new(start: u64, features: u64) -> Result<Self, IcedError> {
         let mut a = CodeAssembler::new(64)?;
         let mut any = a.create_label();
         let mut mail = a.create_label();
@@ -355,6 +371,8 @@ impl Code {
         let mut waiting = a.create_label();
         let mut again = a.create_label();
         let mut leaving = a.create_label();
+        let mut other = a.create_label();
+        let mut restore_fp = a.create_label();
         let mut left = a.create_label();
         let mut answered = a.create_label();
         let mut restore = a.create_label();
@@ -406,11 +424,24 @@ impl Code {
         a.mov(ecx, half(thread::HOW))?;
         a.cmp(ecx, thread::RESTORE as i32)?;
         a.je(restore)?;
-        a.ja(leaving)?;
+        a.ja(other)?;
         a.popfq()?;
         a.mov(rax, word(gpr(RAX)))?;
         a.mov(rsp, word(gpr(RSP)))?;
         a.jmp(word(thread::RIP))?;
+        a.set_label(&mut other)?;
+        a.cmp(ecx, thread::SAVE_FP as i32)?;
+        a.ja(leaving)?;
+        // The guest's features: the register that limits them may be the host's. RDX is in the page.
+        a.mov(eax, features as u32)?;
+        a.mov(edx, (features >> 32) as u32)?;
+        a.jb(restore_fp)?;
+        a.xsave64(xsave_area())?;
+        a.mov(rdx, word(gpr(RDX)))?;
+        a.mov(half(thread::STATE), thread::REQUEST)?;
+        a.jmp(waiting)?;
+        a.set_label(&mut restore_fp)?;
+        a.xrstor64(xsave_area())?;
         a.set_label(&mut restore)?;
         a.popfq()?;
         for (i, register) in GPRS.into_iter().enumerate() {
@@ -449,6 +480,7 @@ impl Code {
 /// Indices of registers in [`GPRS`].
 const RAX: usize = 0;
 const RCX: usize = 1;
+const RDX: usize = 2;
 const RSP: usize = 4;
 
 /// Goes on if GS leads to a thread's page: to the highest 4 GiB, where no program's GS leads. Else, and for who jumps to

@@ -12,15 +12,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use abi::regs::UserRegs;
 use platform::window::mailbox::{Mailbox, State};
+use platform::window::thread::FP_LEN;
 use platform::window::{Window, Zone};
 use platform::{AddressSpace, Context, Error, FpState, Kick, ThreadPage, Trap};
 
 use crate::companion::{Companion, Job, Outcome};
 use crate::engine::{Engine, GENERAL_PROTECTION};
 use crate::machine::Machine;
-use crate::policy::{POLL, Policy, ROUNDS, WAKE};
+use crate::policy::{End, POLL, POLL_CROWDED, Policy, ROUNDS, WAKE};
 use crate::space::KvmSpace;
 use crate::vcpu::is_canonical;
+use crate::xsave;
 
 /// Never set: for stays of the context's own thread.
 static NEVER: AtomicBool = AtomicBool::new(false);
@@ -35,7 +37,15 @@ pub(crate) struct KvmContext {
     policy: Policy,
     polling: Option<Polling>,
     /// What the last answer told the guest thread to go on with.
-    posted: Option<UserRegs>,
+    posted: Option<Posted>,
+    /// The floating-point state that the thread is to go on with, while a request is unanswered.
+    next_fp: Option<FpState>,
+}
+
+/// An answer.
+struct Posted {
+    regs: UserRegs,
+    fp: Option<FpState>,
 }
 
 /// A companion is in the guest, or has just left it.
@@ -59,6 +69,7 @@ impl KvmContext {
             policy: Policy::default(),
             polling: None,
             posted: None,
+            next_fp: None,
         }
     }
 
@@ -78,14 +89,14 @@ impl KvmContext {
         let trap = trap?.unwrap_or(Trap::Interrupted);
         let is_site = trap == Trap::Syscall && machine.window.as_ref().is_some_and(|w| w.contains(regs.rip));
         self.policy.direct(is_site, host::clock::tsc().wrapping_sub(began));
-        Ok(self.settle(trap, regs))
+        self.settle(trap, regs)
     }
 
     /// What `trap` is where the guest thread was interrupted in the window's code.
-    fn settle(&self, trap: Trap, regs: &mut UserRegs) -> Trap {
-        let (Some(page), Some(window)) = (self.page, &self.machine.window) else { return trap };
+    fn settle(&mut self, trap: Trap, regs: &mut UserRegs) -> Result<Trap, Error> {
+        let (Some(page), Some(window)) = (self.page, &self.machine.window) else { return Ok(trap) };
         if !window.contains(regs.rip) {
-            return trap;
+            return Ok(trap);
         }
         let mailbox = Mailbox::new(&*self.machine.memory, page);
         match window.zone(regs.rip) {
@@ -94,15 +105,18 @@ impl KvmContext {
                 if mailbox.state() != State::Idle {
                     mailbox.take(regs);
                     mailbox.reset();
-                    return Trap::Syscall;
+                    return Ok(Trap::Syscall);
                 }
-                if let Some(posted) = self.posted {
-                    *regs = posted;
+                if let Some(posted) = &self.posted {
+                    *regs = posted.regs;
+                    if let (Some(fp), Some(engine)) = (&posted.fp, &mut self.engine) {
+                        engine.set_fp_state(fp)?;
+                    }
                 }
             }
             _ => {}
         }
-        trap
+        Ok(trap)
     }
 
     /// Lets a companion run the guest and polls; `None`: there is no companion.
@@ -133,7 +147,7 @@ impl KvmContext {
             {
                 self.engine = Some(job.engine);
                 self.machine.companions.give(companion);
-                self.policy.polled(0, true);
+                self.policy.polled(0, End::Late);
                 return None;
             }
             std::hint::spin_loop();
@@ -151,8 +165,8 @@ impl KvmContext {
             let Some(polling) = &mut self.polling else {
                 return Err(Error::Broken("kvm: polling without a companion".into()));
             };
-            let is_late = host::clock::tsc().wrapping_sub(began) > POLL
-                || machine.companions.is_crowded(machine.cores());
+            let limit = if machine.companions.is_crowded(machine.cores()) { POLL_CROWDED } else { POLL };
+            let is_late = host::clock::tsc().wrapping_sub(began) > limit;
             if mailbox.state() == State::Request || is_late && !mailbox.close() {
                 mailbox.take(&mut polling.taken);
                 polling.calls += 1;
@@ -164,46 +178,50 @@ impl KvmContext {
                 if is_late {
                     window.counts.poll_failures.fetch_add(1, Ordering::Relaxed);
                 }
-                return match self.end_polling(is_late, regs)? {
-                    Some(trap) => Ok(trap),
-                    // Nothing happened in the guest; the caller goes in itself.
-                    None => Ok(Trap::Interrupted),
-                };
+                let (trap, left_with) = self.recover(is_late)?;
+                *regs = left_with;
+                // Without a trap nothing happened in the guest: the caller comes again, and goes in itself.
+                return self.settle(trap.unwrap_or(Trap::Interrupted), regs);
             }
             std::hint::spin_loop();
         }
     }
 
-    /// Ends polling: gets the companion out of the guest. `regs` become the guest thread's, and what it trapped with is
-    /// returned, if anything.
-    fn end_polling(&mut self, failed: bool, regs: &mut UserRegs) -> Result<Option<Trap>, Error> {
-        let Some(polling) = self.polling.take() else { return Ok(None) };
-        self.policy.polled(polling.calls, failed);
+    /// Ends polling: gets the companion out of the guest. Returns what the guest thread trapped with, if anything, and its
+    /// registers, both as the vCPU has them.
+    fn recover(&mut self, failed: bool) -> Result<(Option<Trap>, UserRegs), Error> {
+        let Some(polling) = self.polling.take() else {
+            return Err(Error::Broken("kvm: no companion to come back".into()));
+        };
         if !polling.companion.is_done() {
             polling.companion.stop.store(true, Ordering::SeqCst);
             self.kicker.recall(None);
         }
         let outcome = polling.companion.finish();
         self.machine.companions.give(polling.companion);
-        let Some(Outcome { engine, regs: left_with, trap }) = outcome else {
+        let Some(Outcome { engine, regs, trap }) = outcome else {
             return Err(Error::Broken("kvm: a companion without an outcome".into()));
         };
         self.engine = Some(engine);
-        log::debug!("kvm: polling ended after {} calls: {trap:?} at {:#x}", polling.calls, left_with.rip);
-        *regs = left_with;
-        let trap = trap?;
-        let settled = self.settle(trap.unwrap_or(Trap::Interrupted), regs);
-        Ok(if trap.is_none() && settled == Trap::Interrupted { None } else { Some(settled) })
+        let end = match trap {
+            _ if failed => End::Late,
+            Ok(Some(Trap::Interrupted)) => End::Kick,
+            _ => End::Trap,
+        };
+        self.policy.polled(polling.calls, end);
+        log::trace!("kvm: {end:?} after {} calls: {trap:?} at {:#x}", polling.calls, regs.rip);
+        Ok((trap?, regs))
     }
 
     /// Ends polling while a request is unanswered: the guest thread goes on with registers that the caller has. Says
     /// whether a kick came.
     fn drop_request(&mut self, failed: bool) -> Result<bool, Error> {
-        let mut regs = UserRegs::default();
-        let page = self.page;
-        let trap = self.end_polling(failed, &mut regs)?;
-        if let Some(page) = page {
+        let (trap, _) = self.recover(failed)?;
+        if let Some(page) = self.page {
             Mailbox::new(&*self.machine.memory, page).reset();
+        }
+        if let (Some(fp), Some(engine)) = (self.next_fp.take(), &mut self.engine) {
+            engine.set_fp_state(&fp)?;
         }
         Ok(trap == Some(Trap::Interrupted))
     }
@@ -219,15 +237,36 @@ impl KvmContext {
         let mailbox = Mailbox::new(&*self.machine.memory, page);
         if !polling.companion.is_done()
             && Arc::ptr_eq(&polling.space, space)
-            && mailbox.answer(&polling.taken, regs)
+            && mailbox.answer(&polling.taken, regs, self.next_fp.as_ref().map(|fp| &fp.0[..]))
         {
-            self.posted = Some(*regs);
+            self.posted = Some(Posted { regs: *regs, fp: self.next_fp.take() });
             return self.poll(&window, page, regs).map(Some);
         }
         if mailbox.state() == State::Left {
             window.counts.left.fetch_add(1, Ordering::Relaxed);
         }
         Ok(self.drop_request(false)?.then_some(Trap::Interrupted))
+    }
+
+    /// The floating-point state of a guest thread that waits for an answer, from the thread itself.
+    fn ask_fp(&self) -> Option<FpState> {
+        let (polling, page) = (self.polling.as_ref()?, self.page?);
+        let layout = self.machine.cpu.xsave;
+        if !self.machine.cpu.has_xsave || layout.size as u64 > FP_LEN {
+            return None;
+        }
+        let mailbox = Mailbox::new(&*self.machine.memory, page);
+        if !mailbox.ask_fp() {
+            return None;
+        }
+        let began = host::clock::tsc();
+        while mailbox.state() == State::Busy {
+            if polling.companion.is_done() || host::clock::tsc().wrapping_sub(began) > POLL {
+                return None;
+            }
+            std::hint::spin_loop();
+        }
+        (mailbox.state() == State::Request).then(|| FpState(mailbox.fp(layout.size)))
     }
 
     /// The engine, after getting it back from a companion.
@@ -268,10 +307,20 @@ impl Context for KvmContext {
     }
 
     fn fp_state(&mut self) -> Result<FpState, Error> {
-        self.engine()?.fp_state()
+        if let Some(fp) = &self.next_fp {
+            return Ok(fp.clone());
+        }
+        match self.ask_fp() {
+            Some(fp) => Ok(fp),
+            None => self.engine()?.fp_state(),
+        }
     }
 
     fn set_fp_state(&mut self, state: &FpState) -> Result<(), Error> {
+        if self.polling.is_some() && self.machine.cpu.has_xsave {
+            self.next_fp = Some(xsave::sanitised(state, self.machine.cpu.xsave));
+            return Ok(());
+        }
         self.engine()?.set_fp_state(state)
     }
 

@@ -1,14 +1,14 @@
 //! The KVM platform: guest processes as guest page tables of one virtual machine, their threads as vCPUs.
 //!
 //! Reading order: `layout.rs` (where things lie), `device.rs` (opening KVM), `machine.rs` (the VM and the start-up
-//! probe), `ring0.rs` (stubs), `vcpu.rs`, `context.rs` (a stay in the guest and its end), `window.rs`, `kick.rs`,
-//! `pool.rs`;
+//! probe), `ring0.rs` (stubs), `vcpu.rs`, `engine.rs` (a stay in the guest and its end), `window.rs`, `kick.rs`,
+//! `pool.rs`; `context.rs` (with or without an exit), `companion.rs`, `policy.rs`;
 //! `tables.rs`, `paging.rs`, `space.rs` (address spaces); `slots.rs`, `cpuid.rs`, `xsave.rs`, `counters.rs`, `stats.rs`;
 //! `check.rs` (what the host offers).
 //!
 //! Locks, outer to inner: a pool's cell (held during a stay in the guest; others only try it), a space's tree
-//! (`PAGE_TABLE`), the memory file (`MEMORY_FILE`), table pool, vCPU lists and runner list (`PLATFORM`, never two), a
-//! runner's state and a saved floating-point state (`LEAF`).
+//! (`PAGE_TABLE`), the memory file (`MEMORY_FILE`), table pool, vCPU lists, runner list and companions (`PLATFORM`, never
+//! two), a runner's state and a saved floating-point state (`LEAF`).
 
 use std::ops::Range;
 use std::path::PathBuf;

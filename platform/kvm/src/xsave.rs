@@ -52,6 +52,11 @@ pub(crate) fn from_bytes(state: &FpState, layout: XsaveLayout) -> kvm_xsave {
     area
 }
 
+/// The state with what XRSTOR would refuse taken out.
+pub(crate) fn sanitised(state: &FpState, layout: XsaveLayout) -> FpState {
+    to_bytes(&from_bytes(state, layout), layout)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -21,6 +21,8 @@ pub enum State {
     Idle,
     /// The thread waits for an answer.
     Request,
+    /// The thread stores its floating-point state, and will wait on.
+    Busy,
     /// The thread has waited long enough: it leaves the guest, or has left.
     Left,
 }
@@ -46,6 +48,7 @@ impl<'a> Mailbox<'a> {
     pub fn state(&self) -> State {
         match self.memory.load_u32(self.state_at()) {
             thread::REQUEST => State::Request,
+            thread::BUSY => State::Busy,
             thread::LEFT => State::Left,
             _ => State::Idle,
         }
@@ -77,6 +80,19 @@ impl<'a> Mailbox<'a> {
         self.set(thread::REQUEST, thread::LEFT);
     }
 
+    /// Asks a waiting thread for its floating-point state. False: it does not wait.
+    pub fn ask_fp(&self) -> bool {
+        self.memory.write(self.page.offset + thread::HOW, &thread::SAVE_FP.to_le_bytes());
+        self.set(thread::REQUEST, thread::BUSY)
+    }
+
+    /// The floating-point state that the thread stored, `len` bytes.
+    pub fn fp(&self, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len.min(thread::FP_LEN as usize)];
+        self.memory.read(self.page.offset + thread::FP, &mut bytes);
+        bytes
+    }
+
     /// RSP of a thread that is in [`super::Zone::Borrowed`].
     pub fn borrowed_rsp(&self) -> u64 {
         let mut bytes = [0; 8];
@@ -106,14 +122,16 @@ impl<'a> Mailbox<'a> {
 
     /// Makes a waiting thread, whose registers were `taken`, go on with `regs`. False: not by the mailbox, it has to leave
     /// the guest (or does so just now).
-    pub fn answer(&self, taken: &UserRegs, regs: &UserRegs) -> bool {
+    ///
+    /// `fp` is the floating-point state to go on with, if it changes: an XSAVE area that XRSTOR takes.
+    pub fn answer(&self, taken: &UserRegs, regs: &UserRegs, fp: Option<&[u8]>) -> bool {
         let mut same = *taken;
         (same.rax, same.rcx, same.r11, same.orig_rax) = (regs.rax, regs.rcx, regs.r11, regs.orig_rax);
         let offset = self.page.offset;
         if regs.rflags & TRAP_FLAG != 0 {
             return false;
         }
-        let result_only = same == *regs;
+        let result_only = same == *regs && fp.is_none();
         if result_only {
             self.memory.write(offset + gpr(0), &regs.rax.to_le_bytes());
         } else {
@@ -130,7 +148,17 @@ impl<'a> Mailbox<'a> {
             self.memory.write(offset + thread::RFLAGS, &regs.rflags.to_le_bytes());
             self.memory.write(offset + thread::RIP, &regs.rip.to_le_bytes());
         }
-        let how = if result_only { thread::RESULT } else { thread::RESTORE };
+        if let Some(fp) = fp {
+            if fp.len() as u64 > thread::FP_LEN {
+                return false;
+            }
+            self.memory.write(offset + thread::FP, fp);
+        }
+        let how = match fp {
+            Some(_) => thread::RESTORE_FP,
+            None if result_only => thread::RESULT,
+            None => thread::RESTORE,
+        };
         self.memory.write(offset + thread::HOW, &how.to_le_bytes());
         self.set(thread::REQUEST, thread::OPEN)
     }
