@@ -168,6 +168,7 @@ impl KvmContext {
             let limit = if machine.companions.is_crowded(machine.cores()) { POLL_CROWDED } else { POLL };
             let is_late = host::clock::tsc().wrapping_sub(began) > limit;
             if mailbox.state() == State::Request || is_late && !mailbox.close() {
+                self.kicker.hold();
                 mailbox.take(&mut polling.taken);
                 polling.calls += 1;
                 window.counts.mailed.fetch_add(1, Ordering::Relaxed);
@@ -198,6 +199,7 @@ impl KvmContext {
             self.kicker.recall(None);
         }
         let outcome = polling.companion.finish();
+        self.kicker.end_hold();
         self.machine.companions.give(polling.companion);
         let Some(Outcome { engine, regs, trap }) = outcome else {
             return Err(Error::Broken("kvm: a companion without an outcome".into()));
@@ -235,6 +237,9 @@ impl KvmContext {
             return Ok(None);
         };
         let mailbox = Mailbox::new(&*self.machine.memory, page);
+        if self.kicker.release() {
+            return Ok(Some(Trap::Interrupted));
+        }
         if !polling.companion.is_done()
             && Arc::ptr_eq(&polling.space, space)
             && mailbox.answer(&polling.taken, regs, self.next_fp.as_ref().map(|fp| &fp.0[..]))

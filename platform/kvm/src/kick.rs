@@ -19,6 +19,9 @@ pub(crate) struct Runner(Lock<State, { rank::LEAF }>);
 struct State {
     /// `kick` was called and not yet reported.
     kicked: bool,
+    /// The context's own thread is outside, while a companion is inside and the guest thread waits for an answer: kicks
+    /// are remembered only.
+    held: bool,
     /// The platform wants the context to leave and come again.
     recalled: bool,
     inside: Option<Inside>,
@@ -63,6 +66,24 @@ impl Runner {
         left
     }
 
+    /// From now on kicks need not reach the guest.
+    pub(crate) fn hold(&self) {
+        self.0.lock().held = true;
+    }
+
+    /// From now on they must; true: one came meanwhile, which counts as delivered, and nothing changes.
+    pub(crate) fn release(&self) -> bool {
+        let mut state = self.0.lock();
+        let kicked = std::mem::take(&mut state.kicked);
+        state.held = kicked;
+        kicked
+    }
+
+    /// The same without a look at kicks.
+    pub(crate) fn end_hold(&self) {
+        self.0.lock().held = false;
+    }
+
     /// Makes the context leave and come again, if it runs in `space` (`None`: anywhere).
     pub(crate) fn recall(&self, space: Option<u64>) {
         let mut state = self.0.lock();
@@ -86,7 +107,7 @@ impl Kick for Runner {
     fn kick(&self) {
         let mut state = self.0.lock();
         state.kicked = true;
-        if let Some(inside) = &state.inside {
+        if let Some(inside) = state.inside.as_ref().filter(|_| !state.held) {
             inside.interrupt();
         }
     }
