@@ -28,11 +28,11 @@ fn patched(platform: &Arc<ringfence_platform_kvm::KvmPlatform>, tail: &[u8]) -> 
     guest.memory().write(sites.offset + slot_at, &slot);
     guest.memory().write(sites.offset + stub_at, &stub);
     let (addr, page) = window.code_page();
-    guest.space.map(addr, page, RX).unwrap();
-    guest.space.map(window.site_page(0), sites, RX).unwrap();
+    guest.space.map(addr, page, RX).expect("a mapping");
+    guest.space.map(window.site_page(0), sites, RX).expect("a mapping");
     let page: MemRange = guest.page(0);
     let own = ThreadPage { addr: window.thread_page(0), offset: page.offset };
-    guest.space.map(own.addr, MemRange { len: PAGE, ..page }, RW).unwrap();
+    guest.space.map(own.addr, MemRange { len: PAGE, ..page }, RW).expect("a mapping");
     guest.context.set_thread_page(Some(own));
     guest.regs.rip = CODE;
     guest.regs.rdi = 0x1111;
@@ -41,7 +41,7 @@ fn patched(platform: &Arc<ringfence_platform_kvm::KvmPlatform>, tail: &[u8]) -> 
 
 /// What the sentry does with a trap in the window: true for a system call.
 fn is_call(guest: &mut Guest, trap: Trap) -> bool {
-    let window = guest.platform.window().cloned().unwrap();
+    let window = guest.platform.window().cloned().expect("a window");
     if trap == Trap::Syscall {
         if window.contains(guest.regs.rip) {
             assert_eq!(guest.regs.rip, window.stub(0) + stub::BEHIND);
