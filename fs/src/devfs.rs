@@ -54,7 +54,7 @@ pub fn open_device(memory: Arc<dyn Memory>, other: Option<OpenDevice>) -> OpenDe
 /// None but those of a tmpfs without memory.
 pub fn new(memory: Arc<dyn Memory>, open: OpenDevice) -> Result<Arc<dyn Inode>, Errno> {
     let root = tmpfs::with_devices(memory, 0o755, Some(open));
-    let devices: [(&[u8], u64); 7] = [
+    let devices: [(&[u8], u64); 8] = [
         (b"null", NULL),
         (b"zero", ZERO),
         (b"full", FULL),
@@ -62,6 +62,7 @@ pub fn new(memory: Arc<dyn Memory>, open: OpenDevice) -> Result<Arc<dyn Inode>, 
         (b"urandom", URANDOM),
         (b"tty", TTY),
         (b"ptmx", PTMX),
+        (b"console", crate::tty::CONSOLE),
     ];
     for (name, rdev) in devices {
         root.mknod(name, mode::IFCHR | 0o666, rdev, ROOT)?;

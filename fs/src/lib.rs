@@ -9,4 +9,5 @@ pub mod locks;
 pub mod overlay;
 pub mod procfs;
 pub mod tmpfs;
+pub mod tty;
 pub mod vfs;

@@ -9,5 +9,6 @@ pub mod mapping;
 pub mod memory;
 pub mod stdio;
 pub mod system;
+pub mod terminal;
 pub mod thread;
 pub mod xattr;

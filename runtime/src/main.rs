@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 mod check;
 mod choose;
 mod run;
+mod streams;
 mod volume;
 
 /// Runs Linux programs on a kernel of their own.
@@ -50,6 +51,7 @@ fn complain(text: &str) {
 /// A panic is our bug: it ends the sandbox at once, whichever thread it is in, and never leaves half of it running.
 fn end_on_panic() {
     std::panic::set_hook(Box::new(|info| {
+        host::terminal::restore();
         let place = info.location().map_or_else(String::new, |l| format!("{}:{}: ", l.file(), l.line()));
         let payload = info.payload();
         let owned = payload.downcast_ref::<String>().map(String::as_str);

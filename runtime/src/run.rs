@@ -86,7 +86,9 @@ impl Failure {
 
 /// Runs the program; returns the exit status.
 pub(crate) fn run(options: &Options) -> u8 {
-    match try_run(options) {
+    let result = try_run(options);
+    host::terminal::restore();
+    match result {
         Ok(status) => status,
         Err(Failure(status, text)) => {
             complain(&text);
@@ -96,6 +98,7 @@ pub(crate) fn run(options: &Options) -> u8 {
 }
 
 fn try_run(options: &Options) -> Result<u8, Failure> {
+    host::terminal::block_signals(&crate::streams::FORWARDED);
     let calibration = sentry::time::Calibration::begin();
     let umask = host::system::creation_mask();
     let rlimits = inherited_limits()?;
@@ -111,11 +114,13 @@ fn try_run(options: &Options) -> Result<u8, Failure> {
         platform.memory().set_budget(size);
     }
     let memory: Arc<dyn Memory> = platform.memory().clone();
-    let mounts = make_mounts(options, &memory)?;
+    let terminals = fs::tty::Terminals::new();
+    let mounts = make_mounts(options, &memory, &terminals)?;
     let kernel = Kernel::new(Setup {
         platform: platform.clone(),
         calibration,
         mounts: mounts.clone(),
+        terminals: terminals.clone(),
         aslr: !options.no_aslr,
         hostname: options.hostname.clone(),
         max_tasks: options.pids as usize,
@@ -128,9 +133,9 @@ fn try_run(options: &Options) -> Result<u8, Failure> {
     }
 
     let files = Arc::new(FdTable::default());
-    for file in fs::anon::host_stream::standard() {
-        files.install(file, false, 0, 1024).map_err(|e| Failure::own(format!("standard streams: {e}")))?;
-    }
+    let console = crate::streams::open(&kernel, &files, &cred)
+        .map_err(|e| Failure::own(format!("standard streams: {e}")))?;
+    crate::streams::forward_signals(&kernel).map_err(|e| Failure::own(format!("signals: {e}")))?;
     let root = mounts.root();
     let walk = Walk { root: root.clone(), base: root.clone(), cred: &cred };
     let cwd = match &options.cwd {
@@ -156,6 +161,7 @@ fn try_run(options: &Options) -> Result<u8, Failure> {
     start_first(FirstTask {
         kernel: kernel.clone(),
         files,
+        terminal: console.as_ref().map(|c| c.terminal().clone()),
         fs: FsContext { mounts: mounts.clone(), root, cwd, umask },
         cred,
         path,
@@ -167,6 +173,9 @@ fn try_run(options: &Options) -> Result<u8, Failure> {
     .map_err(|e| program_failure(&shown, e))?;
     log::info!("platform {}; running {shown}", platform.name());
     let status = kernel.wait_for_end();
+    if let Some(console) = console {
+        console.finish();
+    }
     log::info!("{shown} ended with wait status {status:#x}; counters: {:?}", platform.counters());
     if let Some(tracer) = kernel.tracer.as_ref().filter(|t| t.summary) {
         eprint!("{}", tracer.summary_text());
@@ -253,10 +262,14 @@ fn parse_user(text: &str) -> Result<Credentials, Failure> {
     }
 }
 
-fn make_mounts(options: &Options, memory: &Arc<dyn Memory>) -> Result<Arc<MountNamespace>, Failure> {
+fn make_mounts(
+    options: &Options,
+    memory: &Arc<dyn Memory>,
+    terminals: &Arc<fs::tty::Terminals>,
+) -> Result<Arc<MountNamespace>, Failure> {
     let dir = options.root.as_path();
     let fail = |what: &str, e: Errno| Failure::own(format!("{what}: {e}"));
-    let devices = fs::devfs::open_device(memory.clone(), None);
+    let devices = fs::devfs::open_device(memory.clone(), Some(terminals.open_device()));
     let lower = fs::hostfs::new(memory.clone(), dir, fs::hostfs::Mode::READ_ONLY)
         .map_err(|e| fail(&format!("--root: {}", dir.display()), e))?;
     let upper = fs::tmpfs::with_devices(memory.clone(), 0o755, Some(devices.clone()));
@@ -271,6 +284,8 @@ fn make_mounts(options: &Options, memory: &Arc<dyn Memory>) -> Result<Arc<MountN
     let at = walk.resolve(b"/dev", true).map_err(|e| fail("/dev", e))?;
     let dev = fs::devfs::new(memory.clone(), devices).map_err(|e| fail("/dev", e))?;
     mounts.mount(&at, dev, "devtmpfs", "dev", false).map_err(|e| fail("/dev", e))?;
+    let at = walk.resolve(b"/dev/pts", true).map_err(|e| fail("/dev/pts", e))?;
+    mounts.mount(&at, terminals.first().root(), "devpts", "devpts", false).map_err(|e| fail("/dev/pts", e))?;
     for name in [&b"/proc"[..], b"/sys"] {
         let shown = String::from_utf8_lossy(name).into_owned();
         if walk.resolve(name, true).is_err() {

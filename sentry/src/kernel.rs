@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use abi::Errno;
 use base::lock::{Condition, Lock, rank};
 use base::memmap::Memory;
+use fs::tty::{Console, Terminal, Terminals};
 use fs::vfs::MountNamespace;
 use platform::Platform;
 
@@ -45,6 +46,10 @@ pub struct Process {
     pub parent_tid: i32,
     /// Whom it acted for when it ended.
     pub uid: u32,
+    /// The controlling terminal.
+    pub tty: Option<Arc<Terminal>>,
+    /// Of a session leader whose terminal was hung up: what was in the foreground then; 0 for nothing.
+    pub hung_up_group: i32,
 }
 
 /// All processes and threads, by ID.
@@ -131,6 +136,12 @@ pub struct Kernel {
     pub faults: AtomicU64,
     /// An address space without anything in it, for threads that end.
     empty_space: OnceLock<Option<Arc<MemoryManager>>>,
+    /// Terminals.
+    pub terminals: Arc<Terminals>,
+    /// The terminal that ringfence was started on.
+    pub console: OnceLock<Arc<Console>>,
+    /// Terminals hung up whose sessions have not heard of it.
+    pub(crate) hangups: crate::terminal::Hangups,
     outcome: Lock<Outcome, { rank::LEAF }>,
     outcome_changed: Condition,
 }
@@ -149,6 +160,8 @@ pub struct Setup {
     pub calibration: crate::time::Calibration,
     /// The mounts.
     pub mounts: Arc<MountNamespace>,
+    /// Terminals.
+    pub terminals: Arc<Terminals>,
     /// Randomise the address space.
     pub aslr: bool,
     /// `uname -n`.
@@ -176,7 +189,7 @@ impl Kernel {
         let boot_ns = time.now(crate::time::Clock::Boottime).as_ns();
         let total = memory.total();
         let system = System::new(setup.hostname, total, u64::try_from(boot_ns).unwrap_or(0));
-        Ok(Arc::new(Self {
+        let kernel = Arc::new(Self {
             platform: setup.platform,
             memory,
             alarms: AlarmService::new(time.clone()),
@@ -197,9 +210,15 @@ impl Kernel {
             syscalls: AtomicU64::new(0),
             faults: AtomicU64::new(0),
             empty_space: OnceLock::new(),
+            terminals: setup.terminals,
+            console: OnceLock::new(),
+            hangups: crate::terminal::Hangups::default(),
             outcome: Lock::default(),
             outcome_changed: Condition::new(),
-        }))
+        });
+        let jobs: std::sync::Weak<dyn fs::tty::Jobs> = Arc::<Self>::downgrade(&kernel);
+        kernel.terminals.set_jobs(jobs);
+        Ok(kernel)
     }
 
     /// An address space without anything in it; `None` when the platform has no room for one.
@@ -235,11 +254,22 @@ impl Kernel {
 
     /// Stops with the processes, and makes the first one's group go on when the host continues us.
     fn stop_with_all(&self) {
+        if let Some(console) = self.console.get() {
+            console.release();
+        }
         host::thread::stop_process();
+        if let Some(console) = self.console.get() {
+            console.resume();
+        }
         let pgid = self.tree.lock().processes.get(&1).map(|p| p.pgid);
         if let Some(pgid) = pgid {
             self.signal_group(pgid, crate::signal::SIGCONT);
         }
+    }
+
+    /// Makes the main thread look around.
+    pub(crate) fn wake_main(&self) {
+        self.outcome_changed.notify_all();
     }
 
     /// Waits until the first process has ended; returns its wait status. Keeps the clocks current meanwhile.
@@ -261,6 +291,7 @@ impl Kernel {
                 outcome = self.outcome.lock();
             } else if self.outcome_changed.wait_for(&mut outcome, limit) {
                 drop(outcome);
+                self.tell_hangups();
                 limit = self.time.refresh();
                 self.alarms.check_clock();
                 self.sample_load();

@@ -16,6 +16,7 @@ pub mod strace;
 pub mod syscall;
 pub mod system;
 pub mod task;
+pub mod terminal;
 pub mod time;
 
 pub use kernel::{Kernel, Setup};

@@ -35,12 +35,12 @@ const IFIFO: u32 = 0o010_000;
 /// How much is moved in one call; a longer write is made of several.
 const PIECE: usize = 64 << 10;
 
-/// Opens the host's three standard streams; one that is closed there reads as empty and swallows what is written.
-pub fn standard() -> [Arc<FileDescription>; 3] {
-    [0, 1, 2].map(|number| match stdio::duplicate(number) {
+/// Opens standard stream `number` of the host; one that is closed there reads as empty and swallows what is written.
+pub fn standard(number: u8) -> Arc<FileDescription> {
+    match stdio::duplicate(number) {
         Some((fd, access)) => FileDescription::new(Box::new(HostStream::new(fd)), None, access),
         None => FileDescription::new(Box::new(Null { ino: new_ino(), time: now() }), None, oflag::RDWR),
-    })
+    }
 }
 
 #[derive(Debug)]

@@ -111,6 +111,9 @@ struct Standing {
     is_zombie: bool,
     exit_signal: i32,
     has_execed: bool,
+    /// The device number of the controlling terminal and its foreground process group; 0 and -1 without.
+    terminal: u64,
+    foreground: i32,
     /// The living threads, by ID.
     threads: Vec<Arc<Task>>,
 }
@@ -154,6 +157,8 @@ impl ProcTask {
             is_zombie: p.zombie.is_some(),
             exit_signal: p.exit_signal,
             has_execed: p.has_execed,
+            terminal: p.tty.as_ref().map_or(0, |tty| tty.device()),
+            foreground: p.tty.as_ref().map_or(-1, |tty| tty.foreground.load(std::sync::atomic::Ordering::SeqCst)),
             threads,
         })
     }

@@ -191,6 +191,7 @@ impl Ctx<'_> {
 
     /// Acts on pending signals before user code goes on. `restart` says that a system call was interrupted.
     pub fn deliver_signals(&mut self, mut restart: Option<Restart>) {
+        self.task.kernel.tell_hangups();
         while let Some((p, action)) = self.next_handled() {
             if let Some(kind) = restart.take() {
                 let again = match kind {

@@ -38,6 +38,8 @@ pub(crate) const SIGALRM: i32 = 14;
 pub(crate) const SIGCHLD: i32 = 17;
 pub(crate) const SIGCONT: i32 = 18;
 pub(crate) const SIGSTOP: i32 = 19;
+pub(crate) const SIGTTIN: i32 = 21;
+pub(crate) const SIGTTOU: i32 = 22;
 pub(crate) const ILL_ILLOPN: i32 = 2;
 /// SIGKILL and SIGSTOP, which cannot be blocked.
 pub(crate) const UNBLOCKABLE: u64 = SigSet::UNBLOCKABLE.0;

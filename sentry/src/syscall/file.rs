@@ -47,6 +47,9 @@ impl Ctx<'_> {
         if let Some(socket) = super::sockmsg::as_socket(file) {
             return self.read_socket(file, &socket, list);
         }
+        if let Some(tty) = super::tty::as_slave(file) {
+            return self.read_terminal(file, tty, list);
+        }
         let mm = self.mm.clone();
         let n = self.blocking(file, Events::READABLE, |_| {
             let mut sink = mm.sink_list(list)?;
@@ -59,6 +62,9 @@ impl Ctx<'_> {
     fn write_from(&mut self, file: &Arc<FileDescription>, list: &[(UserAddr, u64)]) -> SysResult {
         if let Some(socket) = super::sockmsg::as_socket(file) {
             return self.write_socket(file, &socket, list);
+        }
+        if let Some(tty) = super::tty::as_slave(file) {
+            self.check_writer(tty)?;
         }
         let mm = self.mm.clone();
         let mut source = mm.source_list(list)?;
@@ -202,7 +208,10 @@ pub(super) fn sys_ioctl(cx: &mut Ctx<'_>, fd: i32, request: u32, arg: u64) -> Sy
         _ if let Some(notifier) = crate::seccomp::notify::notifier_of(&file) => {
             super::seccomp::listener_ioctl(cx, notifier, request, UserAddr(arg))
         }
-        _ => Ok(file.ops.ioctl(request, arg, &mut GuestMemory(&cx.mm, &cx.cred))?),
+        _ => match cx.terminal_ioctl(&file, request, arg)? {
+            Some(result) => Ok(result),
+            None => Ok(file.ops.ioctl(request, arg, &mut GuestMemory(&cx.mm, &cx.cred))?),
+        },
     }
 }
 

@@ -6,7 +6,7 @@ use abi::UserAddr;
 use super::{
     Argument, Row, Support, SysResult, cred, fd, file, fsmount, futex, futex2, inotify, ioprio, limits, lock,
     mem, mount, msg, open, path, poll, process, range, sched, seccomp, sem, shm, sig, sock, sockmsg, splice,
-    system, task, time, timer, wait, xattr,
+    system, task, time, timer, tty, wait, xattr,
 };
 use crate::task::Ctx;
 use Support::{Absent, Full, Partial};
@@ -148,7 +148,7 @@ syscalls! {
     109 setpgid = task::sys_setpgid(pid: i32, pgid: i32), Full;
     110 getppid = task::sys_getppid(), Full;
     111 getpgrp = task::sys_getpgrp(), Full;
-    112 setsid = task::sys_setsid(), Partial("there are no controlling terminals");
+    112 setsid = tty::sys_setsid(), Full;
     113 setreuid = cred::sys_setreuid(uid: u32, euid: u32), Full;
     114 setregid = cred::sys_setregid(gid: u32, egid: u32), Full;
     115 getgroups = cred::sys_getgroups(size: i32, list: UserAddr), Full;
@@ -189,7 +189,7 @@ syscalls! {
     150 munlock = mem::sys_munlock(addr: u64, len: u64), Full;
     151 mlockall = mem::sys_mlockall(flags: u32), Full;
     152 munlockall = mem::sys_munlockall(), Full;
-    153 vhangup, Absent;
+    153 vhangup = tty::sys_vhangup(), Full;
     154 modify_ldt, Absent;
     155 pivot_root = mount::sys_pivot_root(new: UserAddr, put_old: UserAddr), Full;
     156 _sysctl, Absent;

@@ -224,20 +224,6 @@ pub(super) fn sys_setpgid(cx: &mut Ctx<'_>, pid: i32, pgid: i32) -> SysResult {
     Ok(0)
 }
 
-/// `setsid(2)`.
-pub(super) fn sys_setsid(cx: &mut Ctx<'_>) -> SysResult {
-    let pid = cx.task.group.pid;
-    let mut tree = cx.task.kernel.tree.lock();
-    if tree.processes.values().any(|p| p.pgid == pid) {
-        return Err(EPERM.into());
-    }
-    if let Some(p) = tree.processes.get_mut(&pid) {
-        p.pgid = pid;
-        p.sid = pid;
-    }
-    Ok(pid as u64)
-}
-
 /// `set_tid_address(2)`.
 pub(super) fn sys_set_tid_address(cx: &mut Ctx<'_>, addr: UserAddr) -> SysResult {
     cx.clear_tid = addr.raw();

@@ -144,6 +144,8 @@ pub struct FirstTask {
     pub files: Arc<super::FdTable>,
     /// Root and working directory.
     pub fs: super::FsContext,
+    /// The controlling terminal.
+    pub terminal: Option<Arc<fs::tty::Terminal>>,
     /// Credentials.
     pub cred: base::cred::Credentials,
     /// The program's path.
@@ -229,8 +231,13 @@ pub fn start_first(first: FirstTask) -> Result<(), Errno> {
             has_execed: false,
             parent_tid: 0,
             uid: cred.uid,
+            tty: None,
+            hung_up_group: 0,
         };
         tree.processes.insert(pid, process);
+        if let Some(tty) = &first.terminal {
+            tree.set_controlling(pid, tty);
+        }
     }
     let (path, args, env) = (first.path, first.args, first.env);
     let files = first.files;
@@ -493,6 +500,8 @@ impl Ctx<'_> {
                 has_execed: false,
                 parent_tid,
                 uid: self.cred.uid,
+                tty: me.and_then(|p| p.tty.clone()),
+                hung_up_group: 0,
             };
             tree.processes.insert(task.tid, process);
             if let Some(p) = tree.processes.get_mut(&parent) {

@@ -11,6 +11,7 @@ use super::{Ctx, DeadLeader, Task, ThreadGroup, Usage};
 use crate::kernel::{Kernel, Tree};
 use crate::mm::FutexScope;
 use crate::signal::{SIG_IGN, SIGCHLD, SIGCONT, SIGHUP};
+use crate::terminal::Leaving;
 
 impl Ctx<'_> {
     /// Ends this thread, and with the last one the process.
@@ -40,6 +41,7 @@ impl Ctx<'_> {
         self.files = Arc::default();
         self.task.state.lock().files = self.files.clone();
         self.drop_space();
+        kernel.tell_hangups();
         {
             let mut tree = kernel.tree.lock();
             let usage = self.task.account.usage();
@@ -145,6 +147,7 @@ impl Ctx<'_> {
         let group = self.task.group.clone();
         let pid = group.pid;
         let status = group.exit_status.load(Ordering::SeqCst).max(0);
+        kernel.leave_terminal(tree, pid, Leaving::Exit);
         kernel.reparent_children(tree, &group);
         let Some(me) = tree.processes.get_mut(&pid) else { return };
         me.zombie = Some(status);
