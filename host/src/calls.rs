@@ -261,9 +261,21 @@ pub const CALLS: &[HostCall] = &[
     request!("TIOCGWINSZ", 0x5413, "tasks", "size of the terminal"),
     request!("TIOCSWINSZ", 0x5414, "tasks", "size of the terminal"),
     request!("TIOCGPGRP", 0x540f, "tasks, console", "whether ringfence is in the terminal's foreground"),
-    call("getpgrp", libc::SYS_getpgrp, &[], "tasks, console", "whether ringfence is in the terminal's foreground"),
+    call(
+        "getpgrp",
+        libc::SYS_getpgrp,
+        &[],
+        "tasks, console",
+        "whether ringfence is in the terminal's foreground",
+    ),
     // Threads, time, signals.
-    call("rt_sigtimedwait", libc::SYS_rt_sigtimedwait, &[], "signals", "gets the signals that are the program's"),
+    call(
+        "rt_sigtimedwait",
+        libc::SYS_rt_sigtimedwait,
+        &[],
+        "signals",
+        "gets the signals that are the program's",
+    ),
     call("clone", libc::SYS_clone, A_THREAD, "all", "a host thread for each guest thread"),
     call("exit", libc::SYS_exit, &[], "all", "ends a thread"),
     call("exit_group", libc::SYS_exit_group, &[], "all", "ends the sandbox"),

@@ -285,7 +285,9 @@ fn make_mounts(
     let dev = fs::devfs::new(memory.clone(), devices).map_err(|e| fail("/dev", e))?;
     mounts.mount(&at, dev, "devtmpfs", "dev", false).map_err(|e| fail("/dev", e))?;
     let at = walk.resolve(b"/dev/pts", true).map_err(|e| fail("/dev/pts", e))?;
-    mounts.mount(&at, terminals.first().root(), "devpts", "devpts", false).map_err(|e| fail("/dev/pts", e))?;
+    mounts
+        .mount(&at, terminals.first().root(), "devpts", "devpts", false)
+        .map_err(|e| fail("/dev/pts", e))?;
     for name in [&b"/proc"[..], b"/sys"] {
         let shown = String::from_utf8_lossy(name).into_owned();
         if walk.resolve(name, true).is_err() {

@@ -22,11 +22,7 @@ pub(crate) fn open(
     files: &FdTable,
     cred: &Credentials,
 ) -> Result<Option<Arc<fs::tty::Console>>, Errno> {
-    let started = fs::tty::Console::start(&kernel.terminals)?;
-    let (console, ours) = match started {
-        Some((console, ours)) => (Some(console), ours),
-        None => (None, [false; 3]),
-    };
+    let console = fs::tty::Console::start(&kernel.terminals)?;
     let root = kernel.mounts.root();
     let walk = Walk { ns: &kernel.mounts, root: root.clone(), base: root, cred: &Credentials::root() };
     let tty = match &console {
@@ -40,8 +36,9 @@ pub(crate) fn open(
         None => None,
     };
     for number in 0..3u8 {
+        let is_terminal = console.as_ref().is_some_and(|c| c.has_stream(number));
         let file = match &tty {
-            Some(tty) if ours[usize::from(number)] => tty.clone(),
+            Some(tty) if is_terminal => tty.clone(),
             _ => fs::anon::host_stream::standard(number),
         };
         files.install(file, false, 0, 1024)?;

@@ -38,6 +38,8 @@ struct Mode {
 /// The host's terminal and the pair that it is behind.
 pub struct Console {
     tty: Arc<Terminal>,
+    /// Which of the standard streams are that terminal.
+    streams: [bool; 3],
     input: OwnedFd,
     output: OwnedFd,
     mode: Lock<Mode, { rank::LEAF }>,
@@ -51,12 +53,13 @@ impl std::fmt::Debug for Console {
 }
 
 impl Console {
-    /// Looks which of the standard streams are the host's terminal; says so for each. `None` when none is.
+    /// Looks which of the standard streams are the host's terminal. `None` when none is.
     ///
     /// # Errors
     /// `ENOSPC`, and what the host gives when it has no room for threads.
-    pub fn start(all: &Arc<Terminals>) -> Result<Option<(Arc<Self>, [bool; 3])>, Errno> {
-        let streams = [0, 1, 2].map(|n| stdio::duplicate(n).filter(|(fd, _)| stdio::termios(fd.as_fd()).is_ok()));
+    pub fn start(all: &Arc<Terminals>) -> Result<Option<Arc<Self>>, Errno> {
+        let streams =
+            [0, 1, 2].map(|n| stdio::duplicate(n).filter(|(fd, _)| stdio::termios(fd.as_fd()).is_ok()));
         let device = |fd: &OwnedFd| host::file::stat(fd.as_fd()).map(|s| s.rdev).ok();
         let Some(first) = streams.iter().flatten().next().and_then(|(fd, _)| device(fd)) else {
             return Ok(None);
@@ -78,6 +81,7 @@ impl Console {
         }
         let console = Arc::new(Self {
             tty: tty.clone(),
+            streams: ours,
             input: copy(input)?,
             output: copy(output)?,
             mode: Lock::default(),
@@ -87,7 +91,8 @@ impl Console {
         all.set_console(&tty);
         let _ = tty.typist.set(Arc::downgrade(&console));
         tty.master_queue.register(console.clone(), Events::READABLE);
-        for (name, body) in [("console-in", Self::read_host as fn(&Self)), ("console-out", Self::write_host)] {
+        for (name, body) in [("console-in", Self::read_host as fn(&Self)), ("console-out", Self::write_host)]
+        {
             let own = console.clone();
             std::thread::Builder::new()
                 .name(name.into())
@@ -97,12 +102,17 @@ impl Console {
         if ours[0] && ours[1] && terminal::is_foreground(console.input.as_fd()) {
             console.acquire();
         }
-        Ok(Some((console, ours)))
+        Ok(Some(console))
     }
 
     /// The terminal.
     pub fn terminal(&self) -> &Arc<Terminal> {
         &self.tty
+    }
+
+    /// Whether standard stream `number` is the terminal.
+    pub fn has_stream(&self, number: u8) -> bool {
+        self.streams.get(usize::from(number)).copied().unwrap_or(false)
     }
 
     /// Takes the host's window size over.
@@ -198,8 +208,9 @@ impl Console {
     }
 
     fn is_alive(&self) -> bool {
-        stdio::poll(self.input.as_fd(), 0, false)
-            .is_ok_and(|found| !Events::from_bits_truncate(found.into()).intersects(Events::HUP | Events::ERR))
+        stdio::poll(self.input.as_fd(), 0, false).is_ok_and(|found| {
+            !Events::from_bits_truncate(found.into()).intersects(Events::HUP | Events::ERR)
+        })
     }
 
     fn type_all(&self, mut bytes: &[u8]) {
@@ -253,5 +264,11 @@ impl Wake for Console {
 /// The host's terminal adds a return to each newline itself while it is not raw.
 fn without_returns(bytes: Vec<u8>) -> Vec<u8> {
     let next = bytes.iter().skip(1).copied().map(Some).chain([None]);
-    bytes.iter().copied().zip(next).filter(|&(c, next)| !(c == b'\r' && next == Some(b'\n'))).map(|(c, _)| c).collect()
+    bytes
+        .iter()
+        .copied()
+        .zip(next)
+        .filter(|&(c, next)| !(c == b'\r' && next == Some(b'\n')))
+        .map(|(c, _)| c)
+        .collect()
 }

@@ -117,10 +117,8 @@ impl Devpts {
             .upgrade()
             .and_then(|all| all.jobs())
             .map_or(Owner { uid: 0, gid: 0 }, |jobs| jobs.owner());
-        let owner = Owner {
-            uid: self.options.uid.unwrap_or(maker.uid),
-            gid: self.options.gid.unwrap_or(maker.gid),
-        };
+        let owner =
+            Owner { uid: self.options.uid.unwrap_or(maker.uid), gid: self.options.gid.unwrap_or(maker.gid) };
         let attributes = Attributes::new(mode::IFCHR | self.options.mode & 0o7777, owner);
         let mut slots = self.slots.lock();
         let at = slots.iter().position(Option::is_none).unwrap_or(slots.len());
@@ -299,7 +297,9 @@ impl FileOps for OpenRoot {
             let index = tty.index;
             (FIRST_INO + u64::from(index), char, index.to_string().into_bytes())
         }));
-        for (i, (ino, kind, name)) in entries.iter().enumerate().skip(usize::try_from(offset).unwrap_or(usize::MAX)) {
+        for (i, (ino, kind, name)) in
+            entries.iter().enumerate().skip(usize::try_from(offset).unwrap_or(usize::MAX))
+        {
             if !emit(DirEntry { ino: *ino, next: i as u64 + 1, kind: *kind, name }) {
                 break;
             }

@@ -54,7 +54,10 @@ enum Echo {
     /// Input begins at this column.
     SetCanonColumn,
     MoveBack,
-    EraseTab { columns: usize, after_tab: bool },
+    EraseTab {
+        columns: usize,
+        after_tab: bool,
+    },
 }
 
 /// The state of one terminal's line discipline.

@@ -68,20 +68,22 @@ impl SlaveFile {
     /// # Errors
     /// `EAGAIN`: nothing; `EIO`: nothing, and nobody will type any more.
     pub fn take(&self, dst: &mut dyn Sink) -> Result<(usize, bool), Errno> {
-        let (bytes, is_line) = self.tty.with(|state, effects| {
-            if state.generation != self.generation {
-                // Who was already waiting when the other side went hears of it.
-                return if state.has_master { Ok((Vec::new(), true)) } else { Err(EIO) };
-            }
-            if !state.discipline.has_input(1) {
-                return Err(if state.has_master { EAGAIN } else { EIO });
-            }
-            let is_line = state.discipline.termios.l(lflag::ICANON);
-            let bytes = state.discipline.take(dst.remaining().min(PIECE));
-            state.settle(effects);
-            Ok((bytes, is_line))
-        })
-        .inspect_err(|_| self.tty.want_input())?;
+        let (bytes, is_line) = self
+            .tty
+            .with(|state, effects| {
+                if state.generation != self.generation {
+                    // Who was already waiting when the other side went hears of it.
+                    return if state.has_master { Ok((Vec::new(), true)) } else { Err(EIO) };
+                }
+                if !state.discipline.has_input(1) {
+                    return Err(if state.has_master { EAGAIN } else { EIO });
+                }
+                let is_line = state.discipline.termios.l(lflag::ICANON);
+                let bytes = state.discipline.take(dst.remaining().min(PIECE));
+                state.settle(effects);
+                Ok((bytes, is_line))
+            })
+            .inspect_err(|_| self.tty.want_input())?;
         match bytes.is_empty() {
             true => Ok((0, true)),
             false => Ok((dst.put(&bytes)?, is_line)),

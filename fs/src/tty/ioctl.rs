@@ -89,7 +89,10 @@ pub(super) fn ioctl(
             memory.read(arg, &mut bytes)?;
             set(tty, tty.termios().with_old_bytes(&bytes), request == TCSETAF);
         }
-        TIOCGWINSZ => memory.write(arg, &tty.state.lock().window.to_owned())?,
+        TIOCGWINSZ => {
+            let window = tty.state.lock().window;
+            memory.write(arg, &window)?;
+        }
         TIOCSWINSZ => {
             let mut window = [0; 8];
             memory.read(arg, &mut window)?;

@@ -158,7 +158,10 @@ impl ProcTask {
             exit_signal: p.exit_signal,
             has_execed: p.has_execed,
             terminal: p.tty.as_ref().map_or(0, |tty| tty.device()),
-            foreground: p.tty.as_ref().map_or(-1, |tty| tty.foreground.load(std::sync::atomic::Ordering::SeqCst)),
+            foreground: p
+                .tty
+                .as_ref()
+                .map_or(-1, |tty| tty.foreground.load(std::sync::atomic::Ordering::SeqCst)),
             threads,
         })
     }

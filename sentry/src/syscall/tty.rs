@@ -215,7 +215,12 @@ impl Ctx<'_> {
     }
 
     /// `TIOCSCTTY`.
-    fn take_terminal(&mut self, file: &FileDescription, tty: &Arc<Terminal>, force: u64) -> Result<(), Errno> {
+    fn take_terminal(
+        &mut self,
+        file: &FileDescription,
+        tty: &Arc<Terminal>,
+        force: u64,
+    ) -> Result<(), Errno> {
         let is_admin = self.cred.has(cap::SYS_ADMIN);
         let pid = self.task.group.pid;
         let mut tree = self.task.kernel.tree.lock();
