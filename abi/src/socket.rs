@@ -124,10 +124,12 @@ pub mod so {
     pub const SELECT_ERR_QUEUE: i32 = 45;
     pub const BUSY_POLL: i32 = 46;
     pub const MAX_PACING_RATE: i32 = 47;
+    pub const BPF_EXTENSIONS: i32 = 48;
     pub const INCOMING_CPU: i32 = 49;
     pub const ATTACH_BPF: i32 = 50;
     pub const ATTACH_REUSEPORT_CBPF: i32 = 51;
     pub const ATTACH_REUSEPORT_EBPF: i32 = 52;
+    pub const CNX_ADVICE: i32 = 53;
     pub const MEMINFO: i32 = 55;
     pub const INCOMING_NAPI_ID: i32 = 56;
     pub const COOKIE: i32 = 57;
@@ -138,6 +140,7 @@ pub mod so {
     pub const TIMESTAMP_NEW: i32 = 63;
     pub const TIMESTAMPNS_NEW: i32 = 64;
     pub const TIMESTAMPING_NEW: i32 = 65;
+    pub const DETACH_REUSEPORT_BPF: i32 = 68;
     pub const RCVTIMEO_NEW: i32 = 66;
     pub const SNDTIMEO_NEW: i32 = 67;
     pub const PREFER_BUSY_POLL: i32 = 69;

@@ -115,6 +115,11 @@ impl ByteRing {
         }
     }
 
+    /// Drops the last `n` bytes.
+    pub fn take_back(&mut self, n: usize) {
+        self.len -= n.min(self.len);
+    }
+
     /// Drops everything, the memory too.
     pub fn clear(&mut self) {
         *self = Self::default();

@@ -30,6 +30,9 @@ pub struct Stored {
     pub max_pacing_rate: u64,
     pub incoming_cpu: i32,
     pub passsec: bool,
+    /// Switches without an effect here, by number.
+    pub switches: u64,
+    pub no_rehash: bool,
     pub device: Vec<u8>,
     pub bound_if: u32,
     pub buf_lock: u32,
@@ -97,6 +100,8 @@ pub struct Common {
     pub keepalive: AtomicBool,
     /// `SO_OOBINLINE`.
     pub oob_inline: AtomicBool,
+    /// `IP_LOCAL_PORT_RANGE`: first and last port, in the lower and the upper half; 0 for no limit.
+    pub port_range: AtomicU32,
     /// `SO_PEEK_OFF`; negative when off.
     pub peek_offset: AtomicI32,
     /// [`Timestamp`] as a number.
@@ -137,6 +142,7 @@ impl Common {
             broadcast: AtomicBool::new(false),
             keepalive: AtomicBool::new(false),
             oob_inline: AtomicBool::new(false),
+            port_range: AtomicU32::new(0),
             peek_offset: AtomicI32::new(-1),
             timestamp: AtomicU32::new(0),
             stored: Lock::new(Stored { incoming_cpu: -1, max_pacing_rate: u64::MAX, ..Stored::default() }),

@@ -16,6 +16,8 @@ use crate::socket::{Caller, Socket};
 const MIN_SEND: usize = 4608;
 const MIN_RECEIVE: usize = 2304;
 
+/// `IP_LOCAL_PORT_RANGE`.
+const LOCAL_PORT_RANGE: i32 = 51;
 /// Bits of `SO_BUF_LOCK`: the program chose the size of a buffer.
 pub(crate) const SEND_LOCK: u32 = 1;
 pub(crate) const RECEIVE_LOCK: u32 = 2;
@@ -68,6 +70,16 @@ pub fn set(
     name: i32,
     value: &[u8],
 ) -> Result<(), Errno> {
+    if level == sol::IP && name == LOCAL_PORT_RANGE && socket.has_ports() {
+        let &range: &[u8; 4] = value.try_into().map_err(|_| EINVAL)?;
+        let range = u32::from_le_bytes(range);
+        let (first, last) = (range & 0xffff, range >> 16);
+        if first != 0 && last != 0 && first > last {
+            return Err(EINVAL);
+        }
+        socket.common().port_range.store(range, Ordering::Relaxed);
+        return Ok(());
+    }
     if level != sol::SOCKET {
         return socket.set_option(caller, level, name, value);
     }
@@ -152,7 +164,17 @@ pub fn set(
         so::INCOMING_CPU => common.stored.lock().incoming_cpu = number,
         so::PASSSEC | so::PASSPIDFD if common.domain != af::UNIX => return Err(EOPNOTSUPP),
         so::PASSSEC => common.stored.lock().passsec = is_on,
-        so::DETACH_FILTER => return Err(ENOENT),
+        so::DETACH_FILTER | so::DETACH_REUSEPORT_BPF => return Err(ENOENT),
+        so::LOCK_FILTER if !is_on && common.stored.lock().switches >> name & 1 == 1 => return Err(EPERM),
+        so::WIFI_STATUS | so::NOFCS | so::LOCK_FILTER => {
+            let mut stored = common.stored.lock();
+            stored.switches = stored.switches & !(1 << name) | u64::from(is_on) << name;
+        }
+        // A hint that the route should be looked up again: that is done for each packet.
+        so::CNX_ADVICE => {}
+        so::TXREHASH if !common.is_stream() => return Err(EOPNOTSUPP),
+        so::TXREHASH if !(-1..=1).contains(&number) => return Err(EINVAL),
+        so::TXREHASH => common.stored.lock().no_rehash = number == 0,
         so::BINDTOIFINDEX => match number {
             0 | 1 => common.stored.lock().bound_if = number as u32,
             n if n < 0 => return Err(EINVAL),
@@ -182,6 +204,9 @@ fn bind_to_device(common: &Common, value: &[u8]) -> Result<(), Errno> {
 /// # Errors
 /// Those of getsockopt(2).
 pub fn get(socket: &dyn Socket, level: i32, name: i32, given: &[u8]) -> Result<Vec<u8>, Errno> {
+    if level == sol::IP && name == LOCAL_PORT_RANGE && socket.has_ports() {
+        return Ok(socket.common().port_range.load(Ordering::Relaxed).to_le_bytes().to_vec());
+    }
     if level != sol::SOCKET {
         return socket.option(level, name, given);
     }
@@ -226,19 +251,19 @@ pub fn get(socket: &dyn Socket, level: i32, name: i32, given: &[u8]) -> Result<V
         so::SNDTIMEO | so::SNDTIMEO_NEW => return Ok(timeval(common.send_timeout.load(order))),
         so::TIMESTAMP | so::TIMESTAMP_NEW => (common.timestamp() == Timestamp::Micro).into(),
         so::TIMESTAMPNS | so::TIMESTAMPNS_NEW => (common.timestamp() == Timestamp::Nano).into(),
-        so::TIMESTAMPING | so::TIMESTAMPING_NEW => stored.timestamping as i32,
+        so::TIMESTAMPING | so::TIMESTAMPING_NEW => {
+            return Ok([stored.timestamping.to_le_bytes(), [0; 4]].concat());
+        }
         so::ACCEPTCONN => socket.is_listening().into(),
         so::MARK => stored.mark as i32,
         so::RCVMARK => stored.rcvmark.into(),
         so::RXQ_OVFL => stored.rxq_ovfl.into(),
-        so::WIFI_STATUS
-        | so::NOFCS
-        | so::LOCK_FILTER
-        | so::INCOMING_NAPI_ID
-        | so::PREFER_BUSY_POLL
-        | so::RESERVE_MEM => 0,
+        so::WIFI_STATUS | so::NOFCS | so::LOCK_FILTER => (stored.switches >> name & 1) as i32,
+        // SKF_AD_MAX: what filters can ask about a packet.
+        so::BPF_EXTENSIONS => 64,
+        so::INCOMING_NAPI_ID | so::PREFER_BUSY_POLL | so::RESERVE_MEM => 0,
         so::TXREHASH if !common.is_stream() => return Err(EOPNOTSUPP),
-        so::TXREHASH => 1,
+        so::TXREHASH => (!stored.no_rehash).into(),
         so::ATTACH_FILTER => return Ok(Vec::new()),
         so::TXTIME => return Ok(vec![0; 8]),
         so::PEERPIDFD if common.domain != af::UNIX => return Err(ENODATA),

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use abi::Errno;
-use abi::errno::EINVAL;
+use abi::errno::{EINVAL, ENODEV};
 use abi::socket::{af, sol};
 use base::time::Time;
 
@@ -31,6 +31,11 @@ pub(crate) struct Marks {
 /// `UDP_SEGMENT`, as a control message too.
 const UDP_SEGMENT: i32 = 103;
 
+/// The device that a sender asks for.
+fn check_interface(index: i32) -> Result<(), Errno> {
+    if matches!(index, 0 | LOOPBACK_INDEX) { Ok(()) } else { Err(ENODEV) }
+}
+
 impl Marks {
     /// Reads a sender's control messages.
     pub(crate) fn parse(domain: u16, controls: &[Control]) -> Result<Self, Errno> {
@@ -42,6 +47,7 @@ impl Marks {
                     let source: [u8; 4] = data.get(4..8).and_then(|b| b.try_into().ok()).ok_or(EINVAL)?;
                     let source = Ipv4Addr::from(source);
                     marks.source = (!source.is_unspecified()).then_some(source.into());
+                    check_interface(int(data)?)?;
                 }
                 (sol::IP, ip::TTL) => match int(data)? {
                     ttl @ 1..=255 => marks.ttl = Some(ttl as u8),
@@ -56,6 +62,7 @@ impl Marks {
                 (sol::IPV6, ipv6::PKTINFO) if domain == af::INET6 => {
                     let source: [u8; 16] = data.get(..16).and_then(|b| b.try_into().ok()).ok_or(EINVAL)?;
                     let source = Ipv6Addr::from(source);
+                    check_interface(int(data.get(16..).ok_or(EINVAL)?)?)?;
                     marks.source = match source.to_ipv4_mapped() {
                         Some(v4) => Some(v4.into()),
                         None if source.is_unspecified() => None,

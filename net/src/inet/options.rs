@@ -44,6 +44,7 @@ pub(crate) mod ip {
     pub(crate) const DROP_MEMBERSHIP: i32 = 36;
     pub(crate) const JOIN_GROUP: i32 = 42;
     pub(crate) const LEAVE_GROUP: i32 = 45;
+    pub(crate) const RECVERR_RFC4884: i32 = 26;
     pub(crate) const MULTICAST_ALL: i32 = 49;
     pub(crate) const UNICAST_IF: i32 = 50;
     /// Options that are on or off.
@@ -80,6 +81,7 @@ pub(crate) mod ipv6 {
     pub(crate) const RECVERR: i32 = 25;
     pub(crate) const V6ONLY: i32 = 26;
     pub(crate) const MULTICAST_ALL: i32 = 29;
+    pub(crate) const RECVERR_RFC4884: i32 = 31;
     pub(crate) const MCAST_JOIN_GROUP: i32 = 42;
     pub(crate) const MCAST_LEAVE_GROUP: i32 = 45;
     pub(crate) const RECVPKTINFO: i32 = 49;
@@ -89,7 +91,27 @@ pub(crate) mod ipv6 {
     pub(crate) const RECVTCLASS: i32 = 66;
     pub(crate) const TCLASS: i32 = 67;
     pub(crate) const ADDR_PREFERENCES: i32 = 72;
+    pub(crate) const MINHOPCOUNT: i32 = 73;
     pub(crate) const UNICAST_IF: i32 = 76;
+    /// Those with a value that `set6` takes or refuses.
+    const OTHERS: &[i32] = &[
+        UNICAST_HOPS,
+        MULTICAST_IF,
+        MULTICAST_HOPS,
+        MTU_DISCOVER,
+        MTU,
+        TCLASS,
+        ADDR_PREFERENCES,
+        MINHOPCOUNT,
+        UNICAST_IF,
+        64,
+        65,
+    ];
+
+    pub(crate) fn is_known(name: i32) -> bool {
+        name != 22 && (SWITCHES.contains(&name) || OTHERS.contains(&name))
+    }
+
     /// Options that are on or off.
     pub(crate) const SWITCHES: &[i32] = &[
         2,
@@ -148,6 +170,7 @@ pub(crate) struct IpOptions {
     pub(crate) tclass: i32,
     preferences: i32,
     unicast_if6: u32,
+    min_hops: i32,
     pub(crate) groups: Vec<IpAddr>,
 }
 
@@ -176,6 +199,7 @@ impl IpOptions {
             tclass: 0,
             preferences: 0x500,
             unicast_if6: 0,
+            min_hops: 0,
             groups: Vec::new(),
         }
     }
@@ -192,6 +216,12 @@ pub(crate) struct Facts {
 /// A value of `IPPROTO_IP`: an `int`, or a byte where it is shorter.
 fn value_of(value: &[u8]) -> i32 {
     int(value).unwrap_or_else(|_| value.first().copied().unwrap_or(0).into())
+}
+
+/// `IP_UNICAST_IF`, `IPV6_UNICAST_IF`: an index in the network's byte order.
+fn unicast_interface(value: &[u8]) -> Result<u32, Errno> {
+    let index = int(value)?.cast_unsigned().swap_bytes();
+    if index <= LOOPBACK_INDEX as u32 { Ok(index) } else { Err(EADDRNOTAVAIL) }
 }
 
 fn interface(index: i32) -> Result<i32, Errno> {
@@ -217,6 +247,11 @@ impl IpOptions {
     /// Whether a switch of `IPPROTO_IP` is on.
     pub(crate) const fn has(&self, name: i32) -> bool {
         self.switches >> name & 1 == 1
+    }
+
+    /// The source address of packets to groups: unspecified, unless the program chose one.
+    pub(crate) const fn multicast_source(&self) -> Ipv4Addr {
+        self.multicast_addr
     }
 
     /// The time to live of packets to one machine.
@@ -269,7 +304,7 @@ impl IpOptions {
                 return Err(EPERM);
             }
             ip::RECVERR | ip::MULTICAST_LOOP | ip::MULTICAST_ALL if value.is_empty() => return Err(EINVAL),
-            ip::MULTICAST_ALL if !(0..=1).contains(&number) => return Err(EINVAL),
+            ip::MULTICAST_ALL | ip::RECVERR_RFC4884 if !(0..=1).contains(&number) => return Err(EINVAL),
             name if ip::SWITCHES.contains(&name) => {
                 self.switches = self.switches & !(1 << name) | u128::from(number != 0) << name;
             }
@@ -308,7 +343,7 @@ impl IpOptions {
                 self.join(group, index)?;
             }
             ip::LEAVE_GROUP => self.leave(group_request(value)?.0)?,
-            ip::UNICAST_IF => self.unicast_if = interface((number as u32).swap_bytes() as i32)? as u32,
+            ip::UNICAST_IF => self.unicast_if = unicast_interface(value)?,
             ip::MTU_DISCOVER | ip::MINTTL | ip::MULTICAST_TTL | ip::OPTIONS => return Err(EINVAL),
             _ => return Err(ENOPROTOOPT),
         }
@@ -348,7 +383,6 @@ impl IpOptions {
             ip::MULTICAST_IF => return Ok(self.multicast_addr.octets().to_vec()),
             ip::UNICAST_IF => (self.unicast_if.swap_bytes()).cast_signed(),
             41 | 48 => return Err(EINVAL),
-            51 => 0,
             _ => return Err(ENOPROTOOPT),
         };
         // A buffer too short for an int gets a byte.
@@ -356,6 +390,22 @@ impl IpOptions {
             return Ok(vec![number as u8]);
         }
         Ok(number.to_le_bytes().to_vec())
+    }
+
+    /// `IPV6_ADDR_PREFERENCES` (RFC 5014): of each group of choices at most one is named; others stay.
+    ///
+    /// Source: Linux 6.12 include/net/ipv6.h, `ip6_sock_set_addr_preferences`.
+    fn prefer(&mut self, number: i32) -> Result<(), Errno> {
+        let mut kept = !0;
+        for group in [0x0103, 0x0404, 0x0808] {
+            match number & group {
+                0 => {}
+                n if n.count_ones() == 1 => kept &= !group,
+                _ => return Err(EINVAL),
+            }
+        }
+        self.preferences = self.preferences & kept | number & 0x0f0f;
+        Ok(())
     }
 
     /// Sets an option of `IPPROTO_IPV6`.
@@ -381,10 +431,14 @@ impl IpOptions {
             ipv6::PKTINFO => return Ok(()),
             _ => {}
         }
-        let number = int(value)?;
+        if !ipv6::is_known(name) {
+            return Err(if name == 22 && value.len() < 4 { EINVAL } else { ENOPROTOOPT });
+        }
+        // Some take a byte too.
+        let number = if matches!(name, 62 | 70 | 77) { value_of(value) } else { int(value)? };
         match name {
             ipv6::V6ONLY if facts.is_bound => return Err(EINVAL),
-            ipv6::MULTICAST_ALL | ipv6::MULTICAST_LOOP if !(0..=1).contains(&number) => return Err(EINVAL),
+            ipv6::MULTICAST_LOOP | ipv6::RECVERR_RFC4884 if !(0..=1).contains(&number) => return Err(EINVAL),
             name if ipv6::SWITCHES.contains(&name) => {
                 self.switches6 = self.switches6 & !(1 << name) | u128::from(number != 0) << name;
             }
@@ -398,8 +452,10 @@ impl IpOptions {
             ipv6::MTU_DISCOVER if (0..=5).contains(&number) => self.mtu_discover6 = number,
             ipv6::MTU if number == 0 || number >= 1280 => self.mtu6 = number,
             ipv6::TCLASS if (-1..=255).contains(&number) => self.tclass = number.max(0),
-            ipv6::ADDR_PREFERENCES => self.preferences = number,
-            ipv6::UNICAST_IF => self.unicast_if6 = interface((number as u32).swap_bytes() as i32)? as u32,
+            ipv6::ADDR_PREFERENCES => self.prefer(number)?,
+            ipv6::UNICAST_IF => self.unicast_if6 = unicast_interface(value)?,
+            ipv6::MINHOPCOUNT if (0..=255).contains(&number) => self.min_hops = number,
+            64 | 65 | ipv6::MINHOPCOUNT => return Err(EINVAL),
             ipv6::UNICAST_HOPS | ipv6::MULTICAST_HOPS | ipv6::MTU_DISCOVER | ipv6::MTU | ipv6::TCLASS => {
                 return Err(EINVAL);
             }
@@ -422,7 +478,12 @@ impl IpOptions {
             ipv6::TCLASS => self.tclass,
             ipv6::ADDR_PREFERENCES => self.preferences,
             ipv6::UNICAST_IF => (self.unicast_if6.swap_bytes()).cast_signed(),
-            73 => 0,
+            ipv6::MINHOPCOUNT => self.min_hops,
+            1 => return Err(ENOTCONN),
+            // Headers that no packet is sent with.
+            54 | 55 | 57 | 59 => return Ok(Vec::new()),
+            80 if facts.kind != sock::STREAM => return Err(ENOPROTOOPT),
+            32 | 48 | 61 | 64 | 65 | 68 | 69 | 80 => return Err(EINVAL),
             _ => return Err(ENOPROTOOPT),
         };
         Ok(number.to_le_bytes().to_vec())

@@ -14,7 +14,7 @@ use base::lock::{Lock, rank};
 use host::clock::HostClock;
 
 use super::address::Local;
-use crate::{Common, Namespace};
+use crate::Common;
 
 /// How long a connection lingers (`TCP_TIMEWAIT_LEN`).
 const TIME_WAIT_NS: i64 = 60_000_000_000;
@@ -175,10 +175,14 @@ impl<S> Tables<S> {
 }
 
 /// The candidates of a search: all ephemeral ports, beginning somewhere else each time.
-fn candidates(net: &Namespace, start: u16) -> impl Iterator<Item = u16> {
-    let [first, last] = &net.sysctl.port_range;
-    let first = first.get().clamp(1, 65_535) as u32;
-    let last = (last.get().clamp(1, 65_535) as u32).max(first);
+fn candidates(common: &Common, start: u16) -> impl Iterator<Item = u16> {
+    let [first, last] = &common.net.sysctl.port_range;
+    let (first, last) = (first.get().clamp(1, 65_535) as u32, last.get().clamp(1, 65_535) as u32);
+    // IP_LOCAL_PORT_RANGE narrows it.
+    let own = common.port_range.load(Ordering::Relaxed);
+    let (low, high) = (own & 0xffff, own >> 16);
+    let first = if (first..=last).contains(&low) { low } else { first };
+    let last = (if (first..=last).contains(&high) { high } else { last }).max(first);
     let count = last - first + 1;
     (0..count).map(move |i| (first + (u32::from(start) + i) % count) as u16)
 }
@@ -212,7 +216,7 @@ impl<S> Ports<S> {
         let port = if port == 0 {
             let start = tables.next_port;
             tables.next_port = start.wrapping_add(1);
-            candidates(&common.net, start)
+            candidates(common, start)
                 .find(|&p| tables.is_free(common, 0, p, local, false))
                 .ok_or(EADDRINUSE)?
         } else if tables.is_free(common, 0, port, local, true) {
@@ -249,7 +253,7 @@ impl<S> Ports<S> {
             let is_bound = tables.ports.get(p).is_some_and(|p| p.holders.values().any(|h| h.is_bound));
             !is_bound && !tables.has_tuple(&((local.ip, *p).into(), remote), now)
         };
-        let port = candidates(&common.net, start).find(is_free).ok_or(EADDRNOTAVAIL)?;
+        let port = candidates(common, start).find(is_free).ok_or(EADDRNOTAVAIL)?;
         let id = tables.new_id();
         let who = Who::Socket(Arc::downgrade(common));
         tables.hold(port, id, Holder { local, who, is_listening: false, is_bound: false });
@@ -289,7 +293,8 @@ impl<S> Ports<S> {
                         chosen = Some(receiver);
                     }
                 }
-                Some((high, _)) if *high >= score => {}
+                // Among equals the newest.
+                Some((high, _)) if *high > score => {}
                 _ => {
                     best = Some((score, receiver));
                     chosen = Some(receiver);

@@ -197,7 +197,8 @@ impl UdpSocket {
                 if options.multicast_if == 0 && !is_local {
                     return Err(ENETUNREACH);
                 }
-                Ok((given.addr, std::net::Ipv4Addr::LOCALHOST.into(), true))
+                // None of the loopback's addresses has more than the host's scope, so none is picked.
+                Ok((given.addr, options.multicast_source().into(), true))
             }
             IpAddr::V4(v4) if v4.octets() == [127, 255, 255, 255] => {
                 if !self.common.broadcast.load(Ordering::Relaxed) {
@@ -248,6 +249,9 @@ impl UdpSocket {
         self.autobind(&mut state)?;
         let port = state.held.as_ref().map_or(0, |h| h.port);
         let bound = bound.filter(|ip| !ip.is_multicast());
+        if marks.source.is_some_and(|ip| !self.common.net.inet.device.is_local(ip)) {
+            return Err(ENETUNREACH);
+        }
         let from = marks.source.or(bound).unwrap_or(source);
         if from.is_ipv4() != to.is_ipv4() {
             return Err(ENETUNREACH);
@@ -698,7 +702,7 @@ impl Socket for UdpSocket {
             sol::UDP | sol::UDPLITE if level == self.common.protocol => self.udp_option(name),
             sol::IP => self.ip.lock().get(&facts, name, given),
             sol::IPV6 if self.common.domain == af::INET6 => self.ip.lock().get6(&facts, name),
-            _ => Err(ENOPROTOOPT),
+            _ => Err(EOPNOTSUPP),
         }
     }
 

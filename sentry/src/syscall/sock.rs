@@ -134,9 +134,10 @@ fn create_inet(
     protocol: i32,
     owner: (u32, u32),
 ) -> Result<Arc<dyn Socket>, Errno> {
-    if !(0..256).contains(&protocol) {
-        // IPPROTO_MPTCP and its like are beyond the table.
-        return Err(if protocol < 0 { EINVAL } else { EPROTONOSUPPORT });
+    /// `IPPROTO_MAX`.
+    const PROTOCOL_MAX: i32 = 263;
+    if !(0..PROTOCOL_MAX).contains(&protocol) {
+        return Err(EINVAL);
     }
     let net = &cx.task.kernel.net;
     match (kind, protocol) {

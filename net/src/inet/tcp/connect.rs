@@ -341,6 +341,7 @@ impl TcpSocket {
             }
         };
         state.ip = Some(ip);
+        self.shut_early.store(0, Ordering::Relaxed);
         inet.counters.tcp_active_opens.one();
         self.count(remote, 1, 0);
         // What an earlier connection left behind is forgotten.
@@ -437,7 +438,12 @@ impl TcpSocket {
                 drop(state);
                 return self.disconnect();
             }
-            Phase::Closed | Phase::Refused => return Err(ENOTCONN),
+            Phase::Closed | Phase::Refused => {
+                self.shut_early.fetch_or(how + 1, Ordering::Relaxed);
+                drop(state);
+                self.common.wait.notify(Events::READABLE | Events::RDHUP | Events::HUP);
+                return Err(ENOTCONN);
+            }
         };
         drop(state);
         if link.own.is_over() {

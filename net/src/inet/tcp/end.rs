@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use abi::Errno;
-use abi::errno::{EAGAIN, ECONNRESET, EINVAL, EPIPE};
+use abi::errno::{EAGAIN, ECONNRESET, EFAULT, EINVAL, EPIPE};
 use abi::socket::msg;
 use base::io::{Sink, Source};
 use base::lock::{Lock, rank};
@@ -17,6 +17,8 @@ use crate::bytes::ByteRing;
 use crate::inet::ports::Held;
 use crate::message::Incoming;
 
+/// Bytes of a send that are copied at once.
+const PIECE: usize = 32 << 10;
 /// Bytes in the longest segment on the loopback.
 const SEGMENT_DATA: u64 = 65_483;
 /// Bytes taken from a source that nobody will read.
@@ -170,7 +172,16 @@ impl End {
             return Err(EAGAIN);
         }
         let wanted = data.remaining();
-        let n = arrived.ring.fill(data, room)?;
+        let mut n = arrived.ring.fill(data, room)?;
+        if n < wanted.min(room) {
+            // What lies in one piece of the buffer with a byte that cannot be read is not sent.
+            let kept = n / PIECE * PIECE;
+            arrived.ring.take_back(n - kept);
+            n = kept;
+            if n == 0 {
+                return Err(EFAULT);
+            }
+        }
         if is_urgent && n == wanted {
             arrived.urgent = Urgent::Valid(arrived.start + arrived.ring.len() as u64 - 1);
         }

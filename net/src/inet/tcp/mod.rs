@@ -15,11 +15,11 @@ mod tests;
 
 use std::any::Any;
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
-use abi::errno::{EAGAIN, EINVAL, ENOPROTOOPT, ENOTCONN, EPIPE};
+use abi::errno::{EAGAIN, EINVAL, ENOPROTOOPT, ENOTCONN, EOPNOTSUPP, EPIPE};
 use abi::socket::{af, ipproto, msg, sock, sol};
 use base::io::Sink;
 use base::lock::{Lock, rank};
@@ -93,7 +93,12 @@ pub struct TcpSocket {
     state: Lock<State, { rank::SOCKET }>,
     options: Lock<TcpOptions, { rank::LEAF }>,
     ip: Lock<IpOptions, { rank::LEAF }>,
+    /// `RECEIVE`, `SEND`: `shutdown` was called without a connection.
+    shut_early: AtomicU32,
 }
+
+/// Bits of a shutdown.
+const RECEIVE: u32 = 1;
 
 /// `SO_SNDBUF` of a connected socket, as far as `net.ipv4.tcp_wmem` allows it.
 const SEND_BUFFER_TUNED: usize = 3_939_840;
@@ -113,6 +118,7 @@ impl TcpSocket {
             state: Lock::new(State::default()),
             options: Lock::new(TcpOptions::new(&common.net.sysctl)),
             ip: Lock::new(IpOptions::new(&common.net.sysctl)),
+            shut_early: AtomicU32::new(0),
             common,
         })
     }
@@ -225,7 +231,14 @@ impl Socket for TcpSocket {
                 self.common.check_error()?;
                 return Ok(Incoming { stops: true, from: Some(Vec::new()), ..Incoming::default() });
             }
-            Phase::Closed | Phase::Listening(_) => return Err(self.common.take_error().unwrap_or(ENOTCONN)),
+            Phase::Closed | Phase::Listening(_) => {
+                self.common.check_error()?;
+                return if self.shut_early.load(Ordering::Relaxed) & RECEIVE != 0 {
+                    Ok(Incoming { stops: true, from: Some(Vec::new()), ..Incoming::default() })
+                } else {
+                    Err(ENOTCONN)
+                };
+            }
         };
         link.own.receive(&link.peer, dst, flags)
     }
@@ -238,6 +251,9 @@ impl Socket for TcpSocket {
         }
         let state = self.state.lock();
         let link = match &state.phase {
+            Phase::Closed if self.shut_early.load(Ordering::Relaxed) & RECEIVE != 0 => {
+                return events | Events::HUP | Events::WRITABLE | Events::READABLE | Events::RDHUP;
+            }
             Phase::Closed => return events | Events::HUP | Events::WRITABLE,
             Phase::Refused => {
                 return events | Events::HUP | Events::WRITABLE | Events::READABLE | Events::RDHUP;
@@ -278,7 +294,7 @@ impl Socket for TcpSocket {
                 let facts = self.facts();
                 self.ip.lock().get6(&facts, name)
             }
-            _ => Err(ENOPROTOOPT),
+            _ => Err(EOPNOTSUPP),
         }
     }
 

@@ -24,6 +24,9 @@ const LINGER2: i32 = 8;
 const DEFER_ACCEPT: i32 = 9;
 const WINDOW_CLAMP: i32 = 10;
 const INFO: i32 = 11;
+const MD5SIG: i32 = 14;
+const MD5SIG_EXT: i32 = 32;
+const IS_MPTCP: i32 = 43;
 const QUICKACK: i32 = 12;
 const CONGESTION: i32 = 13;
 const THIN_LINEAR_TIMEOUTS: i32 = 16;
@@ -104,6 +107,24 @@ impl TcpOptions {
     }
 }
 
+/// `TCP_DEFER_ACCEPT` in seconds, rounded up to whole periods of a SYN that is sent again: 1, 2, 4 and so on, at most 120.
+///
+/// Source: Linux 6.12 net/ipv4/tcp.c, `secs_to_retrans`, `retrans_to_secs`.
+fn whole_periods(seconds: i32) -> i32 {
+    if seconds <= 0 {
+        return 0;
+    }
+    let (mut period, mut whole) = (1, 1);
+    for _ in 1..255 {
+        if whole >= seconds {
+            break;
+        }
+        period = (period * 2).min(120);
+        whole += period;
+    }
+    whole
+}
+
 fn within(number: i32, first: i32, last: i32) -> Result<i32, Errno> {
     if (first..=last).contains(&number) { Ok(number) } else { Err(EINVAL) }
 }
@@ -129,7 +150,7 @@ impl TcpSocket {
             KEEPCNT => o.keep_count = within(number, 1, 127)?,
             SYNCNT => o.syn_count = within(number, 1, 127)?,
             LINGER2 => o.linger2 = if number < 0 { -1 } else { number.min(120) },
-            DEFER_ACCEPT => o.defer_accept = number.max(0),
+            DEFER_ACCEPT => o.defer_accept = whole_periods(number),
             WINDOW_CLAMP if number == 0 && !is_closed => return Err(EINVAL),
             WINDOW_CLAMP => o.window_clamp = if number == 0 { 0 } else { number.max(1152) },
             QUICKACK => o.quick_ack = is_on,
@@ -139,7 +160,11 @@ impl TcpSocket {
             REPAIR if caller.cred.has(cap::NET_ADMIN) => return Err(EOPNOTSUPP),
             REPAIR => return Err(EPERM),
             FASTOPEN if number < 0 || !is_startable => return Err(EINVAL),
-            FASTOPEN => o.fast_open = number,
+            FASTOPEN => {
+                let most = i32::try_from(self.common.net.sysctl.somaxconn[0].get()).unwrap_or(i32::MAX);
+                o.fast_open = number.min(most);
+            }
+            MD5SIG | MD5SIG_EXT => return Err(EINVAL),
             TIMESTAMP => return Err(EPERM),
             NOTSENT_LOWAT => o.not_sent_low = number,
             SAVE_SYN => o.save_syn = within(number, 0, 2)?,
@@ -179,6 +204,9 @@ impl TcpSocket {
             KEEPINTVL => o.keep_interval,
             KEEPCNT => o.keep_count,
             SYNCNT => o.syn_count,
+            LINGER2 if o.linger2 == 0 => {
+                i32::try_from(self.common.net.sysctl.fin_timeout[0].get()).unwrap_or(i32::MAX)
+            }
             LINGER2 => o.linger2,
             DEFER_ACCEPT => o.defer_accept,
             WINDOW_CLAMP if o.window_clamp == 0 && is_linked => 65_536,
@@ -202,6 +230,7 @@ impl TcpSocket {
             FASTOPEN_CONNECT => o.fast_open_connect.into(),
             FASTOPEN_NO_COOKIE => o.fast_open_no_cookie.into(),
             INQ => o.tell_queue.into(),
+            IS_MPTCP => 0,
             TX_DELAY => o.tx_delay,
             _ => return Err(ENOPROTOOPT),
         };
