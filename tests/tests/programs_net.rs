@@ -230,6 +230,27 @@ except OSError as e: print(len(list), e, sorted(s.getsockname()[1] for s in list
     );
 }
 
+#[test]
+fn ping() {
+    check(
+        &["ping", "setpriv"],
+        60,
+        r#"
+cut_times() { sed 's/time[= ].*//' | grep -v rtt; }
+for a in 127.0.0.1 ::1 127.9.9.9; do ping -c2 -i0.2 $a | cut_times; done
+ping -c1 -s 60000 127.0.0.1 | cut_times; ping -c1 10.1.1.1 2>&1; echo $?
+echo '0 2147483647' >/proc/sys/net/ipv4/ping_group_range
+setpriv --reuid 1000 --regid 1000 --clear-groups --inh-caps=-all ping -c1 127.0.0.1 | cut_times
+python3 -c "
+import socket, struct
+r = socket.socket(socket.AF_INET, socket.SOCK_RAW, 253); r.bind(('127.0.0.1', 0))
+s = socket.socket(socket.AF_INET, socket.SOCK_RAW, 253); print(s.sendto(b'payload', ('127.0.0.1', 0)))
+d, a = r.recvfrom(999); print(len(d), d[0], d[8], d[9], d[12:], a)
+"
+"#,
+    );
+}
+
 /// The tests of CPython's own library that concern sockets, by test: what is not skipped natively has the same result.
 #[test]
 fn python_suites() {

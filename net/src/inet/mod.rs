@@ -1,12 +1,13 @@
 //! AF_INET and AF_INET6 on the loopback, without packets.
 //!
 //! Reading order: this file (what the sockets share, routes), `address.rs`, `ports.rs`, `options.rs` (levels
-//! `IPPROTO_IP` and `IPPROTO_IPV6`), `ancillary.rs` (their control messages), `tcp/`, `udp.rs`.
+//! `IPPROTO_IP` and `IPPROTO_IPV6`), `ancillary.rs` (their control messages), `tcp/`, `udp.rs`, `raw.rs`.
 
 pub(crate) mod address;
 pub(crate) mod ancillary;
 pub(crate) mod options;
 pub(crate) mod ports;
+pub mod raw;
 pub mod tcp;
 pub mod udp;
 
@@ -33,6 +34,7 @@ pub struct Inet {
     pub(crate) tcp: Arc<Ports<tcp::Backlog>>,
     pub(crate) udp: Arc<Ports<udp::UdpSocket>>,
     pub(crate) udplite: Arc<Ports<udp::UdpSocket>>,
+    pub(crate) raws: raw::Raws,
     /// Multicast groups that somebody joined.
     pub(crate) groups: udp::Groups,
     /// The loopback device.
@@ -47,6 +49,7 @@ impl Default for Inet {
             tcp: Ports::new(),
             udp: Ports::new(),
             udplite: Ports::new(),
+            raws: raw::Raws::default(),
             groups: udp::Groups::default(),
             device: Device::new(),
             counters: Counters::default(),

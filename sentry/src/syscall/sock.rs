@@ -144,6 +144,14 @@ fn create_inet(
         (sock::STREAM, ipproto::IP | ipproto::TCP) => Ok(inet::tcp::new(net, family, owner)),
         (sock::DGRAM, ipproto::IP | ipproto::UDP) => Ok(inet::udp::new(net, family, ipproto::UDP, owner)),
         (sock::DGRAM, ipproto::UDPLITE) => Ok(inet::udp::new(net, family, ipproto::UDPLITE, owner)),
+        (sock::DGRAM, ipproto::ICMP) if family == af::INET => {
+            Ok(inet::raw::new_echo(net, family, &cx.caller(&[]), owner)?)
+        }
+        (sock::DGRAM, ipproto::ICMPV6) if family == af::INET6 => {
+            Ok(inet::raw::new_echo(net, family, &cx.caller(&[]), owner)?)
+        }
+        (sock::RAW, 1..=255) if !cx.cred.has(cap::NET_RAW) => Err(EPERM),
+        (sock::RAW, 1..=255) => Ok(inet::raw::new(net, family, protocol, owner)),
         (sock::STREAM | sock::DGRAM | sock::RAW, _) => Err(EPROTONOSUPPORT),
         _ => Err(ESOCKTNOSUPPORT),
     }

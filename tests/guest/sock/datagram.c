@@ -1,4 +1,5 @@
 /* UDP: what goes with a datagram, errors, groups. */
+#include "../case.h"
 #include "net.h"
 static int bound(int port) { int s = udp(); IN4 a = v4("127.0.0.1", port); bind(s, (SA *)&a, 16); return s; }
 static void receive(int s) {

@@ -33,6 +33,15 @@ pub fn cache() -> Result<PathBuf, String> {
     Ok(dir)
 }
 
+/// What cases of one area share.
+fn headers_beside(source: &Path) -> Vec<PathBuf> {
+    let entries = source.parent().and_then(|dir| fs::read_dir(dir).ok());
+    let paths = entries.into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut list: Vec<PathBuf> = paths.filter(|path| path.extension().is_some_and(|e| e == "h")).collect();
+    list.sort();
+    list
+}
+
 /// The program built from `source`, from the cache if it was built before.
 ///
 /// # Errors
@@ -44,6 +53,9 @@ pub fn compile(source: &Path, cache: &Path) -> Result<PathBuf, String> {
     read(source)?.hash(&mut hasher);
     let header = source.parent().and_then(Path::parent).unwrap_or(Path::new("")).join("case.h");
     read(&header)?.hash(&mut hasher);
+    for beside in headers_beside(source) {
+        read(&beside)?.hash(&mut hasher);
+    }
     let stem = source.file_stem().unwrap_or_default().to_string_lossy();
     let area = source.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
     let program = cache.join(format!("{area}-{stem}-{:016x}", hasher.finish()));

@@ -1,0 +1,585 @@
+//! Raw sockets (raw(7)) and ICMP echo sockets (icmp(7)): packets between own addresses, and the answers to echo requests.
+
+use std::any::Any;
+use std::collections::{HashSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
+
+use abi::Errno;
+use abi::errno::{
+    EACCES, EADDRINUSE, EAFNOSUPPORT, EAGAIN, EDESTADDRREQ, EFAULT, EINVAL, EMSGSIZE, ENETUNREACH,
+    ENOPROTOOPT, ENOTCONN, EOPNOTSUPP, EPIPE,
+};
+use abi::socket::{af, ipproto, msg, sock, sol};
+use base::io::Sink;
+use base::lock::{Lock, rank};
+use base::wait::Events;
+
+use super::address::{self, Given};
+use super::ancillary::{Header, Marks};
+use super::options::{Facts, IpOptions, ip};
+use super::{check_bind, check_scope};
+use crate::common::{self, Timestamp};
+use crate::message::{Incoming, Outgoing};
+use crate::options::int;
+use crate::report::{InetReport, Report};
+use crate::socket::{Caller, Socket};
+use crate::unix::timestamp;
+use crate::{Common, Namespace};
+
+/// Bits of `shutdown`.
+const RECEIVE: u32 = 1;
+const SEND: u32 = 2;
+/// The longest packet.
+const LEN_MAX: usize = 65_535;
+/// Size of an IPv4 header without options, and of an ICMP echo header.
+const IP_HEADER: usize = 20;
+const ECHO_HEADER: usize = 8;
+/// What a packet takes of the receiver's buffer beside its bytes.
+const OVERHEAD: usize = 768;
+/// Types of ICMP messages: request and reply, in both versions.
+const ECHO: [u8; 2] = [8, 128];
+const REPLY: [u8; 2] = [0, 129];
+
+/// The raw and echo sockets of a namespace.
+pub(crate) type Raws = Lock<Vec<Weak<RawSocket>>, { rank::LEAF }>;
+
+#[derive(Debug)]
+struct Packet {
+    data: Vec<u8>,
+    from: SocketAddr,
+    header: Header,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    packets: VecDeque<Packet>,
+    bytes: usize,
+    drops: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct State {
+    ip: Option<IpAddr>,
+    remote: Option<IpAddr>,
+}
+
+/// A raw socket, or one for ICMP echo alone.
+#[derive(Debug)]
+pub struct RawSocket {
+    this: Weak<Self>,
+    common: Arc<Common>,
+    state: Lock<State, { rank::SOCKET }>,
+    queue: Lock<Queue, { rank::QUEUE }>,
+    shutdown: AtomicU32,
+    /// The identifier of an echo socket.
+    ident: AtomicU16,
+    ip: Lock<IpOptions, { rank::LEAF }>,
+    /// `ICMP_FILTER` or `ICMP6_FILTER`: types that are not wanted.
+    filter: Lock<[u32; 8], { rank::LEAF }>,
+    has_header: AtomicBool,
+}
+
+/// Makes a raw socket of `protocol`.
+pub fn new(net: &Arc<Namespace>, domain: u16, protocol: i32, owner: (u32, u32)) -> Arc<RawSocket> {
+    make(net, domain, sock::RAW, protocol, owner)
+}
+
+/// Makes an ICMP echo socket.
+///
+/// # Errors
+/// `EACCES`: none of the caller's groups is in `net.ipv4.ping_group_range`.
+pub fn new_echo(
+    net: &Arc<Namespace>,
+    domain: u16,
+    caller: &Caller<'_>,
+    owner: (u32, u32),
+) -> Result<Arc<RawSocket>, Errno> {
+    let [first, last] = &net.sysctl.ping_group_range;
+    let range = first.get()..=last.get();
+    let mut groups = caller.cred.groups.iter().chain([&caller.cred.egid]);
+    if !groups.any(|g| range.contains(&i64::from(*g))) {
+        return Err(EACCES);
+    }
+    let protocol = if domain == af::INET6 { ipproto::ICMPV6 } else { ipproto::ICMP };
+    Ok(make(net, domain, sock::DGRAM, protocol, owner))
+}
+
+fn make(net: &Arc<Namespace>, domain: u16, kind: u32, protocol: i32, owner: (u32, u32)) -> Arc<RawSocket> {
+    let common = Common::new(net, domain, kind, protocol, owner);
+    let socket = Arc::new_cyclic(|this| RawSocket {
+        this: this.clone(),
+        state: Lock::default(),
+        queue: Lock::default(),
+        shutdown: AtomicU32::new(0),
+        ident: AtomicU16::new(0),
+        ip: Lock::new(IpOptions::new(&common.net.sysctl)),
+        filter: Lock::new([0; 8]),
+        has_header: (protocol == ipproto::RAW).into(),
+        common,
+    });
+    let mut raws = net.inet.raws.lock();
+    raws.retain(|raw| raw.strong_count() > 0);
+    raws.push(socket.this.clone());
+    socket
+}
+
+/// The checksum of the internet protocols (RFC 1071) over `parts`, each of even length but the last.
+fn checksum(parts: &[&[u8]]) -> u16 {
+    let mut sum = 0u64;
+    for part in parts {
+        for pair in part.chunks(2) {
+            sum += u64::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
+        }
+    }
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
+/// Sets an ICMP message's checksum.
+fn seal(message: &mut [u8], from: IpAddr, to: IpAddr) {
+    let Some(at) = message.get_mut(2..4) else { return };
+    at.fill(0);
+    let len = (message.len() as u32).to_be_bytes();
+    let sum = match (from, to) {
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            checksum(&[&from.octets(), &to.octets(), &len, &[0, 0, 0, 58], message])
+        }
+        _ => checksum(&[message]),
+    };
+    if let Some(at) = message.get_mut(2..4) {
+        at.copy_from_slice(&sum.to_be_bytes());
+    }
+}
+
+/// A packet on its way.
+struct Transit<'a> {
+    protocol: u8,
+    from: IpAddr,
+    to: IpAddr,
+    ttl: u8,
+    tos: u8,
+    data: &'a [u8],
+}
+
+impl Transit<'_> {
+    fn ip_header(&self) -> Vec<u8> {
+        let (IpAddr::V4(from), IpAddr::V4(to)) = (self.from, self.to) else { return Vec::new() };
+        let len = (IP_HEADER + self.data.len()) as u16;
+        let mut out = vec![0x45, self.tos];
+        out.extend_from_slice(&len.to_be_bytes());
+        // No number, for it is never cut: "don't fragment".
+        out.extend_from_slice(&[0, 0, 0x40, 0, self.ttl, self.protocol, 0, 0]);
+        out.extend_from_slice(&from.octets());
+        out.extend_from_slice(&to.octets());
+        let sum = checksum(&[&out]);
+        out[10..12].copy_from_slice(&sum.to_be_bytes());
+        out
+    }
+
+    /// Gives it to all who listen, and answers it if it is an echo request.
+    fn send(&self, net: &Namespace) {
+        let inet = &net.inet;
+        inet.count(self.to, 1, self.data.len() as u64);
+        let raws: Vec<Arc<RawSocket>> = inet.raws.lock().iter().filter_map(Weak::upgrade).collect();
+        for raw in &raws {
+            raw.hear(self);
+        }
+        let v = usize::from(self.to.is_ipv6());
+        let is_icmp = i32::from(self.protocol) == [ipproto::ICMP, ipproto::ICMPV6][v];
+        if !is_icmp || self.data.len() < ECHO_HEADER {
+            return;
+        }
+        let kind = self.data[0];
+        if kind == REPLY[v] {
+            inet.counters.icmp_replies.one();
+        }
+        if kind == ECHO[v] {
+            inet.counters.icmp_echoes.one();
+            let mut data = self.data.to_vec();
+            data[0] = REPLY[v];
+            seal(&mut data, self.to, self.from);
+            let answer = Transit { from: self.to, to: self.from, ttl: 64, data: &data, ..*self };
+            answer.send(net);
+        }
+    }
+}
+
+impl RawSocket {
+    fn is_echo(&self) -> bool {
+        self.common.kind == sock::DGRAM
+    }
+
+    /// Puts a packet in the queue if it is for this socket.
+    fn hear(&self, packet: &Transit<'_>) {
+        let is_v6 = packet.to.is_ipv6();
+        if i32::from(packet.protocol) != self.common.protocol || is_v6 != (self.common.domain == af::INET6) {
+            return;
+        }
+        let state = *self.state.lock();
+        let is_bound_elsewhere = state.ip.is_some_and(|ip| !ip.is_unspecified() && ip != packet.to);
+        if is_bound_elsewhere || state.remote.is_some_and(|ip| ip != packet.from) {
+            return;
+        }
+        let kind = packet.data.first().copied().unwrap_or(0);
+        if self.is_echo() {
+            let ident = packet.data.get(4..6).map_or(0, |b| u16::from_be_bytes([b[0], b[1]]));
+            if kind != REPLY[usize::from(is_v6)] || ident != self.ident() {
+                return;
+            }
+        } else if matches!(self.common.protocol, ipproto::ICMP | ipproto::ICMPV6)
+            && self.filter.lock()[usize::from(kind >> 5)] >> (kind & 31) & 1 == 1
+            && (is_v6 || kind < 32)
+        {
+            return;
+        }
+        let mut data = if is_v6 || self.is_echo() { Vec::new() } else { packet.ip_header() };
+        data.extend_from_slice(packet.data);
+        let time = (self.common.timestamp() != Timestamp::Off).then(common::now);
+        let header = Header { to: (packet.to, 0).into(), ttl: packet.ttl, tos: packet.tos, time };
+        let mut queue = self.queue.lock();
+        if queue.bytes > self.common.receive_limit() {
+            queue.drops += 1;
+            return;
+        }
+        queue.bytes += data.len() + OVERHEAD;
+        queue.packets.push_back(Packet { data, from: (packet.from, 0).into(), header });
+        drop(queue);
+        self.common.wait.notify(Events::READABLE);
+    }
+
+    fn ident(&self) -> u16 {
+        self.ident.load(Ordering::Relaxed)
+    }
+
+    /// Gives an echo socket an identifier: `wanted`, or a free one for 0.
+    fn identify(&self, wanted: u16) -> Result<(), Errno> {
+        let raws = self.common.net.inet.raws.lock();
+        let taken: HashSet<u16> = raws
+            .iter()
+            .filter_map(Weak::upgrade)
+            .filter(|r| r.is_echo() && r.common.domain == self.common.domain)
+            .map(|r| r.ident())
+            .collect();
+        let mut ident = wanted;
+        if ident == 0 {
+            ident = (1..=u16::MAX).find(|i| !taken.contains(i)).ok_or(EADDRINUSE)?;
+        } else if taken.contains(&ident) {
+            return Err(EADDRINUSE);
+        }
+        self.ident.store(ident, Ordering::Relaxed);
+        drop(raws);
+        Ok(())
+    }
+
+    fn given(&self, bytes: &[u8]) -> Result<Given, Errno> {
+        let given = address::parse(self.common.domain, bytes)?;
+        if given.is_mapped {
+            return Err(ENETUNREACH);
+        }
+        Ok(given)
+    }
+
+    fn facts(&self) -> Facts {
+        let state = self.state.lock();
+        Facts { kind: self.common.kind, is_bound: state.ip.is_some(), is_connected: state.remote.is_some() }
+    }
+
+    fn set_raw_option(&self, level: i32, name: i32, value: &[u8]) -> Result<(), Errno> {
+        /// `ICMP_FILTER`, `ICMP6_FILTER`.
+        const FILTER: i32 = 1;
+        /// `IPV6_CHECKSUM`.
+        const CHECKSUM: i32 = 7;
+        let words = |bytes: &[u8]| -> Vec<u32> {
+            bytes.chunks_exact(4).map(|b| u32::from_ne_bytes([b[0], b[1], b[2], b[3]])).collect()
+        };
+        match (level, self.common.protocol) {
+            (sol::RAW, ipproto::ICMP) | (sol::ICMPV6, ipproto::ICMPV6) if name == FILTER => {
+                let words = words(value);
+                if words.is_empty() {
+                    return Err(EINVAL);
+                }
+                let mut filter = self.filter.lock();
+                filter.iter_mut().zip(words).for_each(|(old, new)| *old = new);
+                Ok(())
+            }
+            // Where the checksum lies: it is set there anyway.
+            (sol::RAW, ipproto::ICMPV6) if name == CHECKSUM => {
+                if int(value)? == 2 {
+                    Ok(())
+                } else {
+                    Err(EINVAL)
+                }
+            }
+            _ => Err(if level == sol::RAW { EOPNOTSUPP } else { ENOPROTOOPT }),
+        }
+    }
+}
+
+impl Socket for RawSocket {
+    fn common(&self) -> &Arc<Common> {
+        &self.common
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn bind(&self, caller: &Caller<'_>, bytes: &[u8]) -> Result<(), Errno> {
+        let options = self.ip.lock().clone();
+        let given = check_bind(&self.common.net, caller, self.common.domain, &options, bytes)?;
+        let mut state = self.state.lock();
+        if self.is_echo() {
+            if self.ident() != 0 {
+                return Err(EINVAL);
+            }
+            self.identify(given.addr.port())?;
+        }
+        state.ip = Some(given.addr.ip());
+        Ok(())
+    }
+
+    fn connect(&self, _caller: &Caller<'_>, bytes: &[u8]) -> Result<(), Errno> {
+        let mut state = self.state.lock();
+        if address::family(bytes)? == af::UNSPEC {
+            state.remote = None;
+            return Ok(());
+        }
+        let given = self.given(bytes)?;
+        check_scope(given)?;
+        let (to, source) = self.common.net.inet.route(given)?;
+        if self.is_echo() && self.ident() == 0 {
+            self.identify(0)?;
+        }
+        state.ip.get_or_insert(source);
+        state.remote = Some(to.ip());
+        Ok(())
+    }
+
+    fn local_name(&self) -> Result<Vec<u8>, Errno> {
+        let state = *self.state.lock();
+        let ip = state.ip.unwrap_or(address::any(self.common.domain));
+        Ok(address::to_bytes(self.common.domain, (ip, self.ident()).into()))
+    }
+
+    fn peer_name(&self) -> Result<Vec<u8>, Errno> {
+        let ip = self.state.lock().remote.ok_or(ENOTCONN)?;
+        Ok(address::to_bytes(self.common.domain, (ip, 0).into()))
+    }
+
+    fn shutdown(&self, how: u32) -> Result<(), Errno> {
+        self.shutdown.fetch_or(how + 1, Ordering::SeqCst);
+        self.common.wait.notify(Events::READABLE | Events::WRITABLE | Events::RDHUP | Events::HUP);
+        if self.state.lock().remote.is_some() { Ok(()) } else { Err(ENOTCONN) }
+    }
+
+    /// Source: Linux 6.12 net/ipv4/raw.c, `raw_sendmsg`; net/ipv4/ping.c, `ping_v4_sendmsg`.
+    fn send(&self, _caller: Option<&Caller<'_>>, message: &mut Outgoing<'_>) -> Result<usize, Errno> {
+        let len = message.data.remaining();
+        if len > LEN_MAX {
+            return Err(EMSGSIZE);
+        }
+        if message.flags & msg::OOB != 0 {
+            return Err(EOPNOTSUPP);
+        }
+        if self.is_echo() && len < ECHO_HEADER {
+            return Err(EINVAL);
+        }
+        let marks = Marks::parse(self.common.domain, message.controls)?;
+        let state = self.state.lock();
+        let (to, source) = if message.to.is_empty() {
+            let remote = state.remote.ok_or(EDESTADDRREQ)?;
+            (remote, state.ip)
+        } else {
+            let given = match self.given(message.to) {
+                Err(EAFNOSUPPORT) if self.common.domain == af::INET6 => return Err(EINVAL),
+                other => other?,
+            };
+            let (to, source) = self.common.net.inet.route(given)?;
+            (to.ip(), state.ip.filter(|ip| !ip.is_unspecified()).or(Some(source)))
+        };
+        if self.shutdown.load(Ordering::SeqCst) & SEND != 0 {
+            return Err(EPIPE);
+        }
+        if self.is_echo() && self.ident() == 0 {
+            self.identify(0)?;
+        }
+        let ident = self.ident();
+        drop(state);
+        let mut data = vec![0; len];
+        if len > 0 && message.data.take(&mut data)? < len {
+            return Err(EFAULT);
+        }
+        let from = marks.source.or(source).unwrap_or(to);
+        let v = usize::from(to.is_ipv6());
+        if self.is_echo() {
+            if data[0] != ECHO[v] || data[1] != 0 {
+                return Err(EINVAL);
+            }
+            data[4..6].copy_from_slice(&ident.to_be_bytes());
+        }
+        if self.is_echo() || self.common.protocol == ipproto::ICMPV6 {
+            seal(&mut data, from, to);
+        }
+        let (ttl, tos) = {
+            let options = self.ip.lock();
+            let hops = u8::try_from(options.hops).unwrap_or(64);
+            if to.is_ipv4() { (options.ttl(), options.tos) } else { (hops, options.tclass as u8) }
+        };
+        let has_header = self.has_header.load(Ordering::Relaxed) && to.is_ipv4();
+        let transit = Transit {
+            protocol: self.common.protocol as u8,
+            from,
+            to,
+            ttl: marks.ttl.unwrap_or(ttl),
+            tos: marks.tos.unwrap_or(tos),
+            data: &data,
+        };
+        if has_header {
+            // The program wrote the header: what it says there holds.
+            let header = data.get(..IP_HEADER).ok_or(EINVAL)?;
+            let start = usize::from(header[0] & 15) * 4;
+            let payload = data.get(start.max(IP_HEADER)..).ok_or(EINVAL)?;
+            Transit { protocol: header[9], ttl: header[8], tos: header[1], data: payload, ..transit }
+                .send(&self.common.net);
+        } else {
+            transit.send(&self.common.net);
+        }
+        Ok(len)
+    }
+
+    fn receive(&self, dst: &mut dyn Sink, flags: u32) -> Result<Incoming, Errno> {
+        if flags & msg::ERRQUEUE != 0 {
+            return Err(EAGAIN);
+        }
+        if flags & msg::OOB != 0 {
+            return Err(EOPNOTSUPP);
+        }
+        self.common.check_error()?;
+        let mut queue = self.queue.lock();
+        let Some(packet) = queue.packets.front() else {
+            let is_over = self.shutdown.load(Ordering::SeqCst) & RECEIVE != 0;
+            return if is_over { Ok(Incoming { stops: true, ..Incoming::default() }) } else { Err(EAGAIN) };
+        };
+        let piece = &packet.data[..packet.data.len().min(dst.remaining())];
+        let stored = if piece.is_empty() { Ok(0) } else { dst.put(piece) };
+        let header = packet.header;
+        let mut incoming = Incoming {
+            copied: piece.len(),
+            full: packet.data.len(),
+            flags: if piece.len() < packet.data.len() { msg::TRUNC } else { 0 },
+            from: Some(address::to_bytes(self.common.domain, packet.from)),
+            stops: true,
+            ..Incoming::default()
+        };
+        if flags & msg::PEEK == 0
+            && let Some(taken) = queue.packets.pop_front()
+        {
+            queue.bytes = queue.bytes.saturating_sub(taken.data.len() + OVERHEAD);
+        }
+        drop(queue);
+        if stored? < incoming.copied {
+            return Err(EFAULT);
+        }
+        incoming.controls.extend(header.time.and_then(|t| timestamp(self.common.timestamp(), t)));
+        incoming.controls.extend(self.ip.lock().tell(self.common.domain, &header));
+        Ok(incoming)
+    }
+
+    fn ready(&self) -> Events {
+        let mut events = Events::WRITABLE | Events::WRBAND;
+        if !self.queue.lock().packets.is_empty() {
+            events |= Events::READABLE;
+        }
+        if self.common.has_error() {
+            events |= Events::ERR;
+        }
+        let shutdown = self.shutdown.load(Ordering::SeqCst);
+        if shutdown & RECEIVE != 0 {
+            events |= Events::READABLE | Events::RDHUP;
+        }
+        if shutdown == RECEIVE | SEND {
+            events |= Events::HUP;
+        }
+        events
+    }
+
+    fn set_option(&self, caller: &Caller<'_>, level: i32, name: i32, value: &[u8]) -> Result<(), Errno> {
+        match level {
+            sol::IP if name == ip::HDRINCL && !self.is_echo() => {
+                self.has_header.store(int(value)? != 0, Ordering::Relaxed);
+                Ok(())
+            }
+            sol::IP => {
+                let facts = self.facts();
+                self.ip.lock().set(caller, &facts, name, value)
+            }
+            sol::IPV6 if self.common.domain == af::INET6 => {
+                let facts = self.facts();
+                self.ip.lock().set6(caller, &facts, name, value)
+            }
+            _ => self.set_raw_option(level, name, value),
+        }
+    }
+
+    fn option(&self, level: i32, name: i32, given: &[u8]) -> Result<Vec<u8>, Errno> {
+        let facts = self.facts();
+        match level {
+            sol::IP if name == ip::HDRINCL => {
+                Ok(i32::from(self.has_header.load(Ordering::Relaxed)).to_le_bytes().to_vec())
+            }
+            sol::IP => self.ip.lock().get(&facts, name, given),
+            sol::IPV6 if self.common.domain == af::INET6 => self.ip.lock().get6(&facts, name),
+            sol::RAW if self.common.protocol == ipproto::ICMP && name == 1 => {
+                Ok(self.filter.lock()[0].to_ne_bytes().to_vec())
+            }
+            sol::ICMPV6 if self.common.protocol == ipproto::ICMPV6 && name == 1 => {
+                Ok(self.filter.lock().iter().flat_map(|w| w.to_ne_bytes()).collect())
+            }
+            _ => Err(EOPNOTSUPP),
+        }
+    }
+
+    fn raises_sigpipe(&self) -> bool {
+        false
+    }
+
+    fn readable_bytes(&self) -> Result<usize, Errno> {
+        Ok(self.queue.lock().packets.front().map_or(0, |p| p.data.len()))
+    }
+
+    fn unsent_bytes(&self) -> Result<usize, Errno> {
+        Ok(0)
+    }
+
+    fn report(&self, list: &mut Vec<Report>) {
+        let state = *self.state.lock();
+        let any = address::any(self.common.domain);
+        // A raw socket's port is its protocol.
+        let port = if self.is_echo() { self.ident() } else { self.common.protocol as u16 };
+        let (receive_queue, drops) = {
+            let queue = self.queue.lock();
+            (queue.bytes, queue.drops)
+        };
+        let protocol = if self.is_echo() { self.common.protocol } else { ipproto::RAW };
+        let local = (state.ip.unwrap_or(any), port).into();
+        list.push(Report::Inet(InetReport {
+            protocol,
+            state: if state.remote.is_some() { 1 } else { 7 },
+            is_hashed: true,
+            receive_queue,
+            drops,
+            ..InetReport::of(&self.common, local, state.remote.map(|ip| (ip, 0).into()))
+        }));
+    }
+
+    fn close(&self) {
+        let raws = &self.common.net.inet.raws;
+        raws.lock().retain(|raw| !std::ptr::eq(raw.as_ptr(), self));
+        let queue = std::mem::take(&mut *self.queue.lock());
+        drop(queue);
+    }
+}
