@@ -126,10 +126,10 @@ mkdir -p /run/sshd; ssh-keygen -q -t ed25519 -N '' -f hk; ssh-keygen -q -t ed255
 printf 'Port 7007\nListenAddress 127.0.0.1\nHostKey %s/hk\nAuthorizedKeysFile %s/ak\nStrictModes no\nUsePAM no\nPidFile %s/pid\nPermitRootLogin yes\n' "$d" "$d" "$d" >c
 $(command -v sshd || echo /usr/sbin/sshd) -f "$d/c" -E log -D & p=$!
 await bash -c 'exec 3<>/dev/tcp/127.0.0.1/7007'
-s() { ssh -i k -p 7007 -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR "$@"; }
-s root@127.0.0.1 'echo in; id -u; echo $((6*7)); exit 5' </dev/null; echo $?
-head -c 1000000 /dev/zero | s root@127.0.0.1 md5sum
-s -N -L 7017:127.0.0.1:7007 -o ExitOnForwardFailure=yes root@127.0.0.1 </dev/null & f=$!
+s=(ssh -i k -p 7007 -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR)
+"${s[@]}" root@127.0.0.1 'echo in; id -u; echo $((6*7)); exit 5' </dev/null; echo $?
+head -c 1000000 /dev/zero | "${s[@]}" root@127.0.0.1 md5sum
+"${s[@]}" -N -L 7017:127.0.0.1:7007 -o ExitOnForwardFailure=yes root@127.0.0.1 </dev/null & f=$!
 await bash -c 'exec 3<>/dev/tcp/127.0.0.1/7017'
 head -c 8 </dev/tcp/127.0.0.1/7017; echo
 kill $f; wait $f; echo $?; kill $p; wait $p; echo $?
