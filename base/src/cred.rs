@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::userns::UserNamespace;
+
 /// A set of capabilities, as bits (`CAP_CHOWN` is bit 0).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CapSet(pub u64);
@@ -70,6 +72,8 @@ pub struct Credentials {
     pub ambient: CapSet,
     /// `SECBIT_*` of prctl(2).
     pub securebits: u32,
+    /// Where the capabilities count.
+    pub user_ns: Arc<UserNamespace>,
 }
 
 impl Credentials {
@@ -97,12 +101,31 @@ impl Credentials {
             bounding: CapSet::ALL,
             ambient: CapSet::EMPTY,
             securebits: 0,
+            user_ns: UserNamespace::first(),
         }
     }
 
-    /// Whether capability `cap` is effective.
+    /// Whether capability `cap` is effective for what belongs to no namespace: only in the first user namespace.
     pub fn has(&self, cap: u32) -> bool {
+        self.effective.has(cap) && self.user_ns.is_first()
+    }
+
+    /// Whether capability `cap` is effective in the task's own user namespace.
+    pub fn has_here(&self, cap: u32) -> bool {
         self.effective.has(cap)
+    }
+
+    /// Whether capability `cap` counts for a file of user `uid` and group `gid`: both must have a number in the task's
+    /// user namespace (`capable_wrt_inode_uidgid`).
+    pub fn has_over(&self, uid: u32, gid: u32, cap: u32) -> bool {
+        use crate::userns::IdKind::{Group, User};
+        let ns = &self.user_ns;
+        self.effective.has(cap) && ns.inside(User, uid).is_some() && ns.inside(Group, gid).is_some()
+    }
+
+    /// Whether user `uid` is the root of the task's user namespace.
+    pub fn is_root_here(&self, uid: u32) -> bool {
+        self.user_ns.inside(crate::userns::IdKind::User, uid) == Some(0)
     }
 
     /// Whether `gid` is the file system group or a supplementary one.

@@ -10,6 +10,7 @@ pub mod io;
 pub mod lock;
 pub mod memmap;
 pub mod time;
+pub mod userns;
 pub mod wait;
 
 /// Bytes in a page.

@@ -188,15 +188,18 @@ impl Kernel {
         let vdso = FixedPages::new(&memory, image);
         let boot_ns = time.now(crate::time::Clock::Boottime).as_ns();
         let total = memory.total();
-        let system = System::new(setup.hostname, total, u64::try_from(boot_ns).unwrap_or(0));
+        let system = System::new(total, u64::try_from(boot_ns).unwrap_or(0));
+        let net = net::Namespace::new();
+        let names = crate::system::Names::new(setup.hostname);
+        let namespaces = crate::ns::Namespaces::first(names, net.clone(), setup.mounts.clone());
         let kernel = Arc::new(Self {
             platform: setup.platform,
             memory,
             alarms: AlarmService::new(time.clone()),
             time,
             mounts: setup.mounts,
-            net: net::Namespace::new(),
-            namespaces: crate::ns::Namespaces::first(),
+            net,
+            namespaces,
             futexes: FutexTable::new(),
             pi_locks: Lock::default(),
             tree: Lock::new(Tree::default()),

@@ -30,6 +30,15 @@ pub struct Names {
     pub domain: Vec<u8>,
 }
 
+impl Names {
+    /// The names at the start.
+    pub fn new(hostname: String) -> Self {
+        let mut host = hostname.into_bytes();
+        host.truncate(64);
+        Self { host, domain: b"(none)".to_vec() }
+    }
+}
+
 /// Seconds between two samples of the load, as in Linux.
 const LOAD_STEP_NS: u64 = 5_000_000_000;
 
@@ -53,8 +62,6 @@ struct Busy {
 /// The machine.
 #[derive(Debug)]
 pub struct System {
-    /// Host name and domain name.
-    pub names: Lock<Names, { rank::LEAF }>,
     /// The processors that the sandbox may use.
     pub cpus: CpuMask,
     /// Where they were busy.
@@ -85,8 +92,8 @@ pub fn random_uuid() -> String {
 }
 
 impl System {
-    /// The machine whose host name is `hostname`, with `total_memory` bytes of memory.
-    pub fn new(hostname: String, total_memory: u64, boot_ns: u64) -> Self {
+    /// The machine with `total_memory` bytes of memory.
+    pub fn new(total_memory: u64, boot_ns: u64) -> Self {
         let cpus = host::system::affinity(0).unwrap_or_else(|e| {
             log::warn!("sched_getaffinity: {e}");
             let mut one = [0; MAX_CPUS / 64];
@@ -94,10 +101,7 @@ impl System {
             one
         });
         let count = cpu_numbers(&cpus).last().unwrap_or(0) + 1;
-        let mut host = hostname.into_bytes();
-        host.truncate(64);
         Self {
-            names: Lock::new(Names { host, domain: b"(none)".to_vec() }),
             cpus,
             weights: CpuWeights::new(count),
             total_memory,

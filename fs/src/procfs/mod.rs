@@ -6,6 +6,7 @@
 //! kernel above is asked: it takes the locks of tasks, which are outer ones.
 
 mod fd;
+mod ns;
 mod task;
 
 use std::any::Any;
@@ -106,6 +107,13 @@ pub trait Task: Send + Sync + Any {
     /// # Errors
     /// `ENOENT` when it is not open.
     fn descriptor(&self, fd: i32) -> Result<Descriptor, Errno>;
+    /// The names of `/proc/PID/ns`.
+    fn namespaces(&self) -> &'static [&'static str];
+    /// The file that stands for the namespace `name`.
+    ///
+    /// # Errors
+    /// `EACCES`; `ENOENT`.
+    fn namespace(&self, name: &str) -> Result<Arc<FileDescription>, Errno>;
     /// Opens the memory (`/proc/PID/mem`).
     ///
     /// # Errors

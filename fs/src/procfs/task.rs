@@ -9,6 +9,7 @@ use abi::errno::{ENOENT, ESRCH};
 use base::io::{Sink, Source};
 
 use super::fd::{FdDir, FdView};
+use super::ns::NsDir;
 use super::{Proc, Task, TaskAccess, denied, parse_id};
 use crate::file::{FileOps, Metadata};
 use crate::generated::{Entry, Listing, OpenDir, OpenText, Stamp, Text, accept_size_only, refuse_new_names};
@@ -61,6 +62,7 @@ enum Kind {
     Memory,
     Threads,
     Descriptors(FdView),
+    Namespaces,
 }
 
 /// Who sees a file.
@@ -90,6 +92,7 @@ const ROWS: &[Row] = &[
     row("task", 0o555, Kind::Threads, Where::Process),
     row("fd", 0o500, Kind::Descriptors(FdView::Links), Where::Everywhere),
     row("fdinfo", 0o555, Kind::Descriptors(FdView::Info), Where::Everywhere),
+    row("ns", 0o511, Kind::Namespaces, Where::Everywhere),
     row("environ", 0o400, Kind::Text(TaskFile::Environ), Where::Everywhere),
     row("auxv", 0o400, Kind::Text(TaskFile::Auxv), Where::Everywhere),
     row("status", 0o444, Kind::Text(TaskFile::Status), Where::Everywhere),
@@ -193,7 +196,7 @@ impl Listing for TaskDir {
             let kind = match r.kind {
                 Kind::Text(_) | Kind::Memory => FileType::Regular,
                 Kind::Link(_) => FileType::Symlink,
-                Kind::Threads | Kind::Descriptors(_) => FileType::Directory,
+                Kind::Threads | Kind::Descriptors(_) | Kind::Namespaces => FileType::Directory,
             };
             let ino = ino(self.0.task.id().tid, self.0.whole, index);
             entries.push(Entry { name: r.name.as_bytes().to_vec(), ino, kind });
@@ -226,6 +229,7 @@ impl Inode for TaskDir {
         Ok(match row.kind {
             Kind::Threads => Arc::new(ThreadsDir { handle, index }),
             Kind::Descriptors(view) => Arc::new(FdDir { handle, view, index, mode: row.mode }),
+            Kind::Namespaces => Arc::new(NsDir { handle, index, mode: row.mode }),
             Kind::Text(_) | Kind::Link(_) | Kind::Memory => Arc::new(TaskNode { handle, row, index }),
         })
     }
@@ -355,7 +359,7 @@ impl Inode for TaskNode {
                 }
                 Ok(Box::new(OpenText::new(self, meta)))
             }
-            Kind::Link(_) | Kind::Threads | Kind::Descriptors(_) => Err(abi::errno::ENXIO),
+            Kind::Link(_) | Kind::Threads | Kind::Descriptors(_) | Kind::Namespaces => Err(abi::errno::ENXIO),
         }
     }
 

@@ -427,7 +427,7 @@ impl Walk<'_> {
             return Err(EPERM);
         }
         let mut mode = mode & 0o7777;
-        if !self.cred.in_group(meta.gid) && !self.cred.has(cap::FSETID) {
+        if !self.cred.in_group(meta.gid) && !self.cred.has_over(meta.uid, meta.gid, cap::FSETID) {
             mode &= !mode::ISGID;
         }
         let set = SetAttributes { mode: Some(mode), ..SetAttributes::default() };
@@ -451,7 +451,7 @@ impl Walk<'_> {
     pub fn chown_at(&self, place: &VfsPath, uid: Option<u32>, gid: Option<u32>) -> Result<(), Errno> {
         place.mount.want_write()?;
         let meta = place.dentry.inode().metadata()?;
-        let is_capable = self.cred.has(cap::CHOWN);
+        let is_capable = self.cred.has_over(meta.uid, meta.gid, cap::CHOWN);
         if uid.is_some_and(|u| !(is_capable || self.cred.fsuid == meta.uid && u == meta.uid)) {
             return Err(EPERM);
         }

@@ -265,7 +265,10 @@ impl Walk<'_> {
             let lends = bits & (mode::ISGID | 0o010) == mode::ISGID | 0o010;
             if is_dir {
                 bits |= mode::ISGID;
-            } else if lends && !self.cred.in_group(meta.gid) && !self.cred.has(cap::FSETID) {
+            } else if lends
+                && !self.cred.in_group(meta.gid)
+                && !self.cred.has_over(meta.uid, meta.gid, cap::FSETID)
+            {
                 // fs/inode.c, `mode_strip_sgid`.
                 bits &= !mode::ISGID;
             }

@@ -34,16 +34,18 @@ pub fn check_permission(meta: &Metadata, want: u32, cred: &Credentials) -> Resul
         return Ok(());
     }
     if meta.is_dir() {
-        if want & may::WRITE == 0 && cred.has(cap::DAC_READ_SEARCH) {
+        if want & may::WRITE == 0 && cred.has_over(meta.uid, meta.gid, cap::DAC_READ_SEARCH) {
             return Ok(());
         }
-        return if cred.has(cap::DAC_OVERRIDE) { Ok(()) } else { Err(EACCES) };
+        return if cred.has_over(meta.uid, meta.gid, cap::DAC_OVERRIDE) { Ok(()) } else { Err(EACCES) };
     }
-    if want == may::READ && cred.has(cap::DAC_READ_SEARCH) {
+    if want == may::READ && cred.has_over(meta.uid, meta.gid, cap::DAC_READ_SEARCH) {
         return Ok(());
     }
     // A program can be run by nobody while no x bit is set.
-    if (want & may::EXEC == 0 || meta.mode & 0o111 != 0) && cred.has(cap::DAC_OVERRIDE) {
+    if (want & may::EXEC == 0 || meta.mode & 0o111 != 0)
+        && cred.has_over(meta.uid, meta.gid, cap::DAC_OVERRIDE)
+    {
         return Ok(());
     }
     Err(EACCES)
@@ -61,10 +63,13 @@ pub(super) fn check_inode(
 
 /// Whether the sticky bit of directory `dir` keeps `cred` from removing `victim`.
 pub(super) fn is_sticky(dir: &Metadata, victim: &Metadata, cred: &Credentials) -> bool {
-    dir.mode & mode::ISVTX != 0 && victim.uid != cred.fsuid && dir.uid != cred.fsuid && !cred.has(cap::FOWNER)
+    dir.mode & mode::ISVTX != 0
+        && victim.uid != cred.fsuid
+        && dir.uid != cred.fsuid
+        && !cred.has_over(victim.uid, victim.gid, cap::FOWNER)
 }
 
 /// Whether `cred` owns the file or may act as if.
 pub(super) fn is_owner(meta: &Metadata, cred: &Credentials) -> bool {
-    meta.uid == cred.fsuid || cred.has(cap::FOWNER)
+    meta.uid == cred.fsuid || cred.has_over(meta.uid, meta.gid, cap::FOWNER)
 }

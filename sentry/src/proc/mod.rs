@@ -316,6 +316,16 @@ impl fs::procfs::Task for ProcTask {
         Ok(Descriptor { file: entry.file, cloexec: entry.cloexec })
     }
 
+    fn namespaces(&self) -> &'static [&'static str] {
+        &crate::ns::file::NAMES
+    }
+
+    fn namespace(&self, name: &str) -> Result<Arc<FileDescription>, Errno> {
+        self.check(TaskAccess::Read).map_err(|e| if e == EPERM { EACCES } else { e })?;
+        let task = self.task().map_err(|_| ENOENT)?;
+        Ok(crate::ns::file::AnyNamespace::of(&task, name).ok_or(ENOENT)?.open())
+    }
+
     fn memory(&self, meta: Metadata) -> Result<Box<dyn FileOps>, Errno> {
         let memory = TaskSpace(self.mm().map_err(|_| EINVAL)?);
         Ok(Box::new(OpenMemory::new(Box::new(memory), meta)))

@@ -13,7 +13,7 @@ use crate::kernel::Kernel;
 
 /// The network of the task that the calling host thread runs.
 pub(super) fn of_reader(kernel: &Kernel) -> Arc<Namespace> {
-    kernel.net.clone()
+    crate::task::current().map_or_else(|| kernel.net.clone(), |t| t.net())
 }
 
 /// The folder that every task shows as `net`.

@@ -6,12 +6,14 @@ use std::sync::atomic::Ordering;
 
 use abi::Errno;
 use base::PAGE_SIZE;
+use base::userns::{IdKind, UserNamespace};
 use fs::procfs::{Task as _, TaskAccess};
 
 use super::{ProcTask, Standing, View};
 use crate::kernel::Kernel;
 use crate::mm::{ExecLayout, MemoryUse};
 use crate::task::attributes::{cpu_numbers, list_text, mask_text};
+use crate::task::current::current;
 use crate::task::{Phase, Task, Usage};
 
 /// `USER_HZ`.
@@ -251,20 +253,23 @@ impl ProcTask {
             // Linux's tables hold 64 descriptors at first and double.
             files.numbers().last().map_or(64, |&n| (n.unsigned_abs() + 1).next_power_of_two().max(64))
         });
-        let groups: String = c.groups.iter().map(|g| format!("{g} ")).collect();
+        let reader = current().map_or_else(UserNamespace::first, |t| t.cred().user_ns.clone());
+        let user = |id| reader.shown(IdKind::User, id);
+        let group = |id| reader.shown(IdKind::Group, id);
+        let groups: String = c.groups.iter().map(|&g| format!("{} ", group(g))).collect();
         let _ = write!(
             t,
             "State:\t{letter} ({word})\nTgid:\t{pid}\nNgid:\t0\nPid:\t{tid}\nPPid:\t{parent}\nTracerPid:\t0\n\
              Uid:\t{}\t{}\t{}\t{}\nGid:\t{}\t{}\t{}\t{}\nFDSize:\t{fd_size}\nGroups:\t{groups}\n\
              NStgid:\t{pid}\nNSpid:\t{tid}\nNSpgid:\t{pgid}\nNSsid:\t{sid}\nKthread:\t0\n",
-            c.uid,
-            c.euid,
-            c.suid,
-            c.fsuid,
-            c.gid,
-            c.egid,
-            c.sgid,
-            c.fsgid,
+            user(c.uid),
+            user(c.euid),
+            user(c.suid),
+            user(c.fsuid),
+            group(c.gid),
+            group(c.egid),
+            group(c.sgid),
+            group(c.fsgid),
             pid = self.group.pid,
             tid = self.tid,
             parent = st.parent,

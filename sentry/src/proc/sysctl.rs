@@ -60,20 +60,20 @@ const OVERFLOW_ID: u32 = 65534;
 
 /// One of the machine's names, as a file.
 struct NameFile {
-    kernel: Weak<Kernel>,
     pick: fn(&mut Names) -> &mut Vec<u8>,
 }
 
 impl Text for NameFile {
     fn read(&self) -> Result<Vec<u8>, Errno> {
-        let kernel = self.kernel.upgrade().ok_or(ESRCH)?;
-        let mut text = (self.pick)(&mut kernel.system.names.lock()).clone();
+        let mut text = (self.pick)(&mut current().ok_or(ESRCH)?.uts().lock()).clone();
         text.push(b'\n');
         Ok(text)
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> Result<usize, Errno> {
-        if !current().ok_or(ESRCH)?.cred().has(cap::SYS_ADMIN) {
+        let task = current().ok_or(ESRCH)?;
+        let uts = task.uts();
+        if !uts.owner.grants(&task.cred(), cap::SYS_ADMIN) {
             return Err(EPERM);
         }
         if offset != 0 {
@@ -81,8 +81,7 @@ impl Text for NameFile {
         }
         // Linux kernel/sysctl.c `_proc_do_string`: up to a newline or a zero byte, and what is too long is cut.
         let end = bytes.iter().position(|&b| b == b'\n' || b == 0).unwrap_or(bytes.len()).min(64);
-        let kernel = self.kernel.upgrade().ok_or(ESRCH)?;
-        *(self.pick)(&mut kernel.system.names.lock()) = bytes[..end].to_vec();
+        *(self.pick)(&mut uts.lock()) = bytes[..end].to_vec();
         Ok(bytes.len())
     }
 }
@@ -155,7 +154,7 @@ pub(super) fn tree(kernel: &Arc<Kernel>) -> Arc<dyn Inode> {
         .iter()
         .map(|&(path, make)| (path.to_owned(), builder.text(made(&weak, move |k| make(k) + "\n"))))
         .collect();
-    let name = |pick| builder.file(0o644, NameFile { kernel: weak.clone(), pick });
+    let name = |pick| builder.file(0o644, NameFile { pick });
     files.push(("kernel/hostname".to_owned(), name(|n| &mut n.host)));
     files.push(("kernel/domainname".to_owned(), name(|n| &mut n.domain)));
     for file in net::sysctl::FILES {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use abi::errno::{EACCES, EINVAL, EPERM, ESRCH};
 use abi::{Errno, UserAddr};
 use base::cred::cap;
+use base::userns::{IdKind, UserNamespace};
 use fs::generated::parse_number;
 use fs::procfs::{Task as _, TaskAccess, TaskFile};
 use fs::vfs::{MountNamespace, VfsPath};
@@ -68,9 +69,10 @@ impl ProcTask {
             TaskFile::Wchan => Ok(b"0".to_vec()),
             TaskFile::Cgroup => Ok(b"0::/\n".to_vec()),
             TaskFile::UidMap | TaskFile::GidMap => {
-                Ok(format!("{:>10} {:>10} {:>10}\n", 0, 0, u32::MAX).into_bytes())
+                let reader = current().map_or_else(UserNamespace::first, |t| t.cred().user_ns.clone());
+                Ok(self.view()?.cred.user_ns.map_text(id_kind(file), &reader).into_bytes())
             }
-            TaskFile::SetGroups => Ok(b"allow\n".to_vec()),
+            TaskFile::SetGroups => Ok(self.view()?.cred.user_ns.setgroups_text().as_bytes().to_vec()),
             TaskFile::Io => self.io_text(whole),
         }
     }
@@ -118,7 +120,20 @@ impl ProcTask {
                 Ok(bytes.len())
             }
             // The one user namespace has its maps from the beginning.
-            TaskFile::UidMap | TaskFile::GidMap | TaskFile::SetGroups => Err(EPERM),
+            TaskFile::UidMap | TaskFile::GidMap => {
+                let writer = current().ok_or(ESRCH)?.cred();
+                self.view()?.cred.user_ns.set_map(id_kind(file), &writer, bytes)?;
+                Ok(bytes.len())
+            }
+            TaskFile::SetGroups => {
+                let writer = current().ok_or(ESRCH)?.cred();
+                let ns = self.view()?.cred.user_ns.clone();
+                if !ns.grants(&writer, cap::SYS_ADMIN) {
+                    return Err(EPERM);
+                }
+                ns.set_setgroups(bytes)?;
+                Ok(bytes.len())
+            }
             _ => Err(EINVAL),
         }
     }
@@ -164,6 +179,10 @@ impl ProcTask {
         );
         Ok(text.into_bytes())
     }
+}
+
+fn id_kind(file: TaskFile) -> IdKind {
+    if file == TaskFile::UidMap { IdKind::User } else { IdKind::Group }
 }
 
 fn peek(mm: &MemoryManager, from: u64, to: u64) -> Vec<u8> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use abi::errno::{EFAULT, EINVAL, EPERM, ESRCH};
 use abi::{Errno, UserAddr};
 use base::cred::{CapSet, Credentials, cap};
+use base::userns::IdKind;
 
 use super::SysResult;
 use crate::task::Ctx;
@@ -35,18 +36,19 @@ fn fix_caps(old: &Credentials, new: &mut Credentials) {
     if new.securebits & NO_SETUID_FIXUP != 0 {
         return;
     }
-    let was_root = old.uid == 0 || old.euid == 0 || old.suid == 0;
-    if was_root && new.uid != 0 && new.euid != 0 && new.suid != 0 {
+    let is_root = |id| old.is_root_here(id);
+    let was_root = is_root(old.uid) || is_root(old.euid) || is_root(old.suid);
+    if was_root && !is_root(new.uid) && !is_root(new.euid) && !is_root(new.suid) {
         if new.securebits & KEEP_CAPS == 0 {
             new.permitted = CapSet::EMPTY;
             new.effective = CapSet::EMPTY;
         }
         new.ambient = CapSet::EMPTY;
     }
-    if old.euid == 0 && new.euid != 0 {
+    if is_root(old.euid) && !is_root(new.euid) {
         new.effective = CapSet::EMPTY;
     }
-    if old.euid != 0 && new.euid == 0 {
+    if !is_root(old.euid) && is_root(new.euid) {
         new.effective = new.permitted;
     }
 }
@@ -65,39 +67,44 @@ impl Ctx<'_> {
 
 /// `getuid(2)`.
 pub(super) fn sys_getuid(cx: &mut Ctx<'_>) -> SysResult {
-    Ok(cx.cred.uid.into())
+    Ok(cx.cred.user_ns.shown(IdKind::User, cx.cred.uid).into())
 }
 
 /// `geteuid(2)`.
 pub(super) fn sys_geteuid(cx: &mut Ctx<'_>) -> SysResult {
-    Ok(cx.cred.euid.into())
+    Ok(cx.cred.user_ns.shown(IdKind::User, cx.cred.euid).into())
 }
 
 /// `getgid(2)`.
 pub(super) fn sys_getgid(cx: &mut Ctx<'_>) -> SysResult {
-    Ok(cx.cred.gid.into())
+    Ok(cx.cred.user_ns.shown(IdKind::Group, cx.cred.gid).into())
 }
 
 /// `getegid(2)`.
 pub(super) fn sys_getegid(cx: &mut Ctx<'_>) -> SysResult {
-    Ok(cx.cred.egid.into())
+    Ok(cx.cred.user_ns.shown(IdKind::Group, cx.cred.egid).into())
 }
 
-fn write_three(cx: &Ctx<'_>, ids: [u32; 3], to: [UserAddr; 3]) -> SysResult {
-    for (id, addr) in ids.iter().zip(to) {
-        cx.mm.write_value(addr, id)?;
+/// The number that `id`, given by the caller, has everywhere; "leave it" stays so.
+fn outside(cx: &Ctx<'_>, kind: IdKind, id: u32) -> Result<u32, Errno> {
+    if id == KEEP { Ok(KEEP) } else { cx.cred.user_ns.outside(kind, id).ok_or(EINVAL) }
+}
+
+fn write_three(cx: &Ctx<'_>, kind: IdKind, ids: [u32; 3], to: [UserAddr; 3]) -> SysResult {
+    for (id, addr) in ids.into_iter().zip(to) {
+        cx.mm.write_value(addr, &cx.cred.user_ns.shown(kind, id))?;
     }
     Ok(0)
 }
 
 /// `getresuid(2)`.
 pub(super) fn sys_getresuid(cx: &mut Ctx<'_>, uid: UserAddr, euid: UserAddr, suid: UserAddr) -> SysResult {
-    write_three(cx, [cx.cred.uid, cx.cred.euid, cx.cred.suid], [uid, euid, suid])
+    write_three(cx, IdKind::User, [cx.cred.uid, cx.cred.euid, cx.cred.suid], [uid, euid, suid])
 }
 
 /// `getresgid(2)`.
 pub(super) fn sys_getresgid(cx: &mut Ctx<'_>, gid: UserAddr, egid: UserAddr, sgid: UserAddr) -> SysResult {
-    write_three(cx, [cx.cred.gid, cx.cred.egid, cx.cred.sgid], [gid, egid, sgid])
+    write_three(cx, IdKind::Group, [cx.cred.gid, cx.cred.egid, cx.cred.sgid], [gid, egid, sgid])
 }
 
 /// `setuid(2)`.
@@ -108,9 +115,10 @@ pub(super) fn sys_setuid(cx: &mut Ctx<'_>, uid: u32) -> SysResult {
     if uid == KEEP {
         return Err(EINVAL.into());
     }
+    let uid = outside(cx, IdKind::User, uid)?;
     let old = cx.cred.clone();
     let mut new = (*old).clone();
-    if old.has(cap::SETUID) {
+    if old.has_here(cap::SETUID) {
         new.uid = uid;
         new.suid = uid;
     } else if uid != old.uid && uid != old.suid {
@@ -131,9 +139,10 @@ pub(super) fn sys_setgid(cx: &mut Ctx<'_>, gid: u32) -> SysResult {
     if gid == KEEP {
         return Err(EINVAL.into());
     }
+    let gid = outside(cx, IdKind::Group, gid)?;
     let old = cx.cred.clone();
     let mut new = (*old).clone();
-    if old.has(cap::SETGID) {
+    if old.has_here(cap::SETGID) {
         new.gid = gid;
         new.sgid = gid;
     } else if gid != old.gid && gid != old.sgid {
@@ -150,9 +159,11 @@ pub(super) fn sys_setgid(cx: &mut Ctx<'_>, gid: u32) -> SysResult {
 /// # Errors
 /// `EPERM`: not privileged, and no id that the thread has.
 pub(super) fn sys_setreuid(cx: &mut Ctx<'_>, uid: u32, euid: u32) -> SysResult {
+    let uid = outside(cx, IdKind::User, uid)?;
+    let euid = outside(cx, IdKind::User, euid)?;
     let old = cx.cred.clone();
     let mut new = (*old).clone();
-    let privileged = old.has(cap::SETUID);
+    let privileged = old.has_here(cap::SETUID);
     if uid != KEEP {
         if !privileged && uid != old.uid && uid != old.euid {
             return Err(EPERM.into());
@@ -179,9 +190,11 @@ pub(super) fn sys_setreuid(cx: &mut Ctx<'_>, uid: u32, euid: u32) -> SysResult {
 /// # Errors
 /// As `setreuid`.
 pub(super) fn sys_setregid(cx: &mut Ctx<'_>, gid: u32, egid: u32) -> SysResult {
+    let gid = outside(cx, IdKind::Group, gid)?;
+    let egid = outside(cx, IdKind::Group, egid)?;
     let old = cx.cred.clone();
     let mut new = (*old).clone();
-    let privileged = old.has(cap::SETGID);
+    let privileged = old.has_here(cap::SETGID);
     if gid != KEEP {
         if !privileged && gid != old.gid && gid != old.egid {
             return Err(EPERM.into());
@@ -207,11 +220,14 @@ pub(super) fn sys_setregid(cx: &mut Ctx<'_>, gid: u32, egid: u32) -> SysResult {
 /// # Errors
 /// As `setreuid`.
 pub(super) fn sys_setresuid(cx: &mut Ctx<'_>, uid: u32, euid: u32, suid: u32) -> SysResult {
+    let uid = outside(cx, IdKind::User, uid)?;
+    let euid = outside(cx, IdKind::User, euid)?;
+    let suid = outside(cx, IdKind::User, suid)?;
     let old = cx.cred.clone();
     let mut new = (*old).clone();
     let known = [old.uid, old.euid, old.suid];
     let allowed = |id: u32| id == KEEP || known.contains(&id);
-    if ![uid, euid, suid].into_iter().all(allowed) && !old.has(cap::SETUID) {
+    if ![uid, euid, suid].into_iter().all(allowed) && !old.has_here(cap::SETUID) {
         return Err(EPERM.into());
     }
     for (id, slot) in [(uid, &mut new.uid), (euid, &mut new.euid), (suid, &mut new.suid)] {
@@ -230,11 +246,14 @@ pub(super) fn sys_setresuid(cx: &mut Ctx<'_>, uid: u32, euid: u32, suid: u32) ->
 /// # Errors
 /// As `setreuid`.
 pub(super) fn sys_setresgid(cx: &mut Ctx<'_>, gid: u32, egid: u32, sgid: u32) -> SysResult {
+    let gid = outside(cx, IdKind::Group, gid)?;
+    let egid = outside(cx, IdKind::Group, egid)?;
+    let sgid = outside(cx, IdKind::Group, sgid)?;
     let old = cx.cred.clone();
     let mut new = (*old).clone();
     let known = [old.gid, old.egid, old.sgid];
     let allowed = |id: u32| id == KEEP || known.contains(&id);
-    if ![gid, egid, sgid].into_iter().all(allowed) && !old.has(cap::SETGID) {
+    if ![gid, egid, sgid].into_iter().all(allowed) && !old.has_here(cap::SETGID) {
         return Err(EPERM.into());
     }
     for (id, slot) in [(gid, &mut new.gid), (egid, &mut new.egid), (sgid, &mut new.sgid)] {
@@ -250,31 +269,33 @@ pub(super) fn sys_setresgid(cx: &mut Ctx<'_>, gid: u32, egid: u32, sgid: u32) ->
 /// `setfsuid(2)`: returns the former id; whether it changed shows in the next call.
 pub(super) fn sys_setfsuid(cx: &mut Ctx<'_>, uid: u32) -> SysResult {
     let old = cx.cred.clone();
+    let uid = outside(cx, IdKind::User, uid).unwrap_or(KEEP);
     let known = [old.uid, old.euid, old.suid, old.fsuid];
-    if uid != KEEP && uid != old.fsuid && (known.contains(&uid) || old.has(cap::SETUID)) {
+    if uid != KEEP && uid != old.fsuid && (known.contains(&uid) || old.has_here(cap::SETUID)) {
         let mut new = (*old).clone();
         new.fsuid = uid;
         if new.securebits & NO_SETUID_FIXUP == 0 {
-            if old.fsuid == 0 {
+            if old.is_root_here(old.fsuid) {
                 new.effective.0 &= !FS_CAPS;
             }
-            if uid == 0 {
+            if old.is_root_here(uid) {
                 new.effective.0 |= new.permitted.0 & FS_CAPS;
             }
         }
         cx.commit_cred(new);
     }
-    Ok(old.fsuid.into())
+    Ok(old.user_ns.shown(IdKind::User, old.fsuid).into())
 }
 
 /// `setfsgid(2)`.
 pub(super) fn sys_setfsgid(cx: &mut Ctx<'_>, gid: u32) -> SysResult {
     let old = cx.cred.clone();
+    let gid = outside(cx, IdKind::Group, gid).unwrap_or(KEEP);
     let known = [old.gid, old.egid, old.sgid, old.fsgid];
-    if gid != KEEP && gid != old.fsgid && (known.contains(&gid) || old.has(cap::SETGID)) {
+    if gid != KEEP && gid != old.fsgid && (known.contains(&gid) || old.has_here(cap::SETGID)) {
         cx.commit_cred(Credentials { fsgid: gid, ..(*old).clone() });
     }
-    Ok(old.fsgid.into())
+    Ok(old.user_ns.shown(IdKind::Group, old.fsgid).into())
 }
 
 /// `getgroups(2)`.
@@ -285,7 +306,8 @@ pub(super) fn sys_getgroups(cx: &mut Ctx<'_>, size: i32, list: UserAddr) -> SysR
         if size < groups.len() {
             return Err(EINVAL.into());
         }
-        let bytes: Vec<u8> = groups.iter().flat_map(|g| g.to_le_bytes()).collect();
+        let bytes: Vec<u8> =
+            groups.iter().flat_map(|&g| cx.cred.user_ns.shown(IdKind::Group, g).to_le_bytes()).collect();
         cx.mm.write_all(list, &bytes)?;
     }
     Ok(groups.len() as u64)
@@ -296,7 +318,8 @@ pub(super) fn sys_getgroups(cx: &mut Ctx<'_>, size: i32, list: UserAddr) -> SysR
 /// # Errors
 /// `EPERM`: no `CAP_SETGID`; `EINVAL`: too many, or one is -1; `EFAULT`.
 pub(super) fn sys_setgroups(cx: &mut Ctx<'_>, size: i32, list: UserAddr) -> SysResult {
-    if !cx.cred.has(cap::SETGID) {
+    let ns = cx.cred.user_ns.clone();
+    if !ns.allows_setgroups() || !cx.cred.has_here(cap::SETGID) {
         return Err(EPERM.into());
     }
     let size = usize::try_from(size).ok().filter(|&n| n <= NGROUPS_MAX).ok_or(EINVAL)?;
@@ -308,7 +331,7 @@ pub(super) fn sys_setgroups(cx: &mut Ctx<'_>, size: i32, list: UserAddr) -> SysR
         if id == KEEP {
             return Err(EINVAL.into());
         }
-        groups.push(id);
+        groups.push(ns.outside(IdKind::Group, id).ok_or(EINVAL)?);
     }
     groups.sort_unstable();
     cx.commit_cred(Credentials { groups: Arc::from(groups), ..(*cx.cred).clone() });
@@ -377,7 +400,7 @@ pub(super) fn sys_capset(cx: &mut Ctx<'_>, header: UserAddr, data: UserAddr) -> 
     let [effective, permitted, inheritable] = sets.map(|s| s & CapSet::ALL.0);
     let old = cx.cred.clone();
     let added = |new: u64, allowed: u64| new & !allowed != 0;
-    if (!old.has(cap::SETPCAP) && added(inheritable, old.inheritable.0 | old.permitted.0))
+    if (!old.has_here(cap::SETPCAP) && added(inheritable, old.inheritable.0 | old.permitted.0))
         || added(inheritable, old.inheritable.0 | old.bounding.0)
         || added(permitted, old.permitted.0)
         || added(effective, permitted)

@@ -205,6 +205,9 @@ pub(super) fn sys_ioctl(cx: &mut Ctx<'_>, fd: i32, request: u32, arg: u64) -> Sy
             cx.mm.write_value(UserAddr(arg), &super::fd::owner(&file))?;
             Ok(0)
         }
+        _ if let Some(ns) = crate::ns::file::namespace_of(&file) => {
+            crate::ns::file::ioctl(cx, &ns.clone(), request, UserAddr(arg))
+        }
         _ if let Some(notifier) = crate::seccomp::notify::notifier_of(&file) => {
             super::seccomp::listener_ioctl(cx, notifier, request, UserAddr(arg))
         }

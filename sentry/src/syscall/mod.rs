@@ -24,6 +24,7 @@ pub mod lock;
 pub mod mem;
 mod mount;
 pub mod msg;
+pub mod ns;
 pub mod open;
 pub mod path;
 pub mod poll;

@@ -76,7 +76,8 @@ impl Ctx<'_> {
     /// # Errors
     /// `EPERM`: the task may not mount.
     pub(super) fn check_mount(&self) -> Result<(), Errno> {
-        if self.cred.has(cap::SYS_ADMIN) { Ok(()) } else { Err(EPERM) }
+        let ns = self.task.namespaces.lock().mount.clone();
+        if ns.owner.grants(&self.cred, cap::SYS_ADMIN) { Ok(()) } else { Err(EPERM) }
     }
 
     /// The place that `path` names from `dirfd`; with `empty` an empty path means `dirfd` itself.

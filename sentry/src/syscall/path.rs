@@ -4,6 +4,7 @@ use abi::errno::{EINVAL, ENOENT, ENOTDIR, EOPNOTSUPP, EPERM, ERANGE};
 use abi::{Errno, UserAddr};
 use base::cred::{CapSet, Credentials};
 use base::time::Time;
+use base::userns::IdKind;
 use fs::file::Metadata;
 use fs::vfs::{SetTime, Walk};
 
@@ -33,6 +34,16 @@ impl Ctx<'_> {
     pub(super) fn umasked(&self, mode: u32) -> u32 {
         mode & 0o7777 & !self.fs.lock().umask
     }
+}
+
+/// Metadata with the numbers that users and groups have in the caller's user namespace.
+fn shown(cx: &Ctx<'_>, mut meta: Metadata) -> Metadata {
+    let ns = &cx.cred.user_ns;
+    if !ns.is_first() {
+        meta.uid = ns.shown(IdKind::User, meta.uid);
+        meta.gid = ns.shown(IdKind::Group, meta.gid);
+    }
+    meta
 }
 
 /// `struct stat` of x86-64.
@@ -88,7 +99,7 @@ pub(super) fn sys_lstat(cx: &mut Ctx<'_>, path: UserAddr, buf: UserAddr) -> SysR
 /// `fstat(2)`.
 pub(super) fn sys_fstat(cx: &mut Ctx<'_>, fd: i32, buf: UserAddr) -> SysResult {
     let meta = cx.file(fd)?.metadata()?;
-    cx.mm.write_value(buf, &stat_bytes(&meta))?;
+    cx.mm.write_value(buf, &stat_bytes(&shown(cx, meta)))?;
     Ok(0)
 }
 
@@ -104,7 +115,7 @@ pub(super) fn sys_newfstatat(
         return Err(EINVAL.into());
     }
     let meta = metadata_at(cx, dirfd, path, flags)?;
-    cx.mm.write_value(buf, &stat_bytes(&meta))?;
+    cx.mm.write_value(buf, &stat_bytes(&shown(cx, meta)))?;
     Ok(0)
 }
 
@@ -124,7 +135,7 @@ pub(super) fn sys_statx(
     if flags & !(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH | SYNC_TYPE) != 0 {
         return Err(EINVAL.into());
     }
-    let m = metadata_at(cx, dirfd, path, flags)?;
+    let m = shown(cx, metadata_at(cx, dirfd, path, flags)?);
     let mut out = [0u8; 256];
     let mut put = |at: usize, bytes: &[u8]| out[at..at + bytes.len()].copy_from_slice(bytes);
     let has_birth = m.btime != Time::default();
@@ -273,7 +284,7 @@ pub(super) fn sys_chroot(cx: &mut Ctx<'_>, path: UserAddr) -> SysResult {
     let path = cx.path(path)?;
     let place = cx.walk().resolve(&path, true)?;
     check_enter(cx, &place)?;
-    if !cx.cred.has(base::cred::cap::SYS_CHROOT) {
+    if !cx.cred.has_here(base::cred::cap::SYS_CHROOT) {
         return Err(EPERM.into());
     }
     let old = std::mem::replace(&mut cx.fs.lock().root, place);
@@ -436,8 +447,9 @@ pub(super) fn sys_fchmod(cx: &mut Ctx<'_>, fd: i32, mode: u32) -> SysResult {
     Ok(0)
 }
 
-const fn owner(id: u32) -> Option<u32> {
-    if id == u32::MAX { None } else { Some(id) }
+/// An owner that chown(2) is given; `None` leaves it.
+fn owner(cx: &Ctx<'_>, kind: IdKind, id: u32) -> Result<Option<u32>, Errno> {
+    if id == u32::MAX { Ok(None) } else { cx.cred.user_ns.outside(kind, id).map(Some).ok_or(EINVAL) }
 }
 
 /// `fchownat(2)`.
@@ -459,7 +471,7 @@ pub(super) fn sys_fchownat(
     } else {
         walk.resolve(&path, flags & AT_SYMLINK_NOFOLLOW == 0)?
     };
-    walk.chown_at(&place, owner(uid), owner(gid))?;
+    walk.chown_at(&place, owner(cx, IdKind::User, uid)?, owner(cx, IdKind::Group, gid)?)?;
     Ok(0)
 }
 
@@ -477,7 +489,7 @@ pub(super) fn sys_lchown(cx: &mut Ctx<'_>, path: UserAddr, uid: u32, gid: u32) -
 pub(super) fn sys_fchown(cx: &mut Ctx<'_>, fd: i32, uid: u32, gid: u32) -> SysResult {
     let file = cx.open_file(fd)?;
     let walk = cx.walk();
-    walk.chown_at(&walk.place_of(&file), owner(uid), owner(gid))?;
+    walk.chown_at(&walk.place_of(&file), owner(cx, IdKind::User, uid)?, owner(cx, IdKind::Group, gid)?)?;
     Ok(0)
 }
 

@@ -76,7 +76,7 @@ pub(super) fn other(cx: &mut Ctx<'_>, option: i32, a2: u64, a3: u64, a4: u64, a5
             Ok(u64::from(cx.cred.bounding.has(number)))
         }
         option::CAPBSET_DROP => {
-            if !cx.cred.has(cap::SETPCAP) {
+            if !cx.cred.has_here(cap::SETPCAP) {
                 return Err(EPERM.into());
             }
             let number = capability(a2)?;
@@ -148,7 +148,7 @@ fn set_securebits(cx: &mut Ctx<'_>, raw: u64) -> SysResult {
     if locked & (old ^ new) != 0
         || old & SECURE_LOCKS & !new != 0
         || new & !SECURE_ALL != 0
-        || !cx.cred.has(cap::SETPCAP)
+        || !cx.cred.has_here(cap::SETPCAP)
     {
         return Err(EPERM.into());
     }

@@ -75,7 +75,7 @@ fn read_program(cx: &Ctx<'_>, args: UserAddr) -> Result<Program, Errno> {
     if len == 0 || len > MAX_INSTRUCTIONS {
         return Err(EINVAL);
     }
-    if !cx.task.attributes.lock().no_new_privs && !cx.cred.has(cap::SYS_ADMIN) {
+    if !cx.task.attributes.lock().no_new_privs && !cx.cred.has_here(cap::SYS_ADMIN) {
         return Err(EACCES);
     }
     let raw: Vec<[u32; 2]> = cx.mm.read_array(UserAddr(list), len)?;

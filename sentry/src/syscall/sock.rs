@@ -104,7 +104,7 @@ fn create(cx: &Ctx<'_>, domain: i32, kind: u32, protocol: i32) -> Result<Arc<dyn
     }
     let owner = (cx.cred.fsuid, cx.cred.fsgid);
     match u16::try_from(domain).map_err(|_| EAFNOSUPPORT)? {
-        af::UNIX => Ok(unix::new(&cx.task.kernel.net, unix_type(kind, protocol)?, owner)),
+        af::UNIX => Ok(unix::new(&cx.task.net(), unix_type(kind, protocol)?, owner)),
         family @ (af::INET | af::INET6) => create_inet(cx, family, kind, protocol, owner),
         af::NETLINK => create_netlink(cx, kind, protocol, owner),
         af::PACKET if !cx.cred.has(cap::NET_RAW) => Err(EPERM),
@@ -122,7 +122,7 @@ fn create_netlink(
     if !matches!(kind, sock::RAW | sock::DGRAM) {
         return Err(ESOCKTNOSUPPORT);
     }
-    let socket = net::netlink::new(&cx.task.kernel.net, kind, protocol, owner).ok_or(EPROTONOSUPPORT)?;
+    let socket = net::netlink::new(&cx.task.net(), kind, protocol, owner).ok_or(EPROTONOSUPPORT)?;
     Ok(socket)
 }
 
@@ -139,7 +139,7 @@ fn create_inet(
     if !(0..PROTOCOL_MAX).contains(&protocol) {
         return Err(EINVAL);
     }
-    let net = &cx.task.kernel.net;
+    let net = &cx.task.net();
     match (kind, protocol) {
         (sock::STREAM, ipproto::IP | ipproto::TCP) => Ok(inet::tcp::new(net, family, owner)),
         (sock::DGRAM, ipproto::IP | ipproto::UDP) => Ok(inet::udp::new(net, family, ipproto::UDP, owner)),
@@ -194,7 +194,7 @@ pub(super) fn sys_socketpair(
         return Err(EINVAL.into());
     }
     let kind = unix_type(kind, protocol)?;
-    let (a, b) = unix::pair(&cx.task.kernel.net, kind, &cx.caller(&[]));
+    let (a, b) = unix::pair(&cx.task.net(), kind, &cx.caller(&[]));
     let first = cx.install_socket(a, flags)?;
     let second = match cx.install_socket(b, flags) {
         Ok(fd) => fd,
@@ -222,7 +222,7 @@ pub(super) fn sys_bind(cx: &mut Ctx<'_>, fd: i32, addr: UserAddr, len: i32) -> S
 /// `listen(2)`.
 pub(super) fn sys_listen(cx: &mut Ctx<'_>, fd: i32, backlog: i32) -> SysResult {
     let (_, socket) = cx.socket(fd)?;
-    let most = cx.task.kernel.net.sysctl.somaxconn[0].size();
+    let most = cx.task.net().sysctl.somaxconn[0].size();
     // Linux compares without signs: a negative backlog is the largest.
     let backlog = (backlog.cast_unsigned() as usize).min(most);
     socket.listen(&cx.caller(&[]), backlog)?;

@@ -227,7 +227,7 @@ impl Ctx<'_> {
         if header.control_len == 0 || header.control == 0 {
             return Ok(());
         }
-        let most = self.task.kernel.net.sysctl.optmem_max[0].size();
+        let most = self.task.net().sysctl.optmem_max[0].size();
         let len = usize::try_from(header.control_len).ok().filter(|&n| n <= most).ok_or(ENOBUFS)?;
         let mut bytes = vec![0; len];
         self.mm.read_exact(UserAddr(header.control), &mut bytes)?;

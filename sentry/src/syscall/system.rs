@@ -90,7 +90,7 @@ pub(super) fn sys_sysinfo(cx: &mut Ctx<'_>, buf: UserAddr) -> SysResult {
 /// `uname(2)`.
 pub(super) fn sys_uname(cx: &mut Ctx<'_>, buf: UserAddr) -> SysResult {
     let mut out = [0u8; 65 * 6];
-    let Names { host, domain } = cx.task.kernel.system.names.lock().clone();
+    let Names { host, domain } = cx.task.uts().lock().clone();
     let is_32 = cx.task.attributes.lock().personality & PER_MASK == PER_LINUX32;
     let machine = if is_32 { "i686" } else { MACHINE };
     let fields =
@@ -104,7 +104,8 @@ pub(super) fn sys_uname(cx: &mut Ctx<'_>, buf: UserAddr) -> SysResult {
 }
 
 fn set_name(cx: &mut Ctx<'_>, name: UserAddr, len: i32, pick: fn(&mut Names) -> &mut Vec<u8>) -> SysResult {
-    if !cx.cred.has(cap::SYS_ADMIN) {
+    let uts = cx.task.uts();
+    if !uts.owner.grants(&cx.cred, cap::SYS_ADMIN) {
         return Err(EPERM.into());
     }
     let len = usize::try_from(len).ok().filter(|&n| n <= 64).ok_or(EINVAL)?;
@@ -112,7 +113,7 @@ fn set_name(cx: &mut Ctx<'_>, name: UserAddr, len: i32, pick: fn(&mut Names) -> 
     cx.mm.read_exact(name, &mut bytes)?;
     let end = bytes.iter().position(|&b| b == 0).unwrap_or(len);
     bytes.truncate(end);
-    *pick(&mut cx.task.kernel.system.names.lock()) = bytes;
+    *pick(&mut uts.lock()) = bytes;
     Ok(0)
 }
 

@@ -5,8 +5,7 @@ use abi::UserAddr;
 
 use super::{
     Argument, Row, Support, SysResult, cred, fd, file, fsmount, futex, futex2, inotify, ioprio, limits, lock,
-    mem, mount, msg, open, path, poll, process, range, sched, seccomp, sem, shm, sig, sock, sockmsg, splice,
-    system, task, time, timer, tty, wait, xattr,
+    mem, mount, msg, ns, open, path, poll, process, range, sched, seccomp, sem, shm, sig, sock, sockmsg, splice, system, task, time, timer, tty, wait, xattr,
 };
 use crate::task::Ctx;
 use Support::{Absent, Full, Partial};
@@ -92,7 +91,7 @@ syscalls! {
     53 socketpair = sock::sys_socketpair(domain: i32, kind: u32, protocol: i32, fds: UserAddr), Full;
     54 setsockopt = sock::sys_setsockopt(fd: i32, level: i32, name: i32, value: UserAddr, len: i32), Partial("no filters, no SO_ZEROCOPY, no SO_TIMESTAMPING, no SO_PASSPIDFD");
     55 getsockopt = sock::sys_getsockopt(fd: i32, level: i32, name: i32, value: UserAddr, len: UserAddr), Partial("no SO_PEERPIDFD, no SO_PEERSEC");
-    56 clone = task::sys_clone(flags: u64, stack: u64, parent_tid: u64, child_tid: u64, tls: u64), Partial("no namespaces, pidfd or ptrace flags");
+    56 clone = task::sys_clone(flags: u64, stack: u64, parent_tid: u64, child_tid: u64, tls: u64), Partial("no PID namespaces, no ptrace flags");
     57 fork = task::sys_fork(), Full;
     58 vfork = task::sys_vfork(), Full;
     59 execve = task::sys_execve(path: UserAddr, argv: UserAddr, envp: UserAddr), Full;
@@ -308,7 +307,7 @@ syscalls! {
     269 faccessat = path::sys_faccessat(dirfd: i32, path: UserAddr, mode: u32), Full;
     270 pselect6 = poll::sys_pselect6(count: i32, read: UserAddr, write: UserAddr, except: UserAddr, timeout: UserAddr, mask: UserAddr), Full;
     271 ppoll = poll::sys_ppoll(fds: UserAddr, count: u32, timeout: UserAddr, mask: UserAddr, size: u64), Full;
-    272 unshare, Absent;
+    272 unshare = ns::sys_unshare(flags: u64), Partial("no PID and time namespaces");
     273 set_robust_list = task::sys_set_robust_list(head: UserAddr, len: u64), Full;
     274 get_robust_list = task::sys_get_robust_list(pid: i32, head: UserAddr, len: UserAddr), Full;
     275 splice = splice::sys_splice(in_fd: i32, in_offset: UserAddr, out_fd: i32, out_offset: UserAddr, len: u64, flags: u32), Full;
@@ -344,7 +343,7 @@ syscalls! {
     305 clock_adjtime, Absent;
     306 syncfs = range::sys_syncfs(fd: i32), Partial("writes the one file");
     307 sendmmsg = sockmsg::sys_sendmmsg(fd: i32, list: UserAddr, count: u32, flags: u32), Partial("no MSG_OOB on AF_UNIX");
-    308 setns, Absent;
+    308 setns = ns::sys_setns(fd: i32, kinds: u32), Partial("no PID and time namespaces");
     309 getcpu = system::sys_getcpu(cpu: UserAddr, node: UserAddr), Full;
     310 process_vm_readv = process::sys_process_vm_readv(pid: i32, local: UserAddr, local_count: u64, remote: UserAddr, remote_count: u64, flags: u64), Full;
     311 process_vm_writev = process::sys_process_vm_writev(pid: i32, local: UserAddr, local_count: u64, remote: UserAddr, remote_count: u64, flags: u64), Full;
@@ -382,7 +381,7 @@ syscalls! {
     432 fsmount = fsmount::sys_fsmount(fd: i32, flags: u32, attrs: u32), Full;
     433 fspick = fsmount::sys_fspick(dirfd: i32, path: UserAddr, flags: u32), Full;
     434 pidfd_open = sig::sys_pidfd_open(pid: i32, flags: u32), Partial("no PIDFD_THREAD");
-    435 clone3 = task::sys_clone3(args: UserAddr, size: u64), Partial("no namespaces, pidfd, set_tid or cgroup");
+    435 clone3 = task::sys_clone3(args: UserAddr, size: u64), Partial("no PID and time namespaces, set_tid or cgroup");
     436 close_range = fd::sys_close_range(first: u32, last: u32, flags: u32), Full;
     437 openat2 = open::sys_openat2(dirfd: i32, path: UserAddr, how: UserAddr, size: u64), Full;
     438 pidfd_getfd = process::sys_pidfd_getfd(fd: i32, target: i32, flags: u32), Full;

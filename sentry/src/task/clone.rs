@@ -38,9 +38,17 @@ pub mod flag {
     pub const DETACHED: u64 = 0x40_0000;
     pub const UNTRACED: u64 = 0x80_0000;
     pub const CHILD_SETTID: u64 = 0x100_0000;
+    pub const NEWCGROUP: u64 = 0x200_0000;
+    pub const NEWUTS: u64 = 0x400_0000;
+    pub const NEWIPC: u64 = 0x800_0000;
+    pub const NEWUSER: u64 = 0x1000_0000;
+    pub const NEWPID: u64 = 0x2000_0000;
+    pub const NEWNET: u64 = 0x4000_0000;
+    /// Of clone3 and unshare only: in clone it is a part of the signal.
+    pub const NEWTIME: u64 = 0x80;
     pub const IO: u64 = 0x8000_0000;
     pub const CLEAR_SIGHAND: u64 = 0x1_0000_0000;
-    /// What is done; the rest (namespaces, cgroups) gets EINVAL.
+    /// What is done; the rest (PID and time namespaces, cgroups) gets EINVAL.
     pub const SUPPORTED: u64 = VM
         | FS
         | FILES
@@ -58,7 +66,8 @@ pub mod flag {
         | UNTRACED
         | CHILD_SETTID
         | IO
-        | CLEAR_SIGHAND;
+        | CLEAR_SIGHAND
+        | crate::ns::change::SUPPORTED;
 }
 
 /// What clone and clone3 ask for.
@@ -304,6 +313,9 @@ impl Ctx<'_> {
             || (f & flag::SIGHAND != 0 && f & flag::VM == 0)
             || (f & flag::THREAD != 0 && f & flag::SIGHAND == 0)
             || (f & flag::SIGHAND != 0 && f & flag::CLEAR_SIGHAND != 0)
+            || (f & flag::FS != 0 && f & (flag::NEWNS | flag::NEWUSER) != 0)
+            || (f & flag::THREAD != 0 && f & flag::NEWUSER != 0)
+            || (f & flag::SYSVSEM != 0 && f & flag::NEWIPC != 0)
             || (f & flag::PIDFD != 0 && f & (flag::DETACHED | flag::THREAD) != 0)
         {
             return Err(EINVAL.into());
@@ -325,8 +337,9 @@ impl Ctx<'_> {
             self.mm.fork(limits.clone(), if alone { Writers::None } else { Writers::Others })?
         };
         let files = if f & flag::FILES != 0 { self.files.clone() } else { self.files.duplicate() };
-        let fs =
-            if f & flag::FS != 0 { self.fs.clone() } else { Arc::new(Lock::new(self.fs.lock().clone())) };
+        let mut own_fs = self.fs.lock().clone();
+        let crate::ns::change::Changed { cred, namespaces } = self.new_namespaces(f, &mut own_fs)?;
+        let fs = if f & flag::FS != 0 { self.fs.clone() } else { Arc::new(Lock::new(own_fs)) };
         let mut regs = self.regs;
         regs.rax = 0;
         regs.orig_rax = u64::MAX;
@@ -361,7 +374,6 @@ impl Ctx<'_> {
         };
         kernel.system.count_fork();
         let attributes = self.task.attributes.lock().inherit();
-        let namespaces = self.task.namespaces.lock().clone();
         let undo = (f & flag::SYSVSEM != 0).then(|| self.task.undo_list());
         let group = if is_thread {
             self.task.group.clone()
@@ -382,7 +394,7 @@ impl Ctx<'_> {
                 stop_dequeued: false,
                 stopped: false,
                 name,
-                cred: self.cred.clone(),
+                cred: cred.clone(),
                 files: files.clone(),
             }),
             parker: Arc::new(Parker::default()),
@@ -413,7 +425,6 @@ impl Ctx<'_> {
         let child_vfork = vfork.clone();
         let altstack = if f & flag::VM != 0 && f & flag::VFORK == 0 { StackT::NONE } else { self.altstack };
         let args = *args;
-        let cred = self.cred.clone();
         let child = task.clone();
         let spawned = spawn(tid, move || {
             let mut cx = new_ctx(task, mm, files, fs, cred, regs, context.as_mut());

@@ -2,6 +2,7 @@
 //! security/commoncap.c `cap_bprm_creds_from_file`).
 
 use base::cred::{CapSet, Credentials};
+use base::userns::IdKind;
 use fs::file::{FileDescription, Metadata};
 use fs::vfs::MountFlags;
 
@@ -58,25 +59,32 @@ impl FileCaps {
 fn after_exec(old: &Credentials, meta: &Metadata, caps: Option<FileCaps>, no_new_privs: bool) -> ExecCred {
     let mut new = old.clone();
     if !no_new_privs {
-        if meta.mode & ISUID != 0 {
+        // Only ids that exist in the user namespace count.
+        let ns = &old.user_ns;
+        let known =
+            ns.inside(IdKind::User, meta.uid).is_some() && ns.inside(IdKind::Group, meta.gid).is_some();
+        if known && meta.mode & ISUID != 0 {
             new.euid = meta.uid;
         }
-        if meta.mode & ISGID_IXGRP == ISGID_IXGRP {
+        if known && meta.mode & ISGID_IXGRP == ISGID_IXGRP {
             new.egid = meta.gid;
         }
     }
     let mut effective = false;
     let mut permitted = 0;
+    // Capabilities of files are those of the first namespace's root.
+    let caps = caps.filter(|_| old.user_ns.is_first());
     if let Some(c) = caps {
         permitted = old.bounding.0 & c.permitted | old.inheritable.0 & c.inheritable;
         effective = c.effective;
     }
-    let is_root = new.euid == 0 || new.uid == 0;
+    let root = |id| old.is_root_here(id);
+    let is_root = root(new.euid) || root(new.uid);
     // A set-user-ID root program with capabilities of its own gets only those.
-    let own_caps = caps.is_some() && new.uid != 0 && new.euid == 0;
+    let own_caps = caps.is_some() && !root(new.uid) && root(new.euid);
     if new.securebits & NOROOT == 0 && is_root && !own_caps {
         permitted = old.bounding.0 | old.inheritable.0;
-        effective |= new.euid == 0;
+        effective |= root(new.euid);
     }
     let is_setid = new.euid != old.uid || new.egid != old.gid;
     if no_new_privs {
@@ -94,7 +102,7 @@ fn after_exec(old: &Credentials, meta: &Metadata, caps: Option<FileCaps>, no_new
     new.effective = if effective { CapSet(permitted) } else { new.ambient };
     new.securebits &= !KEEP_CAPS;
     let gained = permitted & !new.ambient.0 != 0;
-    let secure = is_setid || (new.uid != 0 && (effective || gained));
+    let secure = is_setid || (!root(new.uid) && (effective || gained));
     ExecCred { cred: new, secure }
 }
 

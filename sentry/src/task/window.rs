@@ -26,7 +26,7 @@ impl Ctx<'_> {
         if !self.mm.is_patched() {
             return;
         }
-        let answers = !self.task.seccomp.is_on();
+        let answers = !self.task.seccomp.is_on() && self.cred.user_ns.is_first();
         match &self.window_page {
             None => {
                 let Some(page) = self.mm.take_thread_page() else { return };

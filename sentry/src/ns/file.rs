@@ -1,0 +1,162 @@
+//! Files that stand for namespaces: `/proc/PID/ns` (Linux fs/nsfs.c).
+
+use std::any::Any;
+use std::sync::Arc;
+
+use abi::Errno;
+use abi::errno::{EINVAL, ENOTTY, EPERM};
+use base::userns::{IdKind, UserNamespace};
+use fs::file::{FileDescription, FileOps, Metadata};
+use fs::vfs::MountNamespace;
+
+use super::{Namespace, Uts};
+use crate::ipc::IpcNamespace;
+use crate::syscall::SysResult;
+use crate::task::clone::flag;
+use crate::task::{Ctx, Task};
+
+/// The device number of nsfs.
+const DEV: u64 = 4;
+
+/// A namespace of any kind.
+#[derive(Clone)]
+#[expect(missing_docs, reason = "namespaces(7) explains each")]
+pub enum AnyNamespace {
+    Cgroup(Arc<Namespace<()>>),
+    Ipc(Arc<Namespace<Arc<IpcNamespace>>>),
+    Mount(Arc<Namespace<Arc<MountNamespace>>>),
+    Net(Arc<Namespace<Arc<net::Namespace>>>),
+    Pid(Arc<Namespace<()>>),
+    Time(Arc<Namespace<()>>),
+    User(Arc<UserNamespace>),
+    Uts(Arc<Uts>),
+}
+
+/// The names in `/proc/PID/ns`, in order.
+pub const NAMES: [&str; 10] =
+    ["cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "time", "time_for_children", "user", "uts"];
+
+impl AnyNamespace {
+    /// The kind's flag in clone(2), and its name.
+    pub fn kind(&self) -> (u64, &'static str) {
+        match self {
+            Self::Cgroup(_) => (flag::NEWCGROUP, "cgroup"),
+            Self::Ipc(_) => (flag::NEWIPC, "ipc"),
+            Self::Mount(_) => (flag::NEWNS, "mnt"),
+            Self::Net(_) => (flag::NEWNET, "net"),
+            Self::Pid(_) => (flag::NEWPID, "pid"),
+            Self::Time(_) => (flag::NEWTIME, "time"),
+            Self::User(_) => (flag::NEWUSER, "user"),
+            Self::Uts(_) => (flag::NEWUTS, "uts"),
+        }
+    }
+
+    /// The inode number.
+    pub fn ino(&self) -> u64 {
+        match self {
+            Self::Cgroup(n) | Self::Pid(n) | Self::Time(n) => n.ino,
+            Self::Ipc(n) => n.ino,
+            Self::Mount(n) => n.ino,
+            Self::Net(n) => n.ino,
+            Self::User(n) => n.ino,
+            Self::Uts(n) => n.ino,
+        }
+    }
+
+    /// The user namespace that owns it; a user namespace's is its parent.
+    pub fn owner(&self) -> Option<Arc<UserNamespace>> {
+        match self {
+            Self::Cgroup(n) | Self::Pid(n) | Self::Time(n) => Some(n.owner.clone()),
+            Self::Ipc(n) => Some(n.owner.clone()),
+            Self::Mount(n) => Some(n.owner.clone()),
+            Self::Net(n) => Some(n.owner.clone()),
+            Self::User(n) => n.parent.clone(),
+            Self::Uts(n) => Some(n.owner.clone()),
+        }
+    }
+
+    /// The namespace that `name` in `/proc/PID/ns` stands for.
+    pub fn of(task: &Task, name: &str) -> Option<Self> {
+        let ns = task.namespaces.lock().clone();
+        Some(match name {
+            "cgroup" => Self::Cgroup(ns.cgroup.clone()),
+            "ipc" => Self::Ipc(ns.ipc.clone()),
+            "mnt" => Self::Mount(ns.mount.clone()),
+            "net" => Self::Net(ns.net.clone()),
+            "pid" | "pid_for_children" => Self::Pid(ns.pid.clone()),
+            "time" | "time_for_children" => Self::Time(ns.time.clone()),
+            "user" => Self::User(task.cred().user_ns.clone()),
+            "uts" => Self::Uts(ns.uts.clone()),
+            _ => return None,
+        })
+    }
+
+    /// An open file that stands for it.
+    pub fn open(self) -> Arc<FileDescription> {
+        FileDescription::new(Box::new(NsFile(self)), None, 0)
+    }
+}
+
+/// An open namespace.
+struct NsFile(AnyNamespace);
+
+impl std::fmt::Debug for NsFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "NsFile({}:[{}])", self.0.kind().1, self.0.ino())
+    }
+}
+
+/// The namespace that a file stands for, if it does.
+pub fn namespace_of(file: &FileDescription) -> Option<&AnyNamespace> {
+    file.ops.as_any().downcast_ref::<NsFile>().map(|f| &f.0)
+}
+
+impl FileOps for NsFile {
+    fn metadata(&self) -> Result<Metadata, Errno> {
+        let anon = fs::anon::anon_metadata();
+        Ok(Metadata { dev: DEV, ino: self.0.ino(), mode: fs::vfs::mode::IFREG | 0o444, ..anon })
+    }
+
+    fn reopen(&self, _flags: u32) -> Result<Option<Box<dyn FileOps>>, Errno> {
+        Ok(Some(Box::new(Self(self.0.clone()))))
+    }
+
+    fn anonymous_name(&self) -> Option<Vec<u8>> {
+        Some(format!("{}:[{}]", self.0.kind().1, self.0.ino()).into_bytes())
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// What ioctl(2) tells of a namespace (ioctl_ns(2)).
+///
+/// # Errors
+/// `ENOTTY`: an unknown request; `EPERM`: the answer lies outside of what the caller may see; `EINVAL`: the kind has no
+/// parent, or no owner; `EFAULT`, `EMFILE`.
+pub(crate) fn ioctl(cx: &mut Ctx<'_>, ns: &AnyNamespace, request: u32, arg: abi::UserAddr) -> SysResult {
+    const GET_USERNS: u32 = 0xb701;
+    const GET_PARENT: u32 = 0xb702;
+    const GET_NSTYPE: u32 = 0xb703;
+    const GET_OWNER_UID: u32 = 0xb704;
+    match request {
+        GET_USERNS | GET_PARENT => {
+            if request == GET_PARENT && !matches!(ns, AnyNamespace::User(_) | AnyNamespace::Pid(_)) {
+                return Err(EINVAL.into());
+            }
+            if request == GET_PARENT && matches!(ns, AnyNamespace::Pid(_)) {
+                return Err(EPERM.into());
+            }
+            let owner = ns.owner().filter(|o| o.is_within(&cx.cred.user_ns)).ok_or(EPERM)?;
+            Ok(cx.install(AnyNamespace::User(owner).open(), true)? as u64)
+        }
+        GET_NSTYPE => Ok(ns.kind().0),
+        GET_OWNER_UID => {
+            let AnyNamespace::User(user) = ns else { return Err(EINVAL.into()) };
+            cx.mm.write_value(arg, &cx.cred.user_ns.shown(IdKind::User, user.owner))?;
+            Ok(0)
+        }
+        _ => Err(ENOTTY.into()),
+    }
+}
