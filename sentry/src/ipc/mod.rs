@@ -1,7 +1,7 @@
-//! System V IPC (sysvipc(7); Linux ipc/): shared memory, semaphores, message queues.
+//! System V IPC (sysvipc(7); Linux ipc/): shared memory, semaphores, message queues; POSIX message queues.
 //!
 //! Reading order: this file (names, identifiers and permissions, which the three kinds share), `shm.rs`, `sem.rs`,
-//! `msg.rs`, `report.rs` (/proc/sysvipc).
+//! `msg.rs`, `report.rs` (/proc/sysvipc); `mqueue.rs` (POSIX).
 //!
 //! Locks: the tables of a namespace (`IPC`), then one object (`IPC_OBJECT`). No guest memory is touched under either. The
 //! last attachment of a segment goes when its areas are dropped, which happens without locks.
@@ -15,6 +15,7 @@ use abi::errno::{EACCES, EEXIST, EIDRM, EINVAL, ENOENT, ENOMEM, ENOSPC, EPERM};
 use base::cred::{Credentials, cap};
 use base::lock::{Lock, rank};
 
+pub mod mqueue;
 pub mod msg;
 pub mod report;
 pub mod sem;
@@ -273,6 +274,8 @@ pub struct IpcNamespace {
     pub sem: Lock<Table<sem::SemSet>, { rank::IPC }>,
     /// Message queues.
     pub msg: Lock<Table<msg::MsgQueue>, { rank::IPC }>,
+    /// POSIX message queues.
+    pub mq: Lock<mqueue::Queues, { rank::IPC }>,
     /// Where their memory comes from.
     pub budget: Arc<Budget>,
 }
@@ -284,6 +287,7 @@ impl IpcNamespace {
             shm: Lock::new(Table::new(shm::SHMMNI)),
             sem: Lock::new(Table::new(sem::SEMMNI)),
             msg: Lock::new(Table::new(msg::MSGMNI)),
+            mq: Lock::default(),
             budget,
         })
     }

@@ -19,6 +19,11 @@ type Make = fn(&Kernel) -> String;
 /// Files that nobody can write: path below `/proc/sys`, and text without its newline.
 const FIXED: &[(&str, Make)] = &[
     ("fs/file-max", |_| i64::MAX.to_string()),
+    ("fs/mqueue/msg_default", |_| crate::ipc::mqueue::MSG_MAX.to_string()),
+    ("fs/mqueue/msg_max", |_| crate::ipc::mqueue::MSG_MAX.to_string()),
+    ("fs/mqueue/msgsize_default", |_| crate::ipc::mqueue::MSGSIZE_MAX.to_string()),
+    ("fs/mqueue/msgsize_max", |_| crate::ipc::mqueue::MSGSIZE_MAX.to_string()),
+    ("fs/mqueue/queues_max", |_| crate::ipc::mqueue::QUEUES_MAX.to_string()),
     ("fs/nr_open", |_| crate::syscall::system::NR_OPEN.to_string()),
     ("fs/overflowgid", |_| OVERFLOW_ID.to_string()),
     ("fs/overflowuid", |_| OVERFLOW_ID.to_string()),

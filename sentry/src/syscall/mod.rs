@@ -23,6 +23,7 @@ pub mod limits;
 pub mod lock;
 pub mod mem;
 mod mount;
+pub mod mqueue;
 pub mod msg;
 pub mod ns;
 pub mod open;

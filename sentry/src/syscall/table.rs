@@ -5,7 +5,7 @@ use abi::UserAddr;
 
 use super::{
     Argument, Row, Support, SysResult, cred, fd, file, fsmount, futex, futex2, inotify, ioprio, limits, lock,
-    mem, mount, msg, ns, open, path, poll, process, range, sched, seccomp, sem, shm, sig, sock, sockmsg, splice, system, task, time, timer, tty, wait, xattr,
+    mem, mount, mqueue, msg, ns, open, path, poll, process, range, sched, seccomp, sem, shm, sig, sock, sockmsg, splice, system, task, time, timer, tty, wait, xattr,
 };
 use crate::task::Ctx;
 use Support::{Absent, Full, Partial};
@@ -275,12 +275,12 @@ syscalls! {
     237 mbind, Absent;
     238 set_mempolicy, Absent;
     239 get_mempolicy, Absent;
-    240 mq_open, Absent;
-    241 mq_unlink, Absent;
-    242 mq_timedsend, Absent;
-    243 mq_timedreceive, Absent;
-    244 mq_notify, Absent;
-    245 mq_getsetattr, Absent;
+    240 mq_open = mqueue::sys_mq_open(name: UserAddr, flags: u32, mode: u32, attr: UserAddr), Full;
+    241 mq_unlink = mqueue::sys_mq_unlink(name: UserAddr), Full;
+    242 mq_timedsend = mqueue::sys_mq_timedsend(fd: i32, msg: UserAddr, len: u64, priority: u32, timeout: UserAddr), Full;
+    243 mq_timedreceive = mqueue::sys_mq_timedreceive(fd: i32, msg: UserAddr, len: u64, priority: UserAddr, timeout: UserAddr), Full;
+    244 mq_notify = mqueue::sys_mq_notify(fd: i32, event: UserAddr), Partial("no SIGEV_THREAD");
+    245 mq_getsetattr = mqueue::sys_mq_getsetattr(fd: i32, new: UserAddr, old: UserAddr), Full;
     246 kexec_load, Absent;
     247 waitid = wait::sys_waitid(which: u32, id: i32, info: UserAddr, options: u32, usage: UserAddr), Full;
     248 add_key, Absent;
