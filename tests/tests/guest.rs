@@ -107,6 +107,21 @@ fn random_system_calls_do_not_end_the_sandbox() {
     }
 }
 
+/// `RINGFENCE_STRESS_SECONDS=600` is the long run.
+#[test]
+fn contended_locks_lose_no_wake_up() {
+    if !have_kvm() || !have_program("cc") {
+        return;
+    }
+    let seconds = std::env::var("RINGFENCE_STRESS_SECONDS").unwrap_or_else(|_| "4".to_owned());
+    let limit =
+        Duration::from_secs(seconds.parse::<u64>().expect("RINGFENCE_STRESS_SECONDS is a number") + 60);
+    let program = hostile("futex_stress.c");
+    let program = program.to_str().expect("a path in UTF-8");
+    let outcome = sandboxed(&[program, &seconds], b"", limit);
+    assert_eq!(String::from_utf8_lossy(&outcome.stdout), "done\n", "{}", outcome.stderr_text());
+}
+
 #[test]
 fn the_memory_limit_ends_the_process_that_breaks_it() {
     if !have_kvm() || !have_program("cc") {

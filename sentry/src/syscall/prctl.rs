@@ -29,6 +29,8 @@ mod option {
     pub(super) const SET_NO_NEW_PRIVS: i32 = 38;
     pub(super) const GET_NO_NEW_PRIVS: i32 = 39;
     pub(super) const GET_TID_ADDRESS: i32 = 40;
+    pub(super) const SET_THP_DISABLE: i32 = 41;
+    pub(super) const GET_THP_DISABLE: i32 = 42;
     pub(super) const CAP_AMBIENT: i32 = 47;
     pub(super) const GET_AUXV: i32 = 0x4155_5856;
 }
@@ -121,6 +123,19 @@ pub(super) fn other(cx: &mut Ctx<'_>, option: i32, a2: u64, a3: u64, a4: u64, a5
         option::GET_TID_ADDRESS => {
             cx.mm.write_value(UserAddr(a2), &cx.clear_tid)?;
             Ok(0)
+        }
+        option::SET_THP_DISABLE => {
+            if a3 != 0 || a4 != 0 || a5 != 0 {
+                return Err(EINVAL.into());
+            }
+            cx.task.group.attributes.lock().no_huge_pages = a2 != 0;
+            Ok(0)
+        }
+        option::GET_THP_DISABLE => {
+            if a2 != 0 || a3 != 0 || a4 != 0 || a5 != 0 {
+                return Err(EINVAL.into());
+            }
+            Ok(cx.task.group.attributes.lock().no_huge_pages.into())
         }
         option::CAP_AMBIENT => ambient(cx, a2, a3, a4, a5),
         option::GET_AUXV => {

@@ -192,9 +192,9 @@ syscalls! {
     154 modify_ldt, Absent;
     155 pivot_root = mount::sys_pivot_root(new: UserAddr, put_old: UserAddr), Full;
     156 _sysctl, Absent;
-    157 prctl = task::sys_prctl(option: i32, a2: u64, a3: u64, a4: u64, a5: u64), Partial("names, privileges, dumpable, timer slack; no seccomp, PR_SET_MM or speculation control");
+    157 prctl = task::sys_prctl(option: i32, a2: u64, a3: u64, a4: u64, a5: u64), Partial("no PR_SET_MM, MDWE or speculation control; the time stamp counter is always readable");
     158 arch_prctl = task::sys_arch_prctl(code: u32, addr: UserAddr), Partial("FS and GS bases only");
-    159 adjtimex, Absent;
+    159 adjtimex = time::sys_adjtimex(addr: UserAddr), Partial("reads only: the clocks are the host's");
     160 setrlimit = limits::sys_setrlimit(resource: u32, limit: UserAddr), Full;
     161 chroot = path::sys_chroot(path: UserAddr), Full;
     162 sync = range::sys_sync(), Partial("does not make the host write its caches to disk");
@@ -340,7 +340,7 @@ syscalls! {
     302 prlimit64 = limits::sys_prlimit64(pid: i32, resource: u32, new: UserAddr, old: UserAddr), Partial("of the caller only");
     303 name_to_handle_at, Absent;
     304 open_by_handle_at, Absent;
-    305 clock_adjtime, Absent;
+    305 clock_adjtime = time::sys_clock_adjtime(clock: i32, addr: UserAddr), Partial("reads only: the clocks are the host's");
     306 syncfs = range::sys_syncfs(fd: i32), Partial("writes the one file");
     307 sendmmsg = sockmsg::sys_sendmmsg(fd: i32, list: UserAddr, count: u32, flags: u32), Partial("no MSG_OOB on AF_UNIX");
     308 setns = ns::sys_setns(fd: i32, kinds: u32), Partial("no PID and time namespaces");

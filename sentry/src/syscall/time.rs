@@ -262,3 +262,44 @@ pub(super) fn sys_clock_settime(cx: &mut Ctx<'_>, clock: i32, time: UserAddr) ->
         }
     }
 }
+
+/// `struct timex` of a clock that nobody steers: Linux's values before anything has set them (kernel/time/ntp.c).
+///
+/// # Errors
+/// `EPERM`: something is to be changed, which nobody may.
+fn steering(cx: &mut Ctx<'_>, addr: UserAddr) -> SysResult {
+    const ADJ_OFFSET_SS_READ: u32 = 0xa001;
+    const STA_UNSYNC: u32 = 0x40;
+    const TIME_ERROR: u64 = 5;
+    let mut words: [u64; 26] = cx.mm.read_value(addr)?;
+    let modes = words[0] as u32;
+    if modes != 0 && modes != ADJ_OFFSET_SS_READ {
+        return Err(EPERM.into());
+    }
+    let now = u64::try_from(cx.task.kernel.time.now(Clock::Realtime).as_ns()).unwrap_or(0);
+    words[1..].fill(0);
+    // maxerror and esterror: NTP_PHASE_LIMIT; constant; precision: 1 us; tolerance: MAXFREQ_SCALED; tick: 10 ms.
+    (words[3], words[4], words[5]) = (16_000_000, 16_000_000, STA_UNSYNC.into());
+    (words[6], words[7], words[8]) = (2, 1, 500 << 16);
+    (words[9], words[10], words[11]) = (now / 1_000_000_000, now % 1_000_000_000 / 1000, 10_000);
+    cx.mm.write_value(addr, &words)?;
+    Ok(TIME_ERROR)
+}
+
+/// `adjtimex(2)`: the state of a clock that is not synchronised by the sandbox.
+///
+/// # Errors
+/// `EFAULT`; `EPERM`.
+pub(super) fn sys_adjtimex(cx: &mut Ctx<'_>, addr: UserAddr) -> SysResult {
+    steering(cx, addr)
+}
+
+/// `clock_adjtime(2)`.
+///
+/// # Errors
+/// `EFAULT`; `EINVAL`: no such clock; `EOPNOTSUPP`: it cannot be steered; `EPERM`.
+pub(super) fn sys_clock_adjtime(cx: &mut Ctx<'_>, clock: i32, addr: UserAddr) -> SysResult {
+    let _: [u64; 26] = cx.mm.read_value(addr)?;
+    clock_id(cx, clock)?;
+    if clock == 0 { steering(cx, addr) } else { Err(EOPNOTSUPP.into()) }
+}

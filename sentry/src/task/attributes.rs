@@ -88,11 +88,13 @@ pub struct GroupAttributes {
     pub oom_score_adj_min: i32,
     /// `PR_SET_DUMPABLE`: 0, 1 or 2.
     pub dumpable: u8,
+    /// `PR_SET_THP_DISABLE`; there are no transparent huge pages to keep away.
+    pub no_huge_pages: bool,
 }
 
 impl Default for GroupAttributes {
     fn default() -> Self {
-        Self { oom_score_adj: 0, oom_score_adj_min: 0, dumpable: 1 }
+        Self { oom_score_adj: 0, oom_score_adj_min: 0, dumpable: 1, no_huge_pages: false }
     }
 }
 
