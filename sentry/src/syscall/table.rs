@@ -5,7 +5,8 @@ use abi::UserAddr;
 
 use super::{
     Argument, Row, Support, SysResult, cred, fd, file, fsmount, futex, futex2, inotify, ioprio, limits, lock,
-    mem, mount, mqueue, msg, ns, open, path, poll, process, range, sched, seccomp, sem, shm, sig, sock, sockmsg, splice, system, task, time, timer, tty, wait, xattr,
+    mem, mount, mqueue, msg, ns, open, path, poll, process, range, sched, seccomp, sem, shm, sig, sock,
+    sockmsg, splice, system, task, time, timer, tty, wait, xattr,
 };
 use crate::task::Ctx;
 use Support::{Absent, Full, Partial};
