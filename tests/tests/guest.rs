@@ -115,7 +115,7 @@ fn contended_locks_lose_no_wake_up() {
     }
     let seconds = std::env::var("RINGFENCE_STRESS_SECONDS").unwrap_or_else(|_| "4".to_owned());
     let limit =
-        Duration::from_secs(seconds.parse::<u64>().expect("RINGFENCE_STRESS_SECONDS is a number") + 60);
+        Duration::from_secs(seconds.parse::<u64>().expect("RINGFENCE_STRESS_SECONDS is a number") + 240);
     let program = hostile("futex_stress.c");
     let program = program.to_str().expect("a path in UTF-8");
     let outcome = sandboxed(&[program, &seconds], b"", limit);
