@@ -66,7 +66,8 @@ pub mod stub {
 
 /// Offsets in a thread's page, and what the words there mean.
 pub mod thread {
-    /// The mailbox's state, 32 bits: one of the values below.
+    /// The mailbox's state, 32 bits: one of the values below. Alone in its cache line, at which both sides look all the
+    /// time; what an answer needs is in one other line.
     pub const STATE: u64 = 0;
     /// Nobody looks: the call leaves the guest. A page begins so.
     pub const CLOSED: u32 = 0;
@@ -79,7 +80,7 @@ pub mod thread {
     /// The thread does what it was asked to, and then waits on.
     pub const BUSY: u32 = 4;
     /// How the thread goes on when it need not wait any more, 32 bits: one of the values below.
-    pub const HOW: u64 = 4;
+    pub const HOW: u64 = 0x80;
     /// With RAX from the page.
     pub const RESULT: u32 = 0;
     /// With all registers from the page.
@@ -91,20 +92,19 @@ pub mod thread {
     /// It leaves the guest: the answer will take long.
     pub const LEAVE: u32 = 4;
     /// Rounds that the thread waits, 32 bits.
-    pub const ROUNDS: u64 = 8;
+    pub const ROUNDS: u64 = 0x84;
     /// Calls that were answered from the page, 64 bits.
-    pub const ANSWERED: u64 = 0x10;
+    pub const ANSWERED: u64 = 0x180;
     /// FS base.
-    pub const FS_BASE: u64 = 0x18;
+    pub const FS_BASE: u64 = 0x118;
     /// RFLAGS.
-    pub const RFLAGS: u64 = 0x20;
+    pub const RFLAGS: u64 = 0x88;
     /// RIP to go on at.
-    pub const RIP: u64 = 0x28;
-    /// RAX to R15 in the order of the encoding: rax rcx rdx rbx rsp rbp rsi rdi r8 … r15. RAX shares the first cache line
-    /// with what else an answer needs.
-    pub const GPRS: u64 = 0x38;
+    pub const RIP: u64 = 0x90;
+    /// RAX to R15 in the order of the encoding: rax rcx rdx rbx rsp rbp rsi rdi r8 … r15.
+    pub const GPRS: u64 = 0x98;
     /// Answers, 64 bits for each of [`super::ANSWERED_HERE`]: 0 for none, else `KNOWN` plus the value.
-    pub const ANSWERS: u64 = 0x100;
+    pub const ANSWERS: u64 = 0x1c0;
     /// The XSAVE area, standard format, and the bytes there are for it.
     pub const FP: u64 = 0x400;
     /// See [`FP`].
@@ -204,7 +204,7 @@ impl Window {
         if base >> 16 & 0xff != 0x60 || base & 0xffff != 0 || base as i32 as i64 as u64 != base {
             return Err(EINVAL);
         }
-        let code = Code::new(base + CODE, features).map_err(|_| EINVAL)?;
+        let code = Code::new(base + CODE, base + THREADS, features).map_err(|_| EINVAL)?;
         let page = memory.allocate(PAGE_SIZE, PAGE_SIZE, MemKind::Shared)?;
         memory.write(page.offset, &code.bytes);
         Ok(Self { base, page, code, counts: Counts::default() })
@@ -324,7 +324,8 @@ fn half(offset: u64) -> iced_x86::code_asm::AsmMemoryOperand {
 }
 
 impl Code {
-    fn new(start: u64, features: u64) -> Result<Self, IcedError> {
+    /// For the code at `start` and threads' pages from `threads` on.
+    fn new(start: u64, threads: u64, features: u64) -> Result<Self, IcedError> {
         let mut a = CodeAssembler::new(64)?;
         let mut any = a.create_label();
         let mut mail = a.create_label();
@@ -348,7 +349,7 @@ impl Code {
         }
         for i in 0..ANSWERED_HERE.len() {
             a.set_label(&mut answers[i])?;
-            let leave = find_page(&mut a)?;
+            let leave = find_page(&mut a, threads)?;
             a.mov(rcx, word(thread::ANSWERS + 8 * i as u64))?;
             a.jrcxz(leave)?;
             a.mov(eax, ecx)?;
@@ -362,7 +363,7 @@ impl Code {
         }
 
         a.set_label(&mut mail)?;
-        let leave = find_page(&mut a)?;
+        let leave = find_page(&mut a, threads)?;
         let mut open = a.create_label();
         let mut borrowed = a.create_label();
         let mut requested = a.create_label();
@@ -483,15 +484,26 @@ const RCX: usize = 1;
 const RDX: usize = 2;
 const RSP: usize = 4;
 
-/// Goes on if GS leads to a thread's page: to the highest 4 GiB, where no program's GS leads. Else, and for who jumps to
-/// the label that is returned, the call leaves the guest by the stub's `syscall`.
-fn find_page(a: &mut CodeAssembler) -> Result<CodeLabel, IcedError> {
+/// Goes on if GS leads to a thread's page, which lie from `threads` on. Else, and for who jumps to the label that is
+/// returned, the call leaves the guest by the stub's `syscall`.
+fn find_page(a: &mut CodeAssembler, threads: u64) -> Result<CodeLabel, IcedError> {
     let mut leave = a.create_label();
     let mut found = a.create_label();
-    // RFLAGS must stay: 0 from the upper half being all ones, by instructions that change none.
+    // RFLAGS must stay, so RCX becomes 0 by instructions that change none.
     a.rdgsbase(rcx)?;
-    a.bswap(rcx)?;
-    a.lea(ecx, qword_ptr(rcx + 1))?;
+    if threads >> 32 == 0xffff_ffff {
+        // In the highest 4 GiB, where no program's GS leads: the upper half is all ones.
+        a.bswap(rcx)?;
+        a.lea(ecx, qword_ptr(rcx + 1))?;
+    } else {
+        // Among the program's own addresses: bits 24 to 55 of the distance are zero. The pages take 16 MiB.
+        a.lea(rcx, qword_ptr(rcx) - threads as i32)?;
+        a.lea(rcx, qword_ptr(rcx * 8))?;
+        a.lea(rcx, qword_ptr(rcx * 8))?;
+        a.lea(rcx, qword_ptr(rcx * 4))?;
+        a.bswap(rcx)?;
+        a.mov(ecx, ecx)?;
+    }
     a.jrcxz(found)?;
     a.set_label(&mut leave)?;
     a.lea(rcx, qword_ptr(r11) - (stub::RETURN - stub::SYSCALL) as i32)?;

@@ -12,13 +12,13 @@ pub(crate) const WAKE: u64 = 1_000_000;
 /// Rounds that a guest thread waits for its answer.
 pub(crate) const ROUNDS: u32 = 4000;
 /// A stay that was shorter, with the way out of the guest, would have been worth polling for.
-const SHORT: u64 = 500_000;
+const SHORT: u64 = 350_000;
 /// Such stays in a row before polling is tried.
-const STREAK: u32 = 3;
+const STREAK: u32 = 8;
 /// Calls through the mailbox that pay for a try.
 const PAID: u64 = 4;
 /// Stays without a try after the first disappointment, and at most.
-const FIRST_PAUSE: u32 = 8;
+const FIRST_PAUSE: u32 = 16;
 const LONGEST_PAUSE: u32 = 4096;
 
 /// Why polling ended.

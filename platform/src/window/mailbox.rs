@@ -103,10 +103,10 @@ impl<'a> Mailbox<'a> {
     /// The registers of a thread that has made a request, as SYSCALL would leave them; `regs` has the thread's segments
     /// already.
     pub fn take(&self, regs: &mut UserRegs) {
-        let mut bytes = [0; thread::ANSWERS as usize];
-        self.memory.read(self.page.offset, &mut bytes);
+        let mut bytes = [0; (thread::FS_BASE + 8 - thread::HOW) as usize];
+        self.memory.read(self.page.offset + thread::HOW, &mut bytes);
         let word = |offset: u64| {
-            let at = offset as usize;
+            let at = (offset - thread::HOW) as usize;
             let word = bytes.get(at..at + 8).and_then(|b| b.try_into().ok());
             word.map_or(0, u64::from_le_bytes)
         };

@@ -33,7 +33,7 @@ mod encode;
 use encode::{Encoding, find_encoding};
 
 /// A call site is patched when it traps for this time.
-const HOT: u32 = 4;
+const HOT: u32 = 6;
 /// Sites that are counted at once.
 const COUNTED: usize = 1024;
 
