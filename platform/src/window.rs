@@ -66,8 +66,8 @@ pub mod stub {
 
 /// Offsets in a thread's page, and what the words there mean.
 pub mod thread {
-    /// The mailbox's state, 32 bits: one of the values below. Alone in its cache line, at which both sides look all the
-    /// time; what an answer needs is in one other line.
+    /// The mailbox's state, 32 bits: one of the values below. Its cache line has all that most calls and their answers
+    /// need; a line that changes sides costs as much as the rest of a call.
     pub const STATE: u64 = 0;
     /// Nobody looks: the call leaves the guest. A page begins so.
     pub const CLOSED: u32 = 0;
@@ -80,7 +80,7 @@ pub mod thread {
     /// The thread does what it was asked to, and then waits on.
     pub const BUSY: u32 = 4;
     /// How the thread goes on when it need not wait any more, 32 bits: one of the values below.
-    pub const HOW: u64 = 0x80;
+    pub const HOW: u64 = 4;
     /// With RAX from the page.
     pub const RESULT: u32 = 0;
     /// With all registers from the page.
@@ -92,17 +92,20 @@ pub mod thread {
     /// It leaves the guest: the answer will take long.
     pub const LEAVE: u32 = 4;
     /// Rounds that the thread waits, 32 bits.
-    pub const ROUNDS: u64 = 0x84;
+    pub const ROUNDS: u64 = 0xa8;
     /// Calls that were answered from the page, 64 bits.
     pub const ANSWERED: u64 = 0x180;
     /// FS base.
-    pub const FS_BASE: u64 = 0x118;
+    pub const FS_BASE: u64 = 0xa0;
     /// RFLAGS.
-    pub const RFLAGS: u64 = 0x88;
+    pub const RFLAGS: u64 = 8;
     /// RIP to go on at.
-    pub const RIP: u64 = 0x90;
+    pub const RIP: u64 = 0x10;
     /// RAX to R15 in the order of the encoding: rax rcx rdx rbx rsp rbp rsi rdi r8 … r15.
-    pub const GPRS: u64 = 0x98;
+    pub const GPRS: [u64; 16] =
+        [0x18, 0x40, 0x20, 0x48, 0x28, 0x50, 0x30, 0x38, 0x58, 0x60, 0x68, 0x70, 0x78, 0x80, 0x88, 0x90];
+    /// Bytes that hold registers.
+    pub const REGISTERS: u64 = FS_BASE + 8;
     /// Answers, 64 bits for each of [`super::ANSWERED_HERE`]: 0 for none, else `KNOWN` plus the value.
     pub const ANSWERS: u64 = 0x1c0;
     /// The XSAVE area, standard format, and the bytes there are for it.
@@ -123,6 +126,8 @@ pub enum Zone {
     Before,
     /// As `Before`, and RSP is in the thread's page.
     Borrowed,
+    /// As `Borrowed`, and so is RFLAGS.
+    Saved,
     /// The mailbox says how far the call is.
     Requested,
     /// The call has been answered, RAX holds the result, R11 the address of the stub's return address.
@@ -305,7 +310,7 @@ const GPRS: [iced_x86::code_asm::AsmRegister64; 16] =
 
 /// The offset of register `index` in a thread's page.
 pub const fn gpr(index: usize) -> u64 {
-    thread::GPRS + 8 * index as u64
+    thread::GPRS[index]
 }
 
 /// A 64-bit word of the thread's page.
@@ -366,6 +371,8 @@ impl Code {
         let leave = find_page(&mut a, threads)?;
         let mut open = a.create_label();
         let mut borrowed = a.create_label();
+        let mut saved = a.create_label();
+        let mut popped = a.create_label();
         let mut requested = a.create_label();
         let mut given_up = a.create_label();
         let mut own_stack = a.create_label();
@@ -383,17 +390,26 @@ impl Code {
         a.jrcxz(open)?;
         a.jmp(leave)?;
         a.set_label(&mut open)?;
-        for (i, register) in GPRS.into_iter().enumerate().filter(|(i, _)| *i != RCX) {
-            a.mov(word(gpr(i)), register)?;
+        for i in [RAX, RSP, RDI, RSI, RDX] {
+            a.mov(word(gpr(i)), GPRS[i])?;
         }
         a.mov(rcx, qword_ptr(r11))?;
         a.mov(word(thread::RIP), rcx)?;
-        a.rdfsbase(rcx)?;
-        a.mov(word(thread::FS_BASE), rcx)?;
         a.rdgsbase(rcx)?;
         a.lea(rsp, qword_ptr(rcx) + (thread::RFLAGS + 8) as i32)?;
         a.set_label(&mut borrowed)?;
         a.pushfq()?;
+        a.set_label(&mut saved)?;
+        a.rdfsbase(rcx)?;
+        // In other cache lines: stored only when they differ from what is there.
+        let others = [RBX, RBP, 8, 9, 10, 12, 13, 14, 15].map(|i| (gpr(i), GPRS[i]));
+        for (offset, register) in others.into_iter().chain([(thread::FS_BASE, rcx)]) {
+            let mut same = a.create_label();
+            a.cmp(word(offset), register)?;
+            a.je(same)?;
+            a.mov(word(offset), register)?;
+            a.set_label(&mut same)?;
+        }
         a.mov(ecx, thread::REQUEST)?;
         a.xchg(half(thread::STATE), ecx)?;
         a.set_label(&mut requested)?;
@@ -401,6 +417,8 @@ impl Code {
         a.jrcxz(waiting)?;
         a.mov(half(thread::STATE), thread::CLOSED)?;
         a.set_label(&mut given_up)?;
+        a.popfq()?;
+        a.set_label(&mut popped)?;
         a.mov(rsp, word(gpr(RSP)))?;
         a.set_label(&mut own_stack)?;
         a.jmp(leave)?;
@@ -462,9 +480,11 @@ impl Code {
             zones.push((at(&committed[i])?..at(&ends[i])?, Zone::Answered));
         }
         zones.push((at(&mail)?..at(&borrowed)?, Zone::Before));
-        zones.push((at(&borrowed)?..at(&requested)?, Zone::Borrowed));
+        zones.push((at(&borrowed)?..at(&saved)?, Zone::Borrowed));
+        zones.push((at(&saved)?..at(&requested)?, Zone::Saved));
         zones.push((at(&requested)?..at(&given_up)?, Zone::Requested));
-        zones.push((at(&given_up)?..at(&own_stack)?, Zone::Borrowed));
+        zones.push((at(&given_up)?..at(&popped)?, Zone::Saved));
+        zones.push((at(&popped)?..at(&own_stack)?, Zone::Borrowed));
         zones.push((at(&own_stack)?..at(&waiting)?, Zone::Before));
         zones.push((at(&waiting)?..at(&end)?, Zone::Requested));
         Ok(Self {
@@ -480,9 +500,12 @@ impl Code {
 
 /// Indices of registers in [`GPRS`].
 const RAX: usize = 0;
-const RCX: usize = 1;
 const RDX: usize = 2;
+const RBX: usize = 3;
 const RSP: usize = 4;
+const RBP: usize = 5;
+const RSI: usize = 6;
+const RDI: usize = 7;
 
 /// Goes on if GS leads to a thread's page, which lie from `threads` on. Else, and for who jumps to the label that is
 /// returned, the call leaves the guest by the stub's `syscall`.

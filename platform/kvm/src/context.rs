@@ -101,6 +101,7 @@ impl KvmContext {
         let mailbox = Mailbox::new(&*self.machine.memory, page);
         match window.zone(regs.rip) {
             Some(Zone::Borrowed) => regs.rsp = mailbox.borrowed_rsp(),
+            Some(Zone::Saved) => (regs.rsp, regs.rflags) = (mailbox.borrowed_rsp(), mailbox.saved_rflags()),
             Some(Zone::Requested) => {
                 if mailbox.state() != State::Idle {
                     mailbox.take(regs);

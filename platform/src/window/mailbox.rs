@@ -93,20 +93,29 @@ impl<'a> Mailbox<'a> {
         bytes
     }
 
-    /// RSP of a thread that is in [`super::Zone::Borrowed`].
+    /// RSP of a thread that is in [`super::Zone::Borrowed`] or `Saved`.
     pub fn borrowed_rsp(&self) -> u64 {
+        self.word(gpr(4))
+    }
+
+    /// RFLAGS of a thread that is in [`super::Zone::Saved`].
+    pub fn saved_rflags(&self) -> u64 {
+        self.word(thread::RFLAGS)
+    }
+
+    fn word(&self, offset: u64) -> u64 {
         let mut bytes = [0; 8];
-        self.memory.read(self.page.offset + gpr(4), &mut bytes);
+        self.memory.read(self.page.offset + offset, &mut bytes);
         u64::from_le_bytes(bytes)
     }
 
     /// The registers of a thread that has made a request, as SYSCALL would leave them; `regs` has the thread's segments
     /// already.
     pub fn take(&self, regs: &mut UserRegs) {
-        let mut bytes = [0; (thread::FS_BASE + 8 - thread::HOW) as usize];
-        self.memory.read(self.page.offset + thread::HOW, &mut bytes);
+        let mut bytes = [0; thread::REGISTERS as usize];
+        self.memory.read(self.page.offset, &mut bytes);
         let word = |offset: u64| {
-            let at = (offset - thread::HOW) as usize;
+            let at = offset as usize;
             let word = bytes.get(at..at + 8).and_then(|b| b.try_into().ok());
             word.map_or(0, u64::from_le_bytes)
         };
@@ -140,11 +149,9 @@ impl<'a> Mailbox<'a> {
             if segments(taken) != segments(regs) || regs.rip >> 47 != 0 {
                 return false;
             }
-            let mut bytes = [0; 128];
-            for (to, register) in bytes.chunks_exact_mut(8).zip(gprs(&mut plain)) {
-                to.copy_from_slice(&register.to_le_bytes());
+            for (i, register) in gprs(&mut plain).into_iter().enumerate() {
+                self.memory.write(offset + gpr(i), &register.to_le_bytes());
             }
-            self.memory.write(offset + gpr(0), &bytes);
             self.memory.write(offset + thread::RFLAGS, &regs.rflags.to_le_bytes());
             self.memory.write(offset + thread::RIP, &regs.rip.to_le_bytes());
         }

@@ -418,7 +418,8 @@ impl MemoryManager {
                     return Some(InWindow::Stray);
                 }
                 match zone {
-                    Some(Zone::Before) => (at.index, Some(stub::SYSCALL)),
+                    // The platform has put RSP and RFLAGS right.
+                    Some(Zone::Before | Zone::Borrowed | Zone::Saved) => (at.index, Some(stub::SYSCALL)),
                     Some(Zone::Answered) => (at.index, None),
                     _ => return Some(InWindow::Stray),
                 }
