@@ -26,6 +26,8 @@ mod option {
     pub(super) const SET_SECUREBITS: i32 = 28;
     pub(super) const SET_TIMERSLACK: i32 = 29;
     pub(super) const GET_TIMERSLACK: i32 = 30;
+    pub(super) const MCE_KILL: i32 = 33;
+    pub(super) const MCE_KILL_GET: i32 = 34;
     pub(super) const SET_NO_NEW_PRIVS: i32 = 38;
     pub(super) const GET_NO_NEW_PRIVS: i32 = 39;
     pub(super) const GET_TID_ADDRESS: i32 = 40;
@@ -34,6 +36,9 @@ mod option {
     pub(super) const CAP_AMBIENT: i32 = 47;
     pub(super) const GET_AUXV: i32 = 0x4155_5856;
 }
+
+/// `PR_MCE_KILL_DEFAULT`.
+const MCE_KILL_DEFAULT: u8 = 2;
 
 /// All secure bits, and those that are locks of others.
 const SECURE_ALL: u32 = 0xff;
@@ -123,6 +128,25 @@ pub(super) fn other(cx: &mut Ctx<'_>, option: i32, a2: u64, a3: u64, a4: u64, a5
         option::GET_TID_ADDRESS => {
             cx.mm.write_value(UserAddr(a2), &cx.clear_tid)?;
             Ok(0)
+        }
+        option::MCE_KILL => {
+            const EARLY: u64 = 1;
+            let value = match (a2, a3) {
+                (0, 0) | (1, 2) => MCE_KILL_DEFAULT,
+                (1, 0..=EARLY) => a3 as u8,
+                _ => return Err(EINVAL.into()),
+            };
+            if a4 != 0 || a5 != 0 {
+                return Err(EINVAL.into());
+            }
+            cx.task.group.attributes.lock().machine_check_kill = value;
+            Ok(0)
+        }
+        option::MCE_KILL_GET => {
+            if a2 != 0 || a3 != 0 || a4 != 0 || a5 != 0 {
+                return Err(EINVAL.into());
+            }
+            Ok(cx.task.group.attributes.lock().machine_check_kill.into())
         }
         option::SET_THP_DISABLE => {
             if a3 != 0 || a4 != 0 || a5 != 0 {

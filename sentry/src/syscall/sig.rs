@@ -451,3 +451,11 @@ pub(super) fn sys_pidfd_send_signal(
     to_many(cx, &kernel, signo, info, |tree, id| tree.processes.get(&id).is_some_and(|p| p.pgid == pgid))?;
     Ok(0)
 }
+
+/// `restart_syscall(2)`: sleeps that a signal stopped go on by themselves, so there is nothing to restart.
+///
+/// # Errors
+/// `EINTR`, always.
+pub(super) fn sys_restart_syscall(_cx: &mut Ctx<'_>) -> SysResult {
+    Err(abi::errno::EINTR.into())
+}

@@ -200,7 +200,7 @@ syscalls! {
     161 chroot = path::sys_chroot(path: UserAddr), Full;
     162 sync = range::sys_sync(), Partial("does not make the host write its caches to disk");
     163 acct, Absent;
-    164 settimeofday, Absent;
+    164 settimeofday = time::sys_settimeofday(time: UserAddr, zone: UserAddr), Partial("the clocks are the host's: always refused");
     165 mount = mount::sys_mount(source: UserAddr, target: UserAddr, fstype: UserAddr, flags: u64, data: UserAddr), Partial("tmpfs, ramfs, proc, sysfs, devtmpfs, overlay; no MS_SYNCHRONOUS, MS_LAZYTIME");
     166 umount2 = mount::sys_umount2(target: UserAddr, flags: u32), Full;
     167 swapon, Absent;
@@ -255,7 +255,7 @@ syscalls! {
     216 remap_file_pages, Absent;
     217 getdents64 = file::sys_getdents64(fd: i32, buf: UserAddr, len: u32), Full;
     218 set_tid_address = task::sys_set_tid_address(addr: UserAddr), Full;
-    219 restart_syscall, Absent;
+    219 restart_syscall = sig::sys_restart_syscall(), Full;
     220 semtimedop = sem::sys_semtimedop(id: i32, operations: UserAddr, count: u32, timeout: UserAddr), Full;
     221 fadvise64 = range::sys_fadvise64(fd: i32, offset: i64, len: i64, advice: u32), Full;
     222 timer_create = timer::sys_timer_create(clock: i32, event: UserAddr, id: UserAddr), Full;

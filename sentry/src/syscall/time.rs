@@ -303,3 +303,29 @@ pub(super) fn sys_clock_adjtime(cx: &mut Ctx<'_>, clock: i32, addr: UserAddr) ->
     clock_id(cx, clock)?;
     if clock == 0 { steering(cx, addr) } else { Err(EOPNOTSUPP.into()) }
 }
+
+/// `settimeofday(2)`: the clocks are the host's.
+///
+/// # Errors
+/// In the order checked: `EFAULT`, `EINVAL`: the time; `EFAULT`: the zone; `EINVAL`; `EPERM`, always.
+pub(super) fn sys_settimeofday(cx: &mut Ctx<'_>, time: UserAddr, zone: UserAddr) -> SysResult {
+    let mut seconds = 0;
+    if !time.is_null() {
+        let [sec, micros]: [i64; 2] = cx.mm.read_value(time)?;
+        if !(0..=1_000_000).contains(&micros) {
+            return Err(EINVAL.into());
+        }
+        seconds = sec;
+        if micros == 1_000_000 {
+            seconds = -1;
+        }
+    }
+    if !zone.is_null() {
+        let _: [u32; 2] = cx.mm.read_value(zone)?;
+    }
+    // What ktime can hold.
+    if !(0..=i64::MAX / 1_000_000_000).contains(&seconds) {
+        return Err(EINVAL.into());
+    }
+    Err(EPERM.into())
+}

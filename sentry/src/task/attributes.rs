@@ -90,11 +90,19 @@ pub struct GroupAttributes {
     pub dumpable: u8,
     /// `PR_SET_THP_DISABLE`; there are no transparent huge pages to keep away.
     pub no_huge_pages: bool,
+    /// `PR_MCE_KILL`; no failing memory is told to guests.
+    pub machine_check_kill: u8,
 }
 
 impl Default for GroupAttributes {
     fn default() -> Self {
-        Self { oom_score_adj: 0, oom_score_adj_min: 0, dumpable: 1, no_huge_pages: false }
+        Self {
+            oom_score_adj: 0,
+            oom_score_adj_min: 0,
+            dumpable: 1,
+            no_huge_pages: false,
+            machine_check_kill: 2,
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use abi::errno::{EAGAIN, EINVAL, ENOMEM};
 use abi::signal::StackT;
 use abi::{Errno, UserAddr};
+use base::cred::cap;
 use base::lock::{Lock, rank};
 use base::wait::{Events, Wake};
 use platform::Context;
@@ -17,6 +18,9 @@ use crate::kernel::Process;
 use crate::mm::{Limits, Writers};
 use crate::signal::{Handlers, Queue, SIGCHLD};
 use crate::syscall::{Restart, Stop};
+
+/// The number of the limit on a user's threads.
+const RLIMIT_NPROC: usize = 6;
 
 /// `CLONE_*` (sched.h).
 #[expect(missing_docs, reason = "clone(2) explains each")]
@@ -370,6 +374,7 @@ impl Ctx<'_> {
             if tree.tasks.len() >= kernel.max_tasks {
                 return Err(EAGAIN.into());
             }
+            self.check_process_limit(&tree, rlimits[RLIMIT_NPROC].0)?;
             tree.new_id()
         };
         kernel.system.count_fork();
@@ -459,6 +464,18 @@ impl Ctx<'_> {
             self.task.account.enter(Phase::Kernel);
         }
         Ok(tid)
+    }
+
+    /// Refuses a new thread of a user who has as many as `limit` allows; the root user and who may exceed limits are
+    /// exempt.
+    fn check_process_limit(&self, tree: &crate::kernel::Tree, limit: u64) -> Result<(), Errno> {
+        let exempt = self.cred.uid == 0 || self.cred.has(cap::SYS_RESOURCE) || self.cred.has(cap::SYS_ADMIN);
+        if exempt || tree.tasks.len() as u64 <= limit {
+            return Ok(());
+        }
+        let uid = self.cred.uid;
+        let held = tree.tasks.values().filter(|t| t.state.lock().cred.uid == uid).count();
+        if held as u64 >= limit { Err(EAGAIN) } else { Ok(()) }
     }
 
     /// Makes a descriptor for the new process and stores its number at `addr`.

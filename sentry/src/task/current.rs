@@ -19,6 +19,11 @@ pub fn is_task() -> bool {
     CURRENT.try_with(|c| c.borrow().is_some()).unwrap_or(false)
 }
 
+/// Whether `task` is the guest thread that the calling host thread runs.
+pub fn is_current(task: &Task) -> bool {
+    CURRENT.try_with(|c| c.borrow().as_deref().is_some_and(|t| std::ptr::eq(t, task))).unwrap_or(false)
+}
+
 /// Says which guest thread the calling host thread runs.
 pub(super) fn set_current(task: Option<Arc<Task>>) {
     let former = CURRENT.with(|c| c.replace(task));

@@ -131,7 +131,11 @@ impl Ctx<'_> {
         self.leave_pi_locks();
         if self.clear_tid != 0 {
             let addr = UserAddr(std::mem::take(&mut self.clear_tid));
-            if self.mm.write_value(addr, &0u32).is_ok()
+            // Each task holds its space twice: here, and for others to look at. With nobody left in it, nobody waits
+            // (kernel/fork.c, `mm_release`).
+            let is_shared = Arc::strong_count(&self.mm) > 2;
+            if is_shared
+                && self.mm.write_value(addr, &0u32).is_ok()
                 && let Ok(key) = self.mm.futex_key(addr, FutexScope::Shared)
             {
                 self.task.kernel.futexes.wake(&key, 1, u32::MAX);

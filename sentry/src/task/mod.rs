@@ -175,6 +175,10 @@ impl std::fmt::Debug for Task {
 impl Task {
     /// Makes the thread look at its signals soon.
     pub fn interrupt(&self) {
+        // A thread looks before it goes to sleep or back to user code.
+        if current::is_current(self) {
+            return;
+        }
         self.parker.interrupt();
         self.kicker.kick();
     }
