@@ -37,6 +37,8 @@ pub enum When {
     Always,
     /// When a host folder is granted for writing.
     Writable,
+    /// When the sandbox shares the host's network.
+    Network,
     /// When guests run in stub processes: the platform systrap.
     Stubs,
 }
@@ -108,6 +110,50 @@ const fn stubs(
     why: &'static str,
 ) -> HostCall {
     HostCall { name, number, limits, threads, when: When::Stubs, why }
+}
+
+const fn network(
+    name: &'static str,
+    number: c_long,
+    limits: &'static [Limit],
+    why: &'static str,
+) -> HostCall {
+    HostCall { name, number, limits, threads: "tasks", when: When::Network, why }
+}
+
+/// A socket's family and type; both flags are always set.
+macro_rules! sockets {
+    ($family:ident, $kind:ident, $text:literal) => {
+        network(
+            "socket",
+            libc::SYS_socket,
+            &[
+                limit(0, Bound::Is(libc::$family as u64), stringify!($family)),
+                limit(
+                    1,
+                    Bound::Is((libc::$kind | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) as u64),
+                    stringify!($kind),
+                ),
+                limit(2, Bound::Is(0), "the family's own protocol"),
+            ],
+            $text,
+        )
+    };
+}
+
+/// An option of sockets that programs may set.
+macro_rules! settable {
+    ($level:literal, $value:expr, $name:ident) => {
+        network(
+            "setsockopt",
+            libc::SYS_setsockopt,
+            &[
+                limit(1, Bound::Is($value as u64), $level),
+                limit(2, Bound::Is(libc::$name as u64), stringify!($name)),
+            ],
+            "options that programs set",
+        )
+    };
 }
 
 /// An ioctl by its request.
@@ -268,6 +314,57 @@ pub const CALLS: &[HostCall] = &[
         "tasks, console",
         "whether ringfence is in the terminal's foreground",
     ),
+    // The host's network.
+    sockets!(AF_INET, SOCK_STREAM, "TCP over IPv4"),
+    sockets!(AF_INET6, SOCK_STREAM, "TCP over IPv6"),
+    sockets!(AF_INET, SOCK_DGRAM, "UDP over IPv4"),
+    sockets!(AF_INET6, SOCK_DGRAM, "UDP over IPv6"),
+    network("bind", libc::SYS_bind, &[], "names of sockets"),
+    network("connect", libc::SYS_connect, &[], "connections"),
+    network("listen", libc::SYS_listen, &[], "connections"),
+    network("accept4", libc::SYS_accept4, &[], "connections"),
+    network("shutdown", libc::SYS_shutdown, &[], "connections"),
+    network("getsockname", libc::SYS_getsockname, &[], "names of sockets"),
+    network("getpeername", libc::SYS_getpeername, &[], "names of sockets"),
+    network("sendmsg", libc::SYS_sendmsg, &[], "data"),
+    network("recvmsg", libc::SYS_recvmsg, &[], "data"),
+    network("getsockopt", libc::SYS_getsockopt, &[], "options of sockets"),
+    settable!("SOL_SOCKET", libc::SOL_SOCKET, SO_REUSEADDR),
+    settable!("SOL_SOCKET", libc::SOL_SOCKET, SO_REUSEPORT),
+    settable!("SOL_SOCKET", libc::SOL_SOCKET, SO_KEEPALIVE),
+    settable!("SOL_SOCKET", libc::SOL_SOCKET, SO_BROADCAST),
+    settable!("SOL_SOCKET", libc::SOL_SOCKET, SO_LINGER),
+    settable!("SOL_SOCKET", libc::SOL_SOCKET, SO_OOBINLINE),
+    settable!("SOL_SOCKET", libc::SOL_SOCKET, SO_SNDBUF),
+    settable!("SOL_SOCKET", libc::SOL_SOCKET, SO_RCVBUF),
+    settable!("SOL_SOCKET", libc::SOL_SOCKET, SO_RCVLOWAT),
+    settable!("SOL_SOCKET", libc::SOL_SOCKET, SO_TIMESTAMP),
+    settable!("IPPROTO_TCP", libc::IPPROTO_TCP, TCP_NODELAY),
+    settable!("IPPROTO_TCP", libc::IPPROTO_TCP, TCP_CORK),
+    settable!("IPPROTO_TCP", libc::IPPROTO_TCP, TCP_KEEPIDLE),
+    settable!("IPPROTO_TCP", libc::IPPROTO_TCP, TCP_KEEPINTVL),
+    settable!("IPPROTO_TCP", libc::IPPROTO_TCP, TCP_KEEPCNT),
+    settable!("IPPROTO_TCP", libc::IPPROTO_TCP, TCP_QUICKACK),
+    settable!("IPPROTO_TCP", libc::IPPROTO_TCP, TCP_DEFER_ACCEPT),
+    settable!("IPPROTO_TCP", libc::IPPROTO_TCP, TCP_USER_TIMEOUT),
+    settable!("IPPROTO_IP", libc::IPPROTO_IP, IP_TOS),
+    settable!("IPPROTO_IP", libc::IPPROTO_IP, IP_TTL),
+    settable!("IPPROTO_IP", libc::IPPROTO_IP, IP_PKTINFO),
+    settable!("IPPROTO_IP", libc::IPPROTO_IP, IP_RECVERR),
+    settable!("IPPROTO_IP", libc::IPPROTO_IP, IP_RECVTTL),
+    settable!("IPPROTO_IP", libc::IPPROTO_IP, IP_RECVTOS),
+    settable!("IPPROTO_IP", libc::IPPROTO_IP, IP_MTU_DISCOVER),
+    settable!("IPPROTO_IPV6", libc::IPPROTO_IPV6, IPV6_V6ONLY),
+    settable!("IPPROTO_IPV6", libc::IPPROTO_IPV6, IPV6_UNICAST_HOPS),
+    settable!("IPPROTO_IPV6", libc::IPPROTO_IPV6, IPV6_TCLASS),
+    settable!("IPPROTO_IPV6", libc::IPPROTO_IPV6, IPV6_RECVPKTINFO),
+    settable!("IPPROTO_IPV6", libc::IPPROTO_IPV6, IPV6_RECVERR),
+    settable!("IPPROTO_IPV6", libc::IPPROTO_IPV6, IPV6_RECVHOPLIMIT),
+    settable!("IPPROTO_IPV6", libc::IPPROTO_IPV6, IPV6_RECVTCLASS),
+    network("epoll_ctl", libc::SYS_epoll_ctl, &[], "readiness of sockets"),
+    network("epoll_wait", libc::SYS_epoll_wait, &[], "readiness of sockets"),
+    network("ioctl", libc::SYS_ioctl, &[limit(1, Bound::Is(0x5411), "SIOCOUTQ")], "bytes on their way"),
+    network("ioctl", libc::SYS_ioctl, &[limit(1, Bound::Is(0x8905), "SIOCATMARK")], "urgent data"),
     // Threads, time, signals.
     call(
         "rt_sigtimedwait",
@@ -336,6 +433,7 @@ pub fn page() -> String {
         let when = match row.when {
             When::Always => "always",
             When::Writable => "a folder is writable",
+            When::Network => "the network is the host's",
             When::Stubs => "on systrap",
         };
         // Writing to a String cannot fail.

@@ -24,6 +24,8 @@ pub struct Needs {
     pub writable: bool,
     /// Guests run in stub processes.
     pub stubs: bool,
+    /// The sandbox shares the host's network.
+    pub network: bool,
 }
 
 /// Confines all threads of this process, those that come later included, for good.
@@ -53,6 +55,7 @@ fn is_needed(row: &HostCall, needs: Needs) -> bool {
     match row.when {
         When::Always => true,
         When::Writable => needs.writable,
+        When::Network => needs.network,
         When::Stubs => needs.stubs,
     }
 }
@@ -147,7 +150,10 @@ mod tests {
     #[test]
     fn the_table_makes_filters() {
         for writable in [false, true] {
-            assert!(list(Needs { writable, stubs: writable }).is_ok_and(|program| program.len() < 4096));
+            assert!(
+                list(Needs { writable, stubs: writable, network: writable })
+                    .is_ok_and(|program| program.len() < 4096)
+            );
         }
         assert!(thread_fallback().is_ok());
     }

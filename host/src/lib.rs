@@ -7,6 +7,7 @@ pub mod filter;
 pub mod futex;
 pub mod mapping;
 pub mod memory;
+pub mod net;
 pub mod stdio;
 pub mod system;
 pub mod terminal;

@@ -2,7 +2,7 @@
 //!
 //! Reading order: `socket.rs` (what a family provides, and the file that a socket is), `common.rs` (what every socket
 //! has), `options.rs` (`SOL_SOCKET`), `message.rs` (what one send or receive carries), `namespace.rs` (what all sockets
-//! of a sandbox share), `sysctl.rs`, `device.rs` (the loopback device), `ioctl.rs`, `counters.rs`; then a family: `unix/`, `inet/`, `netlink/`;
+//! of a sandbox share), `sysctl.rs`, `device.rs` (the loopback device), `ioctl.rs`, `counters.rs`; then a family: `unix/`, `inet/`, `hostnet.rs` (the host's network), `netlink/`;
 //! `report.rs` and `procnet.rs` (what `/proc/net` shows).
 //!
 //! Locks, outer to inner: a socket's state (`rank::SOCKET`), a queue of bytes, messages or connections (`rank::QUEUE`),
@@ -13,6 +13,7 @@ pub mod bytes;
 pub mod common;
 pub mod counters;
 pub mod device;
+pub mod hostnet;
 pub mod inet;
 pub mod ioctl;
 pub mod message;

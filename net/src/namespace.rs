@@ -29,7 +29,9 @@ pub struct Namespace {
     pub in_flight: Arc<InFlight>,
     /// AF_NETLINK sockets.
     pub(crate) netlink: Ports,
-    last_ino: AtomicU64,
+    /// The host's network, which sockets of AF_INET and AF_INET6 use when it is there.
+    pub host: Option<Arc<crate::hostnet::Host>>,
+    last_ino: Arc<AtomicU64>,
     /// Sockets that are files, by inode number.
     sockets: Lock<BTreeMap<u64, Weak<dyn Socket>>, { rank::LEAF }>,
 }
@@ -42,9 +44,26 @@ impl Namespace {
         new
     }
 
-    /// A namespace as `unshare(CLONE_NEWNET)` makes it: the loopback device is down.
-    pub fn new_down() -> Arc<Self> {
+    /// A namespace that shares the host's network.
+    pub fn with_host(host: Arc<crate::hostnet::Host>) -> Arc<Self> {
+        let new = Self { host: Some(host), ..Self::default() };
+        new.inet.device.set_flags(iff::UP);
+        Arc::new(new)
+    }
+
+    /// A namespace whose loopback device is down.
+    fn new_down() -> Arc<Self> {
         Arc::default()
+    }
+
+    /// A namespace as `unshare(CLONE_NEWNET)` makes it: of its own, and its loopback device is down. Files are passed and
+    /// inodes counted across all namespaces.
+    pub fn unshared(&self) -> Arc<Self> {
+        Arc::new(Self {
+            in_flight: self.in_flight.clone(),
+            last_ino: self.last_ino.clone(),
+            ..Self::default()
+        })
     }
 
     /// A new inode number for a socket.

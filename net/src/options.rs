@@ -80,7 +80,7 @@ pub fn set(
         socket.common().port_range.store(range, Ordering::Relaxed);
         return Ok(());
     }
-    if level != sol::SOCKET {
+    if level != sol::SOCKET || socket.owns_option(level, name) {
         return socket.set_option(caller, level, name, value);
     }
     let common = socket.common();
@@ -207,7 +207,7 @@ pub fn get(socket: &dyn Socket, level: i32, name: i32, given: &[u8]) -> Result<V
     if level == sol::IP && name == LOCAL_PORT_RANGE && socket.has_ports() {
         return Ok(socket.common().port_range.load(Ordering::Relaxed).to_le_bytes().to_vec());
     }
-    if level != sol::SOCKET {
+    if level != sol::SOCKET || socket.owns_option(level, name) {
         return socket.option(level, name, given);
     }
     let common = socket.common();

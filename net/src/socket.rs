@@ -154,6 +154,11 @@ pub trait Socket: Debug + Send + Sync + Any {
         Err(EOPNOTSUPP)
     }
 
+    /// Whether an option of level `SOL_SOCKET` is the family's own business.
+    fn owns_option(&self, _level: i32, _name: i32) -> bool {
+        false
+    }
+
     /// `getsockopt(2)` for levels other than `SOL_SOCKET`; `given` is what the caller's buffer holds.
     ///
     /// # Errors

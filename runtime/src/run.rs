@@ -43,6 +43,9 @@ pub(crate) struct Options {
     /// The host name.
     #[arg(long, default_value = "ringfence")]
     hostname: String,
+    /// The network: none (a loopback of the sandbox's own) or host (TCP and UDP through the host's network).
+    #[arg(long, default_value = "none", value_parser = ["none", "host"])]
+    net: String,
     /// No address space randomisation.
     #[arg(long)]
     no_aslr: bool,
@@ -125,6 +128,7 @@ fn try_run(options: &Options) -> Result<u8, Failure> {
         hostname: options.hostname.clone(),
         max_tasks: options.pids as usize,
         tracer: make_tracer(options)?,
+        net: make_network(options)?,
     })
     .map_err(|e| Failure::own(format!("kernel: {e}")))?;
     mount_kernel_files(&kernel)?;
@@ -156,8 +160,12 @@ fn try_run(options: &Options) -> Result<u8, Failure> {
     let path = find_program(&root, &cwd, &cred, &args[0], &env)?;
     let shown = String::from_utf8_lossy(&args[0]).into_owned();
     let writable = options.volumes.iter().any(Volume::is_writable);
-    host::filter::confine(host::filter::Needs { writable, stubs: platform.name() == "systrap" })
-        .map_err(|e| Failure::own(format!("seccomp filter on ringfence itself: {e}")))?;
+    host::filter::confine(host::filter::Needs {
+        writable,
+        stubs: platform.name() == "systrap",
+        network: options.net == "host",
+    })
+    .map_err(|e| Failure::own(format!("seccomp filter on ringfence itself: {e}")))?;
     start_first(FirstTask {
         kernel: kernel.clone(),
         files,
@@ -260,6 +268,15 @@ fn parse_user(text: &str) -> Result<Credentials, Failure> {
         (Ok(uid), Ok(gid)) => Ok(Credentials::user(uid, gid)),
         _ => Err(Failure::own(format!("--user: expected UID or UID:GID, got {text}"))),
     }
+}
+
+/// The network of the sandbox.
+fn make_network(options: &Options) -> Result<Arc<net::Namespace>, Failure> {
+    if options.net == "none" {
+        return Ok(net::Namespace::new());
+    }
+    let host = net::hostnet::Host::start().map_err(|e| Failure::own(format!("--net host: {e}")))?;
+    Ok(net::Namespace::with_host(host))
 }
 
 fn make_mounts(

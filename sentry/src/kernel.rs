@@ -170,6 +170,8 @@ pub struct Setup {
     pub max_tasks: usize,
     /// Tells of system calls.
     pub tracer: Option<Tracer>,
+    /// The network of the first processes.
+    pub net: Arc<net::Namespace>,
 }
 
 impl Kernel {
@@ -189,7 +191,7 @@ impl Kernel {
         let boot_ns = time.now(crate::time::Clock::Boottime).as_ns();
         let total = memory.total();
         let system = System::new(total, u64::try_from(boot_ns).unwrap_or(0));
-        let net = net::Namespace::new();
+        let net = setup.net;
         let names = crate::system::Names::new(setup.hostname);
         let namespaces = crate::ns::Namespaces::first(names, net.clone(), setup.mounts.clone());
         let kernel = Arc::new(Self {

@@ -282,3 +282,87 @@ done
 "#,
     );
 }
+
+/// Answers every connection with what `answer` makes of its first bytes, on a port of the host's loopback.
+fn host_server(answer: fn(&[u8]) -> Vec<u8>) -> u16 {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("its number").port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut buf = vec![0; 4096];
+            let n = stream.read(&mut buf).unwrap_or(0);
+            let _ = stream.write_all(&answer(&buf[..n]));
+        }
+    });
+    port
+}
+
+fn sandbox(options: &[&str], script: &str) -> ringfence_tests::outcome::Outcome {
+    let mut command = std::process::Command::new(ringfence_tests::ringfence());
+    command.arg("run").args(options).args(["--", "/bin/bash", "-c", script]);
+    ringfence_tests::outcome::run(command, b"", Duration::from_secs(60))
+}
+
+/// `--net host`: what listens on the host is reached, and only then.
+#[test]
+fn the_host_is_reached_only_with_its_network() {
+    if !have_kvm() || !have_program("curl") {
+        return;
+    }
+    let port = host_server(|_| {
+        let body = "from the host\n".repeat(100_000);
+        format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+    });
+    let script =
+        format!("curl -s http://127.0.0.1:{port}/ | sort | uniq -c; curl -s http://127.0.0.1:1/; echo $?");
+    let outcome = sandbox(&["--net", "host"], &script);
+    assert_eq!(
+        String::from_utf8_lossy(&outcome.stdout),
+        " 100000 from the host\n7\n",
+        "{}",
+        outcome.stderr_text()
+    );
+    let outcome = sandbox(&[], &format!("curl -s http://127.0.0.1:{port}/; echo $?"));
+    assert_eq!(String::from_utf8_lossy(&outcome.stdout), "7\n", "{}", outcome.stderr_text());
+}
+
+/// A program in the sandbox may serve on the host's network, exchange datagrams, and set options that are listed.
+#[test]
+fn a_sandbox_serves_on_the_hosts_network() {
+    if !have_kvm() || !have_program("/usr/bin/python3") {
+        return;
+    }
+    const PROGRAM: &str = r"
+import socket, threading, asyncio, select
+l = socket.create_server(('127.0.0.1', 0))
+def serve():
+    c, _ = l.accept(); n = 0
+    while d := c.recv(100000): n += len(d)
+    c.sendall(b'%d' % n); c.close()
+t = threading.Thread(target=serve); t.start()
+c = socket.create_connection(l.getsockname()); c.sendall(bytes(8000000)); c.shutdown(1); print(c.recv(99)); t.join()
+u = socket.socket(type=socket.SOCK_DGRAM); u.bind(('127.0.0.1', 0))
+v = socket.socket(type=socket.SOCK_DGRAM); v.connect(u.getsockname()); v.send(b'x' * 60000); d, a = u.recvfrom(70000); print(len(d), a == v.getsockname())
+u.sendto(b'back', a); print(v.recv(9))
+c.setsockopt(socket.SOL_TCP, socket.TCP_NODELAY, 1); print(c.getsockopt(socket.SOL_TCP, socket.TCP_NODELAY))
+try: c.setsockopt(socket.SOL_TCP, 19, 1)
+except OSError as e: print(e)
+s = socket.socket(); s.setblocking(False); r = s.connect_ex(l.getsockname()); print(select.select([], [s], [], 5)[1] == [s], s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+async def main():
+    async def h(r, w):
+        while d := await r.read(65536): w.write(d.upper()); await w.drain()
+        w.close()
+    srv = await asyncio.start_server(h, '127.0.0.1', 0)
+    async def client(i):
+        r, w = await asyncio.open_connection(*srv.sockets[0].getsockname()); w.write(b'hello' * 50000); w.write_eof()
+        d = await r.read(); w.close(); return len(d), d[:5]
+    print(set(await asyncio.gather(*(client(i) for i in range(20))))); srv.close()
+asyncio.run(main())
+";
+    let mut command = std::process::Command::new(ringfence_tests::ringfence());
+    command.args(["run", "--net", "host", "--", "/usr/bin/python3", "-c", PROGRAM]);
+    let outcome = ringfence_tests::outcome::run(command, b"", Duration::from_secs(90));
+    let expected = "b'8000000'\n60000 True\nb'back'\n1\n[Errno 92] Protocol not available\nTrue 0\n{(250000, b'HELLO')}\n";
+    assert_eq!(String::from_utf8_lossy(&outcome.stdout), expected, "{}", outcome.stderr_text());
+}

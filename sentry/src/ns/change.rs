@@ -74,7 +74,8 @@ impl Ctx<'_> {
             new.ipc = Namespace::new(owner, IpcNamespace::new(new.budget.clone()));
         }
         if flags & flag::NEWNET != 0 {
-            new.net = Namespace::new(owner, net::Namespace::new());
+            let net = new.net.unshared();
+            new.net = Namespace::new(owner, net);
         }
         if flags & flag::NEWCGROUP != 0 {
             new.cgroup = Namespace::new(owner, ());

@@ -140,6 +140,16 @@ fn create_inet(
         return Err(EINVAL);
     }
     let net = &cx.task.net();
+    if let Some(host) = &net.host {
+        return match (kind, protocol) {
+            (sock::STREAM, ipproto::IP | ipproto::TCP) | (sock::DGRAM, ipproto::IP | ipproto::UDP) => {
+                Ok(net::hostnet::new(net, host, family, kind, owner)?)
+            }
+            (sock::RAW, _) if !cx.cred.has(cap::NET_RAW) => Err(EPERM),
+            (sock::STREAM | sock::DGRAM | sock::RAW, _) => Err(EPROTONOSUPPORT),
+            _ => Err(ESOCKTNOSUPPORT),
+        };
+    }
     match (kind, protocol) {
         (sock::STREAM, ipproto::IP | ipproto::TCP) => Ok(inet::tcp::new(net, family, owner)),
         (sock::DGRAM, ipproto::IP | ipproto::UDP) => Ok(inet::udp::new(net, family, ipproto::UDP, owner)),

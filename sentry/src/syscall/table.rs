@@ -77,7 +77,7 @@ syscalls! {
     38 setitimer = timer::sys_setitimer(which: i32, new: UserAddr, old: UserAddr), Full;
     39 getpid = task::sys_getpid(), Full;
     40 sendfile = file::sys_sendfile(out_fd: i32, in_fd: i32, offset: UserAddr, count: u64), Full;
-    41 socket = sock::sys_socket(domain: i32, kind: u32, protocol: i32), Partial("AF_UNIX, AF_INET and AF_INET6 (TCP, UDP)");
+    41 socket = sock::sys_socket(domain: i32, kind: u32, protocol: i32), Partial("AF_UNIX, AF_INET and AF_INET6 (TCP, UDP, UDP-Lite, raw, ICMP echo; TCP and UDP with --net host), AF_NETLINK (ROUTE, SOCK_DIAG); no AF_PACKET");
     42 connect = sock::sys_connect(fd: i32, addr: UserAddr, len: i32), Full;
     43 accept = sock::sys_accept(fd: i32, addr: UserAddr, len: UserAddr), Full;
     44 sendto = sockmsg::sys_sendto(fd: i32, buf: UserAddr, len: u64, flags: u32, addr: UserAddr, addr_len: i32), Partial("no MSG_OOB on AF_UNIX");
