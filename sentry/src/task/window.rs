@@ -8,11 +8,11 @@ use platform::window::{ANSWERED_HERE, thread};
 use platform::{ThreadPage, Trap};
 
 use super::Ctx;
-use crate::mm::{InWindow, MemoryManager};
+use crate::mm::InWindow;
 
-/// A thread's page.
+/// A thread's page, in the address space that the thread runs in: [`Ctx::release_mm`] gives it back. It does not refer to
+/// that, since a fork is cheaper where nobody else does.
 pub struct WindowPage {
-    mm: Arc<MemoryManager>,
     page: ThreadPage,
     /// The credentials that the page tells of.
     cred: Arc<Credentials>,
@@ -31,8 +31,7 @@ impl Ctx<'_> {
             None => {
                 let Some(page) = self.mm.take_thread_page() else { return };
                 self.context.set_thread_page(Some(page));
-                let (mm, cred) = (self.mm.clone(), self.cred.clone());
-                self.window_page = Some(WindowPage { mm, page, cred, answers });
+                self.window_page = Some(WindowPage { page, cred: self.cred.clone(), answers });
             }
             Some(own) if Arc::ptr_eq(&own.cred, &self.cred) && own.answers == answers => return,
             Some(_) => {}
@@ -52,7 +51,7 @@ impl Ctx<'_> {
         let words: [u64; ANSWERED_HERE.len()] =
             ids.map(|id| if answers { thread::KNOWN | u64::from(id) } else { 0 });
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        own.mm.memory().write(own.page.offset + thread::ANSWERS, &bytes);
+        self.mm.memory().write(own.page.offset + thread::ANSWERS, &bytes);
     }
 
     /// Gives the page back: the thread leaves its address space.
@@ -60,13 +59,13 @@ impl Ctx<'_> {
         let Some(own) = self.window_page.take() else { return };
         self.context.set_thread_page(None);
         let mut count = [0; 8];
-        own.mm.memory().read(own.page.offset + thread::ANSWERED, &mut count);
+        self.mm.memory().read(own.page.offset + thread::ANSWERED, &mut count);
         // The guest could have written anything.
         let answered = u64::from_le_bytes(count).min(1 << 48);
         if let Some(window) = self.task.kernel.platform.window() {
             window.counts.answered.fetch_add(answered, Ordering::Relaxed);
         }
-        own.mm.give_thread_page(own.page);
+        self.mm.give_thread_page(own.page);
     }
 
     /// What a trap is, seen from the call site if it came from the window.
