@@ -108,6 +108,10 @@ impl FileOps for MemoryDevice {
         true
     }
 
+    fn stays_at_the_start(&self) -> bool {
+        matches!(self.kind, Kind::Null | Kind::Zero | Kind::Full)
+    }
+
     fn read_at(&self, _offset: u64, dst: &mut dyn Sink) -> Result<usize, Errno> {
         match self.kind {
             Kind::Null => Ok(0),

@@ -106,6 +106,11 @@ pub trait FileOps: Debug + Send + Sync + Any {
         false
     }
 
+    /// Whether `lseek` leaves the position at 0 whatever it is asked (`null_lseek`).
+    fn stays_at_the_start(&self) -> bool {
+        false
+    }
+
     /// Reads up to `dst.remaining()` bytes at byte `offset` (0 for streams).
     ///
     /// # Errors
@@ -422,12 +427,14 @@ impl FileDescription {
 
     /// Whether `read` is allowed.
     pub fn is_readable(&self) -> bool {
-        self.flags() & (oflag::ACCMODE | oflag::PATH) != oflag::WRONLY && self.flags() & oflag::PATH == 0
+        matches!(self.flags() & oflag::ACCMODE, oflag::RDONLY | oflag::RDWR)
+            && self.flags() & oflag::PATH == 0
     }
 
     /// Whether `write` is allowed.
     pub fn is_writable(&self) -> bool {
-        self.flags() & oflag::ACCMODE != oflag::RDONLY && self.flags() & oflag::PATH == 0
+        matches!(self.flags() & oflag::ACCMODE, oflag::WRONLY | oflag::RDWR)
+            && self.flags() & oflag::PATH == 0
     }
 
     /// Whether an operation that would wait returns `EAGAIN`.
@@ -504,13 +511,23 @@ impl FileDescription {
     /// # Errors
     /// `ESPIPE`: the file has no position; `EBADF`; and the file's own.
     pub fn read_at(&self, offset: u64, dst: &mut dyn Sink) -> Result<usize, Errno> {
+        self.check_position()?;
         if !self.is_readable() {
             return Err(EBADF);
         }
-        if !self.ops.is_seekable() {
-            return Err(ESPIPE);
-        }
         self.ops.read_at(offset, dst).inspect(|&n| self.tell_if(n, event::ACCESS))
+    }
+
+    /// Linux asks for a position before it asks for the right to read or write.
+    ///
+    /// # Errors
+    /// `EBADF`: a mere place (`O_PATH`); `ESPIPE`: the file has no position.
+    pub fn check_position(&self) -> Result<(), Errno> {
+        match (self.flags() & oflag::PATH != 0, self.ops.is_seekable()) {
+            (true, _) => Err(EBADF),
+            (false, true) => Ok(()),
+            (false, false) => Err(ESPIPE),
+        }
     }
 
     /// `pwrite(2)`; appends with `O_APPEND`, as Linux does.
@@ -518,11 +535,9 @@ impl FileDescription {
     /// # Errors
     /// `ESPIPE`: the file has no position; `EBADF`; and the file's own.
     pub fn write_at(&self, offset: u64, src: &mut dyn Source) -> Result<usize, Errno> {
+        self.check_position()?;
         if !self.is_writable() {
             return Err(EBADF);
-        }
-        if !self.ops.is_seekable() {
-            return Err(ESPIPE);
         }
         if self.flags() & oflag::APPEND != 0 {
             return self.ops.append(src).map(|(n, _)| n).inspect(|&n| self.tell_if(n, event::MODIFY));
@@ -538,6 +553,12 @@ impl FileDescription {
         use abi::errno::{ENXIO, EOVERFLOW};
         if self.flags() & oflag::PATH != 0 {
             return Err(EBADF);
+        }
+        if whence > 4 {
+            return Err(EINVAL);
+        }
+        if self.ops.stays_at_the_start() {
+            return Ok(0);
         }
         if !self.ops.is_seekable() {
             // Linux's anonymous inodes accept the call and stay where they are (`noop_llseek`).

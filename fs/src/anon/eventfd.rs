@@ -50,7 +50,7 @@ impl FileOps for EventFd {
     }
 
     fn write_at(&self, _offset: u64, src: &mut dyn Source) -> Result<usize, Errno> {
-        if src.remaining() < 8 {
+        if src.remaining() != 8 {
             return Err(EINVAL);
         }
         let mut bytes = [0; 8];

@@ -341,7 +341,7 @@ impl Inode for HostInode {
             FileType::Directory => Ok(Box::new(open::OpenDirectory::new(self))),
             FileType::Symlink => Err(ELOOP),
             FileType::Char | FileType::Block => Err(EACCES),
-            FileType::Fifo | FileType::Socket => Err(ENXIO),
+            FileType::Fifo | FileType::Socket | FileType::Anonymous => Err(ENXIO),
         }
     }
 }

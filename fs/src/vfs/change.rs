@@ -100,7 +100,8 @@ impl Walk<'_> {
         let has = self.cred.has(cap::MKNOD);
         self.make(path, mode & 0o7777, false, |dir, name, bits, owner| match kind {
             mode::IFREG => dir.create(name, bits, owner),
-            mode::IFCHR | mode::IFBLK if !has => Err(EPERM),
+            // A whiteout is no device.
+            mode::IFCHR | mode::IFBLK if !has && (kind, rdev) != (mode::IFCHR, 0) => Err(EPERM),
             mode::IFCHR | mode::IFBLK => dir.mknod(name, kind | bits, rdev, owner),
             _ => dir.mknod(name, kind | bits, 0, owner),
         })

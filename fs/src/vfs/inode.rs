@@ -31,6 +31,8 @@ pub mod mode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum FileType {
+    /// No type: event counters and their like.
+    Anonymous = 0,
     /// A pipe with a name.
     Fifo = 1,
     /// A character device.
@@ -48,9 +50,10 @@ pub enum FileType {
 }
 
 impl FileType {
-    /// The type that `st_mode` holds; unknown values count as regular files.
+    /// The type that `st_mode` holds; unknown values count as regular files, none as [`Self::Anonymous`].
     pub const fn from_mode(mode: u32) -> Self {
         match mode & mode::IFMT {
+            0 => Self::Anonymous,
             mode::IFIFO => Self::Fifo,
             mode::IFCHR => Self::Char,
             mode::IFDIR => Self::Directory,

@@ -44,6 +44,9 @@ impl<'a> Cursor<'a> {
             return Err(EINVAL);
         }
         let raw: Vec<IoVec> = mm.read_array(iov, count as usize)?;
+        if raw.iter().any(|v| v.len > i64::MAX as u64) {
+            return Err(EINVAL);
+        }
         Self::of(mm, raw.iter().map(|v| (UserAddr(v.base), v.len)))
     }
 
@@ -54,9 +57,6 @@ impl<'a> Cursor<'a> {
         if list.len() == 1
             && let Some((addr, len)) = list.next()
         {
-            if len > i64::MAX as u64 {
-                return Err(EINVAL);
-            }
             return Self::one(mm, addr, len);
         }
         if list.clone().any(|(_, len)| len > i64::MAX as u64) {
@@ -115,6 +115,13 @@ pub struct UserSink<'a>(Cursor<'a>);
 /// Guest buffers to write from.
 #[derive(Clone, Debug)]
 pub struct UserSource<'a>(Cursor<'a>);
+
+impl UserSource<'_> {
+    /// Leaves out what comes after the next `len` bytes.
+    pub fn limit(&mut self, len: usize) {
+        self.0.remaining = self.0.remaining.min(len);
+    }
+}
 
 impl MemoryManager {
     /// A cursor that fills `addr..addr + len`; at most [`MAX_RW_COUNT`] bytes of it.
@@ -176,6 +183,9 @@ impl MemoryManager {
             return Err(EINVAL);
         }
         let raw: Vec<IoVec> = self.read_array(iov, count as usize)?;
+        if raw.iter().any(|v| v.len > i64::MAX as u64) {
+            return Err(EINVAL);
+        }
         Ok(raw.iter().map(|v| (UserAddr(v.base), v.len)).collect())
     }
 }

@@ -37,6 +37,7 @@ pub(crate) const SIGPIPE: i32 = 13;
 pub(crate) const SIGALRM: i32 = 14;
 pub(crate) const SIGCHLD: i32 = 17;
 pub(crate) const SIGCONT: i32 = 18;
+pub(crate) const SIGXFSZ: i32 = 25;
 pub(crate) const SIGSTOP: i32 = 19;
 pub(crate) const SIGTTIN: i32 = 21;
 pub(crate) const SIGTTOU: i32 = 22;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use abi::errno::{EBADF, EINVAL, EPERM};
+use abi::errno::{EBADF, EINVAL, EMFILE, EPERM};
 use abi::{Errno, UserAddr};
 use fs::anon::pipe::{CAPACITY_MAX, PipeEnd};
 use fs::file::{FileDescription, oflag};
@@ -23,6 +23,14 @@ impl Ctx<'_> {
     /// `EBADF`.
     pub fn open_file(&self, fd: i32) -> Result<Arc<FileDescription>, Errno> {
         self.file(fd).and_then(|f| if f.flags() & oflag::PATH == 0 { Ok(f) } else { Err(EBADF) })
+    }
+
+    /// Whether there is a descriptor left: Linux asks before it opens or makes anything.
+    ///
+    /// # Errors
+    /// `EMFILE`.
+    pub(super) fn check_room(&self) -> Result<(), Errno> {
+        if self.files.is_full(self.fd_limit()) { Err(EMFILE) } else { Ok(()) }
     }
 
     /// Puts `file` at the lowest free descriptor.
@@ -103,12 +111,14 @@ pub(super) fn sys_fcntl(cx: &mut Ctx<'_>, fd: i32, command: u32, arg: u64) -> Sy
     const F_GETOWN_EX: u32 = 16;
     const F_GETOWNER_UIDS: u32 = 17;
     const F_DUPFD_CLOEXEC: u32 = 1030;
+    const F_DUPFD_QUERY: u32 = 1027;
     const F_SETPIPE_SZ: u32 = 1031;
     const F_GETPIPE_SZ: u32 = 1032;
     const F_ADD_SEALS: u32 = 1033;
     const F_GET_SEALS: u32 = 1034;
     let entry = cx.files.entry(fd)?;
     match command {
+        F_DUPFD_QUERY => Ok(Arc::ptr_eq(&entry.file, &cx.file(arg as i32)?).into()),
         F_DUPFD | F_DUPFD_CLOEXEC => {
             let limit = cx.fd_limit();
             if arg >= limit {

@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use abi::errno::{EBADF, EINVAL, EISDIR, ENOTTY, EPIPE};
+use abi::errno::{EBADF, EFBIG, EINVAL, ENOENT, ENOTTY, EPIPE};
 use abi::signal::SigInfo;
 use abi::{Errno, UserAddr};
 use base::cred::{Credentials, cap};
 use base::io::Source;
 use base::wait::Events;
 use fs::file::{FileDescription, IoctlMemory, oflag};
+use fs::vfs::FileType;
 
 use super::{Stop, SysResult};
-use crate::mm::MemoryManager;
-use crate::signal::SIGPIPE;
+use crate::mm::{MemoryManager, UserSource};
+use crate::signal::{SIGPIPE, SIGXFSZ};
 use crate::task::Ctx;
 
 impl Ctx<'_> {
@@ -43,6 +44,59 @@ impl Ctx<'_> {
         }
     }
 
+    /// As [`Self::before_write`], and holds the write to `RLIMIT_FSIZE`: what lies beyond is left out of `source`.
+    /// `offset` is none for a write at the file's position.
+    ///
+    /// # Errors
+    /// `EFBIG`, and SIGXFSZ: nothing lies below the limit.
+    ///
+    /// Source: Linux 6.12 fs/read_write.c, `generic_write_check_limits`.
+    pub(super) fn limit_write(
+        &self,
+        file: &FileDescription,
+        offset: Option<u64>,
+        source: &mut UserSource<'_>,
+    ) -> Result<(), Errno> {
+        self.before_write(file, source.remaining())?;
+        let limit = self.size_limit();
+        if limit == u64::MAX || source.remaining() == 0 || !file.is_writable() || !is_regular(file)? {
+            return Ok(());
+        }
+        let at = match offset {
+            _ if file.flags() & oflag::APPEND != 0 => file.ops.metadata()?.size,
+            Some(offset) => offset,
+            None => file.seek(0, 1)?,
+        };
+        if at >= limit {
+            return Err(self.too_large());
+        }
+        source.limit(usize::try_from(limit - at).unwrap_or(usize::MAX));
+        Ok(())
+    }
+
+    /// Whether a file may grow to `size` bytes.
+    ///
+    /// # Errors
+    /// `EFBIG`, and SIGXFSZ: that is more than it has now and more than `RLIMIT_FSIZE`.
+    pub(super) fn check_size(&self, file: &FileDescription, size: u64) -> Result<(), Errno> {
+        let limit = self.size_limit();
+        if limit != u64::MAX && size > limit && is_regular(file)? && size > file.ops.metadata()?.size {
+            return Err(self.too_large());
+        }
+        Ok(())
+    }
+
+    /// `RLIMIT_FSIZE`.
+    fn size_limit(&self) -> u64 {
+        self.task.group.rlimits.lock()[1].0
+    }
+
+    fn too_large(&self) -> Errno {
+        let info = SigInfo::kernel(SIGXFSZ as u32);
+        self.task.kernel.signal_task(&self.task.clone(), SIGXFSZ, info);
+        EFBIG
+    }
+
     fn read_into(&mut self, file: &Arc<FileDescription>, list: &[(UserAddr, u64)]) -> SysResult {
         if let Some(socket) = super::sockmsg::as_socket(file) {
             return self.read_socket(file, &socket, list);
@@ -68,7 +122,7 @@ impl Ctx<'_> {
         }
         let mm = self.mm.clone();
         let mut source = mm.source_list(list)?;
-        self.before_write(file, source.remaining())?;
+        self.limit_write(file, None, &mut source)?;
         let mut done = 0u64;
         loop {
             // A failed attempt may have taken bytes: the next one begins where this one did.
@@ -89,6 +143,18 @@ impl Ctx<'_> {
                 Err(stop) => return Err(stop),
             }
         }
+    }
+}
+
+fn is_regular(file: &FileDescription) -> Result<bool, Errno> {
+    Ok(file.ops.metadata()?.file_type() == FileType::Regular)
+}
+
+/// Linux 6.12 fs/read_write.c, `rw_verify_area`.
+fn check_end(offset: u64, len: u64) -> Result<(), Errno> {
+    match offset.checked_add(len) {
+        Some(end) if end <= i64::MAX as u64 => Ok(()),
+        _ => Err(EINVAL),
     }
 }
 
@@ -129,6 +195,9 @@ pub(super) fn sys_pread64(cx: &mut Ctx<'_>, fd: i32, buf: UserAddr, len: u64, of
     let offset = u64::try_from(offset).map_err(|_| EINVAL)?;
     let file = cx.file(fd)?;
     let mut sink = cx.mm.sink(buf, len)?;
+    file.check_position()?;
+    check_readable(&file)?;
+    check_end(offset, len)?;
     Ok(file.read_at(offset, &mut sink)? as u64)
 }
 
@@ -137,7 +206,11 @@ pub(super) fn sys_pwrite64(cx: &mut Ctx<'_>, fd: i32, buf: UserAddr, len: u64, o
     let offset = u64::try_from(offset).map_err(|_| EINVAL)?;
     let file = cx.file(fd)?;
     let mut source = cx.mm.source(buf, len)?;
-    cx.before_write(&file, source.remaining())?;
+    file.check_position()?;
+    if file.is_writable() {
+        check_end(offset, len)?;
+    }
+    cx.limit_write(&file, Some(offset), &mut source)?;
     Ok(file.write_at(offset, &mut source)? as u64)
 }
 
@@ -168,6 +241,8 @@ pub(super) fn sys_ioctl(cx: &mut Ctx<'_>, fd: i32, request: u32, arg: u64) -> Sy
     const FIONCLEX: u32 = 0x5450;
     const FIONBIO: u32 = 0x5421;
     const FIOASYNC: u32 = 0x5452;
+    const FIONREAD: u32 = 0x541b;
+    const FIGETBSZ: u32 = 2;
     const FIOSETOWN: u32 = 0x8901;
     const SIOCSPGRP: u32 = 0x8902;
     const FIOGETOWN: u32 = 0x8903;
@@ -208,6 +283,16 @@ pub(super) fn sys_ioctl(cx: &mut Ctx<'_>, fd: i32, request: u32, arg: u64) -> Sy
         _ if let Some(ns) = crate::ns::file::namespace_of(&file) => {
             crate::ns::file::ioctl(cx, &ns.clone(), request, UserAddr(arg))
         }
+        FIONREAD if is_regular(&file)? => {
+            // Behind the end it is negative, as in Linux.
+            let left = file.ops.metadata()?.size.wrapping_sub(file.seek(0, 1)?);
+            cx.mm.write_value(UserAddr(arg), &(left as u32))?;
+            Ok(0)
+        }
+        FIGETBSZ if is_regular(&file)? => {
+            cx.mm.write_value(UserAddr(arg), &(file.ops.metadata()?.blksize as u32))?;
+            Ok(0)
+        }
         _ if let Some(notifier) = crate::seccomp::notify::notifier_of(&file) => {
             super::seccomp::listener_ioctl(cx, notifier, request, UserAddr(arg))
         }
@@ -225,6 +310,7 @@ pub(super) fn sys_ftruncate(cx: &mut Ctx<'_>, fd: i32, len: i64) -> SysResult {
     if !file.is_writable() {
         return Err(EINVAL.into());
     }
+    cx.check_size(&file, len)?;
     cx.before_write(&file, 1)?;
     file.ops.truncate(len)?;
     file.tell(fs::anon::inotify::event::MODIFY);
@@ -255,11 +341,19 @@ pub(super) fn sys_sendfile(
     if !input.is_readable() || !output.is_writable() {
         return Err(EBADF.into());
     }
-    if !input.ops.is_seekable() {
+    if !offset.is_null() {
+        input.check_position()?;
+    }
+    let kind = input.ops.metadata()?.file_type();
+    let has_position = input.ops.is_seekable() || kind == FileType::Anonymous;
+    if !has_position || kind == FileType::Directory || i64::try_from(count).is_err() {
         return Err(EINVAL.into());
     }
-    if input.ops.metadata()?.mode & 0o170_000 == 0o040_000 {
-        return Err(EISDIR.into());
+    if output.flags() & oflag::APPEND != 0 {
+        return Err(EINVAL.into());
+    }
+    if kind == FileType::Anonymous {
+        return if count == 0 { Ok(0) } else { Err(EINVAL.into()) };
     }
     let given: Option<i64> = if offset.is_null() { None } else { Some(cx.mm.read_value(offset)?) };
     let mut at = match given {
@@ -310,10 +404,15 @@ enum Dirent {
 
 fn read_entries(cx: &Ctx<'_>, fd: i32, buf: UserAddr, len: u32, layout: Dirent) -> SysResult {
     let file = cx.open_file(fd)?;
+    let metadata = file.ops.metadata()?;
+    if metadata.file_type() == FileType::Directory && metadata.nlink == 0 {
+        return Err(ENOENT.into());
+    }
     let limit = (len as usize).min(1 << 20);
     let head = if layout == Dirent::Old { 18 } else { 19 };
     let mut out = Vec::with_capacity(limit.min(64 << 10));
     let mut too_small = false;
+    let start = file.position();
     file.read_dir(&mut |e| {
         // The name's zero, and in the old layout the type behind it.
         let tail = if layout == Dirent::Old { 2 } else { 1 };
@@ -341,7 +440,11 @@ fn read_entries(cx: &Ctx<'_>, fd: i32, buf: UserAddr, len: u32, layout: Dirent) 
     if out.is_empty() && too_small {
         return Err(EINVAL.into());
     }
-    cx.mm.write_all(buf, &out)?;
+    if let Err(e) = cx.mm.write_all(buf, &out) {
+        // The entries that nobody got come again.
+        file.seek(i64::try_from(start).unwrap_or(0), 0)?;
+        return Err(e.into());
+    }
     Ok(out.len() as u64)
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use abi::errno::{E2BIG, EAGAIN, EFAULT, EINVAL, ENAMETOOLONG, ENOSYS, ENOTDIR};
+use abi::errno::{E2BIG, EAGAIN, EFAULT, EINVAL, ENAMETOOLONG, ENOENT, ENOSYS, ENOTDIR};
 use abi::{Errno, UserAddr};
 use base::wait::Events;
 use fs::file::{FileDescription, oflag};
@@ -44,7 +44,9 @@ fn open(cx: &mut Ctx<'_>, dirfd: i32, path: UserAddr, flags: u32, mode: u32) -> 
     // Linux fs/open.c, `force_o_largefile`.
     let flags = flags | oflag::LARGEFILE;
     let mode = if flags & (oflag::CREAT | TMPFILE_BIT) != 0 { cx.umasked(mode) } else { 0 };
-    let file = cx.walk_at(dirfd, &path)?.open(&path, flags, mode)?;
+    cx.check_room()?;
+    let walk = cx.walk_at(dirfd, &path).map_err(|e| if path.is_empty() { ENOENT } else { e })?;
+    let file = walk.open(&path, flags, mode)?;
     cx.finish_open(&file)?;
     Ok(cx.install(file, flags & oflag::CLOEXEC != 0)? as u64)
 }
@@ -165,6 +167,6 @@ pub(super) fn sys_memfd_create(cx: &mut Ctx<'_>, name: UserAddr, flags: u32) -> 
     };
     let memory = cx.task.kernel.memory.clone();
     let ops = fs::tmpfs::new_memfd(memory, &name, mode, cx.new_owner(), seals);
-    let file = FileDescription::new(ops, None, oflag::RDWR);
+    let file = FileDescription::new(ops, None, oflag::RDWR | oflag::LARGEFILE);
     Ok(cx.install(file, flags & CLOEXEC != 0)? as u64)
 }

@@ -223,7 +223,13 @@ pub(super) fn sys_readlinkat(
     }
     let path = cx.path(path)?;
     let target = if path.is_empty() && dirfd != AT_FDCWD {
-        cx.file(dirfd)?.path.as_ref().ok_or(ENOENT)?.inode().read_link()?
+        cx.file(dirfd)?
+            .path
+            .as_ref()
+            .ok_or(ENOENT)?
+            .inode()
+            .read_link()
+            .map_err(|e| if e == EINVAL { ENOENT } else { e })?
     } else {
         cx.walk_at(dirfd, &path)?.read_link(&path)?
     };

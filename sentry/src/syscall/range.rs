@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use abi::errno::{EBADF, EFBIG, EINVAL, EISDIR, ENODEV, EOPNOTSUPP, EPERM, ESPIPE};
 use abi::{Errno, UserAddr};
-use base::io::Source;
 use fs::file::{FileDescription, oflag};
 use fs::vfs::FileType;
 
@@ -34,11 +33,9 @@ pub(super) fn sys_preadv(
 ) -> SysResult {
     let offset = at(offset)?;
     let file = cx.file(fd)?;
+    file.check_position()?;
     if !file.is_readable() {
         return Err(EBADF.into());
-    }
-    if !file.ops.is_seekable() {
-        return Err(ESPIPE.into());
     }
     let mut sink = cx.mm.sink_iovec(iov, count)?;
     Ok(file.read_at(offset, &mut sink)? as u64)
@@ -55,14 +52,12 @@ pub(super) fn sys_pwritev(
 ) -> SysResult {
     let offset = at(offset)?;
     let file = cx.file(fd)?;
+    file.check_position()?;
     if !file.is_writable() {
         return Err(EBADF.into());
     }
-    if !file.ops.is_seekable() {
-        return Err(ESPIPE.into());
-    }
     let mut source = cx.mm.source_iovec(iov, count)?;
-    cx.before_write(&file, source.remaining())?;
+    cx.limit_write(&file, Some(offset), &mut source)?;
     Ok(file.write_at(offset, &mut source)? as u64)
 }
 
@@ -138,7 +133,7 @@ fn write_special(
         return Err(EBADF.into());
     }
     let mut source = cx.mm.source_iovec(iov, count)?;
-    cx.before_write(&file, source.remaining())?;
+    cx.limit_write(&file, offset, &mut source)?;
     if !file.ops.is_seekable() {
         return match offset {
             Some(_) => Err(ESPIPE.into()),
@@ -196,7 +191,10 @@ pub(super) fn sys_fallocate(cx: &mut Ctx<'_>, fd: i32, mode: u32, offset: i64, l
         FileType::Directory => return Err(EISDIR.into()),
         _ => return Err(ENODEV.into()),
     }
-    offset.checked_add(len).ok_or(EFBIG)?;
+    let end = offset.checked_add(len).ok_or(EFBIG)?;
+    if mode & (KEEP_SIZE | PUNCH_HOLE) == 0 {
+        cx.check_size(&file, end as u64)?;
+    }
     cx.before_write(&file, 1)?;
     file.ops.allocate(mode, offset as u64, len as u64)?;
     file.tell(fs::anon::inotify::event::MODIFY);

@@ -75,6 +75,13 @@ impl FdTable {
         self.slots.lock().get(i).cloned().flatten().ok_or(EBADF)
     }
 
+    /// Whether no descriptor below `limit` is free.
+    pub fn is_full(&self, limit: u64) -> bool {
+        let slots = self.slots.lock();
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        slots.len() >= limit && slots[..limit].iter().all(Option::is_some)
+    }
+
     /// Puts `file` at the lowest free descriptor from `min` on, below `limit`.
     ///
     /// # Errors
