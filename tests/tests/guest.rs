@@ -122,6 +122,44 @@ fn contended_locks_lose_no_wake_up() {
     assert_eq!(String::from_utf8_lossy(&outcome.stdout), "done\n", "{}", outcome.stderr_text());
 }
 
+/// A hostile program in the sandbox, with limits for it to run into: it must be able to say that it survived.
+fn survives(file: &str, arguments: &[&str], limit: Duration) {
+    if !have_kvm() || !have_program("cc") {
+        return;
+    }
+    let mut command = Command::new(ringfence());
+    command.args(["run", "--memory", "2G", "--pids", "1000", "--"]).arg(hostile(file)).args(arguments);
+    let outcome = run(command, b"", limit);
+    let text = String::from_utf8_lossy(&outcome.stdout);
+    assert_eq!(text, "survived\n", "{file}: status {:?}: {}", outcome.status, outcome.stderr_text());
+}
+
+#[test]
+fn arguments_that_change_while_they_are_read_do_not_end_the_sandbox() {
+    survives("changing_arguments.c", &["4"], Duration::from_secs(120));
+}
+
+#[test]
+fn malformed_programs_do_not_end_the_sandbox() {
+    survives("bad_elf.c", &["4", "1"], Duration::from_secs(120));
+}
+
+#[test]
+fn what_uses_everything_up_does_not_end_the_sandbox() {
+    for name in [
+        "descriptors",
+        "pipes",
+        "timers",
+        "processes",
+        "threads",
+        "queued signals",
+        "nested epoll",
+        "in flight",
+    ] {
+        survives("exhaustion.c", &[name], Duration::from_secs(120));
+    }
+}
+
 #[test]
 fn the_memory_limit_ends_the_process_that_breaks_it() {
     if !have_kvm() || !have_program("cc") {
