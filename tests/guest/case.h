@@ -275,6 +275,7 @@ __attribute__((unused)) static u64 bit(int number) { return 1ull << (number - 1)
 
 /* ---- running the cases ---- */
 
+#ifndef CASE_NO_MAIN
 extern struct case_ *const __start_cases[], *const __stop_cases[];
 
 static int by_line(const void *a, const void *b) {
@@ -392,4 +393,5 @@ int main(int argc, char **argv) {
   if (dir == made) sweep(made);
   return 0;
 }
+#endif
 #endif

@@ -4,10 +4,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
+use ringfence_tests::conformance::adapters;
 use ringfence_tests::conformance::measure::{Plan, measure};
 use ringfence_tests::conformance::page::{self, Heading};
+use ringfence_tests::conformance::random::Search;
 use ringfence_tests::conformance::results::{Row, compare, count, judge, of_json, to_json};
 use ringfence_tests::conformance::run::Runner;
 use ringfence_tests::conformance::suite;
@@ -51,6 +54,15 @@ struct Options {
     /// Run each case natively so often, to find cases whose output is not the same each time
     #[arg(long, value_name = "N", default_value_t = 1)]
     native_runs: usize,
+    /// Run a suite of others instead: ltp=DIR, libc-test=DIR, cpython, go or stress-ng
+    #[arg(long, value_name = "NAME")]
+    suite: Option<String>,
+    /// Compare random programs of system calls for so long, instead of the cases
+    #[arg(long, value_name = "SECONDS")]
+    random: Option<u64>,
+    /// The seed of the first random program [default: the time]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
     /// List the cases and do not run them
     #[arg(long)]
     list: bool,
@@ -86,16 +98,21 @@ fn run(options: &Options) -> Result<bool, String> {
         println!("{} changed", changes.len());
         return Ok(changes.iter().all(|line| line.ends_with("-> pass")));
     }
+    if let Some(seconds) = options.random {
+        return random(options, seconds);
+    }
+    if let Some(name) = &options.suite {
+        return suite_of_others(options, name);
+    }
     let mut sources = Vec::new();
     for area in suite::areas()? {
         sources.extend(suite::sources(&area)?);
     }
-    let jobs = options.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let plan = Plan {
         sources,
         runner: options.runner.as_ref().map(|prefix| Runner::new(prefix, options.limit)),
         filters: options.filter.clone(),
-        jobs,
+        jobs: jobs(options),
         native_runs: options.native_runs,
         limit: options.limit,
         progress: true,
@@ -132,6 +149,53 @@ fn run(options: &Options) -> Result<bool, String> {
         count(&rows, Verdict::Timeout),
     );
     Ok(judged.unexpected.is_empty() && judged.mended.is_empty())
+}
+
+fn jobs(options: &Options) -> usize {
+    options.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
+/// A suite of others: prints each test that does not pass.
+fn suite_of_others(options: &Options, name: &str) -> Result<bool, String> {
+    let tests: Vec<_> = adapters::tests(name)?
+        .into_iter()
+        .filter(|test| {
+            options.filter.is_empty() || options.filter.iter().any(|f| test.name.contains(f.as_str()))
+        })
+        .collect();
+    let runner = options.runner.as_ref().map(|prefix| Runner::new(prefix, options.limit));
+    let rows = adapters::run(&tests, runner.as_ref(), jobs(options), |row| {
+        if row.result != Verdict::Pass {
+            println!(
+                "{}: {}: {}",
+                row.result.word(),
+                row.name,
+                row.detail.lines().next().unwrap_or_default()
+            );
+        }
+    });
+    report(options, &rows)?;
+    let [pass, fail, skip, timeout] = Verdict::ALL.map(|result| count(&rows, result));
+    println!("{} tests: {pass} pass, {fail} fail, {skip} skip, {timeout} timeout", rows.len());
+    Ok(fail + timeout == 0)
+}
+
+/// Random programs: prints each difference with its seed and the steps that are needed for it.
+fn random(options: &Options, seconds: u64) -> Result<bool, String> {
+    let runner =
+        options.runner.as_deref().ok_or("--random needs --runner: there is nothing to compare with")?;
+    let cache = ringfence_tests::conformance::compile::cache()?;
+    let search = Search::new(&Runner::new(runner, options.limit).prefix, &cache)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_secs());
+    let first = options.seed.unwrap_or(now);
+    println!("first seed: {first}");
+    let mut found = 0;
+    let ran = search.run(first, Duration::from_secs(seconds), |difference| {
+        found += 1;
+        println!("seed {}: {}\n{}", difference.seed, difference.command(), difference.detail);
+    })?;
+    println!("{ran} programs, {found} differ");
+    Ok(found == 0)
 }
 
 /// The list of known failures that applies.
