@@ -1,7 +1,7 @@
 //! The kernel: what all tasks of a sandbox share.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use abi::Errno;
@@ -20,6 +20,8 @@ use crate::system::System;
 use crate::task::{Task, ThreadGroup};
 use crate::time::{AlarmService, Timekeeper};
 
+/// How often processor time is looked at while a process has a limit on it.
+const CPU_LIMIT_WATCH: std::time::Duration = std::time::Duration::from_millis(50);
 /// How often memory is looked at while more is promised than the limit allows.
 const BUDGET_WATCH: std::time::Duration = std::time::Duration::from_millis(20);
 
@@ -134,6 +136,8 @@ pub struct Kernel {
     pub syscalls: AtomicU64,
     /// Page faults handled.
     pub faults: AtomicU64,
+    /// Some process has a limit on its processor time.
+    pub(crate) has_cpu_limits: AtomicBool,
     /// An address space without anything in it, for threads that end.
     empty_space: OnceLock<Option<Arc<MemoryManager>>>,
     /// Terminals.
@@ -214,6 +218,7 @@ impl Kernel {
             queued_signals: Arc::default(),
             syscalls: AtomicU64::new(0),
             faults: AtomicU64::new(0),
+            has_cpu_limits: AtomicBool::new(false),
             empty_space: OnceLock::new(),
             terminals: setup.terminals,
             console: OnceLock::new(),
@@ -300,6 +305,10 @@ impl Kernel {
                 limit = self.time.refresh();
                 self.alarms.check_clock();
                 self.sample_load();
+                if self.has_cpu_limits.load(Ordering::Relaxed) {
+                    self.check_cpu_limits();
+                    limit = limit.min(CPU_LIMIT_WATCH);
+                }
                 let file = self.platform.memory();
                 if file.allocated() > file.budget() {
                     limit = limit.min(BUDGET_WATCH);

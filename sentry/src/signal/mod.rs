@@ -36,6 +36,7 @@ pub(crate) const SIGSEGV: i32 = 11;
 pub(crate) const SIGPIPE: i32 = 13;
 pub(crate) const SIGALRM: i32 = 14;
 pub(crate) const SIGCHLD: i32 = 17;
+pub(crate) const SIGXCPU: i32 = 24;
 pub(crate) const SIGCONT: i32 = 18;
 pub(crate) const SIGXFSZ: i32 = 25;
 pub(crate) const SIGSTOP: i32 = 19;

@@ -11,6 +11,7 @@ use super::SysResult;
 use super::system::NR_OPEN;
 use crate::task::{Ctx, ThreadGroup};
 
+const RLIMIT_CPU: usize = 0;
 const RLIMIT_DATA: usize = 2;
 const RLIMIT_STACK: usize = 3;
 const RLIMIT_NOFILE: usize = 7;
@@ -43,6 +44,9 @@ fn set_limit(cx: &Ctx<'_>, group: &ThreadGroup, resource: usize, soft: u64, hard
         return Err(EPERM);
     }
     limits[resource] = (soft, hard);
+    if resource == RLIMIT_CPU && soft != u64::MAX {
+        cx.task.kernel.has_cpu_limits.store(true, Ordering::Relaxed);
+    }
     let mm = &group.limits;
     match resource {
         RLIMIT_DATA => mm.data.store(soft, Ordering::Relaxed),

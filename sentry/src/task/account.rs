@@ -4,6 +4,7 @@
 //! code is estimated from the time stamp counter, read at each way into and out of the guest, as Linux itself scales its
 //! ticks (kernel/sched/cputime.c, `cputime_adjust`).
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
@@ -11,6 +12,7 @@ use base::lock::{Lock, rank};
 
 use super::{Task, ThreadGroup};
 use crate::kernel::{Kernel, Tree};
+use crate::signal::{SIGKILL, SIGXCPU};
 
 /// What a thread does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -312,6 +314,42 @@ impl Kernel {
     pub fn group_usage(&self, group: &Arc<ThreadGroup>) -> Usage {
         let tree = self.tree.lock();
         self.group_usage_in(&tree, group)
+    }
+
+    /// Signals the processes that have used more processor time than they may (`RLIMIT_CPU`; Linux
+    /// kernel/time/posix-cpu-timers.c, `check_process_timers`): SIGXCPU for each second beyond the soft limit, SIGKILL at
+    /// the hard one.
+    pub(crate) fn check_cpu_limits(&self) {
+        const RLIMIT_CPU: usize = 0;
+        let mut used: HashMap<i32, (Arc<ThreadGroup>, u64)> = HashMap::new();
+        {
+            let tree = self.tree.lock();
+            for task in tree.tasks.values().filter(|t| t.group.rlimits.lock()[RLIMIT_CPU].0 != u64::MAX) {
+                let group = &task.group;
+                let entry = used.entry(group.pid).or_insert_with(|| {
+                    let dead = group.account.dead.lock().cpu_ns();
+                    (group.clone(), dead)
+                });
+                entry.1 += task.account.usage().cpu_ns();
+            }
+        }
+        for (pid, (group, ns)) in used {
+            let seconds = ns / 1_000_000_000;
+            let signo = {
+                let mut limits = group.rlimits.lock();
+                let (soft, hard) = limits[RLIMIT_CPU];
+                if seconds >= hard {
+                    SIGKILL
+                } else if seconds >= soft {
+                    limits[RLIMIT_CPU].0 = soft.saturating_add(1);
+                    SIGXCPU
+                } else {
+                    continue;
+                }
+            };
+            // It may have ended meanwhile.
+            let _ = self.signal_process(pid, signo, abi::signal::SigInfo::kernel(signo.cast_unsigned()));
+        }
     }
 
     /// [`Kernel::group_usage`] with the tree locked.
