@@ -61,6 +61,8 @@ pub struct Tree {
     pub processes: HashMap<i32, Process>,
     /// Living threads by thread ID.
     pub tasks: HashMap<i32, Arc<Task>>,
+    /// Traced threads that have ended and that their tracers were not told of, by thread ID.
+    pub ended_tracees: HashMap<i32, crate::ptrace::Ended>,
     last_id: i32,
 }
 
@@ -78,7 +80,10 @@ impl Tree {
         loop {
             self.last_id = if self.last_id >= PID_MAX - 1 { 300 } else { self.last_id + 1 };
             let id = self.last_id;
-            if !self.tasks.contains_key(&id) && !self.processes.contains_key(&id) {
+            let is_free = !self.tasks.contains_key(&id)
+                && !self.processes.contains_key(&id)
+                && !self.ended_tracees.contains_key(&id);
+            if is_free {
                 return id;
             }
         }

@@ -10,6 +10,7 @@ pub mod kernel;
 pub mod mm;
 pub mod ns;
 pub mod proc;
+pub mod ptrace;
 pub mod seccomp;
 pub mod signal;
 pub mod strace;

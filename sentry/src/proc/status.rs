@@ -33,6 +33,9 @@ pub(crate) const fn ticks(ns: u64) -> u64 {
 /// The state of a thread: letter and word.
 fn state_of(task: Option<&Task>) -> (char, &'static str) {
     let Some(task) = task else { return ('Z', "zombie") };
+    if task.trace.is_stopped() {
+        return ('t', "tracing stop");
+    }
     if task.state.lock().stopped {
         return ('T', "stopped");
     }
@@ -259,7 +262,7 @@ impl ProcTask {
         let groups: String = c.groups.iter().map(|&g| format!("{} ", group(g))).collect();
         let _ = write!(
             t,
-            "State:\t{letter} ({word})\nTgid:\t{pid}\nNgid:\t0\nPid:\t{tid}\nPPid:\t{parent}\nTracerPid:\t0\n\
+            "State:\t{letter} ({word})\nTgid:\t{pid}\nNgid:\t0\nPid:\t{tid}\nPPid:\t{parent}\nTracerPid:\t{tracer}\n\
              Uid:\t{}\t{}\t{}\t{}\nGid:\t{}\t{}\t{}\t{}\nFDSize:\t{fd_size}\nGroups:\t{groups}\n\
              NStgid:\t{pid}\nNSpid:\t{tid}\nNSpgid:\t{pgid}\nNSsid:\t{sid}\nKthread:\t0\n",
             user(c.uid),
@@ -273,6 +276,7 @@ impl ProcTask {
             pid = self.group.pid,
             tid = self.tid,
             parent = st.parent,
+            tracer = view.task.as_ref().and_then(|t| t.trace.tracer()).map_or(0, |t| t.tid),
             pgid = st.pgid,
             sid = st.sid,
         );

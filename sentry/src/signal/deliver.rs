@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use abi::signal::{SaFlags, SigAction, SigInfo, SigSet};
 
 use super::{
-    GroupSignals, Pending, SIG_DFL, SIG_IGN, SIGALRM, SIGSEGV, SIGSTOP, UNBLOCKABLE, bit, dumps_core, frame,
-    is_ignored_by_default, stops_by_default,
+    GroupSignals, Pending, SIG_DFL, SIG_IGN, SIGALRM, SIGKILL, SIGSEGV, SIGSTOP, UNBLOCKABLE, bit,
+    dumps_core, frame, is_ignored_by_default, stops_by_default,
 };
 use crate::syscall::Restart;
 use crate::task::{Ctx, Task, TaskState};
@@ -16,7 +16,7 @@ impl Task {
     /// Decides anew whether the thread has something to look at; for the thread itself (`recalc_sigpending`).
     pub(crate) fn recalc(&self, signals: &GroupSignals, state: &TaskState) {
         let open = (signals.pending.set() | state.pending.set()) & !state.mask;
-        let pending = open != 0 || state.stop_pending || self.must_exit();
+        let pending = open != 0 || state.stop_pending || self.must_exit() || self.trace.is_interrupted();
         self.signal_pending.store(pending, Ordering::SeqCst);
     }
 
@@ -158,8 +158,23 @@ impl Ctx<'_> {
                 self.stop_here();
                 continue;
             }
+            if self.task.trace.is_interrupted() {
+                self.trace_interrupt();
+                continue;
+            }
             let mask = self.task.state.lock().mask;
-            let p = self.dequeue(mask)?;
+            let mut p = self.dequeue(mask)?;
+            if self.task.trace.is_traced() && p.signo != SIGKILL {
+                let Some(info) = self.trace_signal(p.info) else { continue };
+                p = Pending::new(info, None);
+                if self.task.must_exit() {
+                    return None;
+                }
+                if self.task.state.lock().mask & bit(p.signo) != 0 {
+                    self.task.state.lock().pending.push(p);
+                    continue;
+                }
+            }
             let action = {
                 let signals = self.task.group.signals.lock();
                 let action = signals.handlers.get(p.signo);
@@ -192,7 +207,11 @@ impl Ctx<'_> {
     /// Acts on pending signals before user code goes on. `restart` says that a system call was interrupted.
     pub fn deliver_signals(&mut self, mut restart: Option<Restart>) {
         self.task.kernel.tell_hangups();
+        if let Some(kind) = restart {
+            self.regs.rax = crate::ptrace::restart_code(kind);
+        }
         while let Some((p, action)) = self.next_handled() {
+            self.check_restart(&mut restart);
             if let Some(kind) = restart.take() {
                 let again = match kind {
                     Restart::NoIntr => true,
@@ -201,17 +220,29 @@ impl Ctx<'_> {
                 };
                 self.finish_restart(again);
             }
-            if !self.push_handler(&action, &p) {
+            if self.push_handler(&action, &p) {
+                self.trace_handler();
+            } else {
                 self.force_segv(p.signo);
             }
         }
         if self.task.must_exit() {
             return;
         }
+        self.check_restart(&mut restart);
         if restart.is_some() {
             self.finish_restart(true);
         }
         self.restore_mask();
+    }
+
+    /// A tracer that changed the number or the result of the call wants no restart.
+    fn check_restart(&self, restart: &mut Option<Restart>) {
+        if let Some(kind) = *restart
+            && (self.regs.orig_rax == u64::MAX || self.regs.rax != crate::ptrace::restart_code(kind))
+        {
+            *restart = None;
+        }
     }
 
     fn finish_restart(&mut self, again: bool) {

@@ -105,6 +105,11 @@ impl Queue {
         self.set & super::bit(signo) != 0
     }
 
+    /// What is known of each signal, in the order of their coming.
+    pub fn infos(&self) -> Vec<SigInfo> {
+        self.list.iter().map(|p| p.info).collect()
+    }
+
     /// Adds a signal.
     pub fn push(&mut self, pending: Pending) {
         self.set |= super::bit(pending.signo);

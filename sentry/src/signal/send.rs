@@ -100,7 +100,8 @@ impl GroupSignals {
         let fatal = signo == SIGKILL || {
             let real = chosen.state.lock().real_mask.unwrap_or(0);
             let default = self.handlers.get(signo).handler == SIG_DFL;
-            default && !is_ignored_by_default(signo) && bit(signo) & STOPPING == 0 && real & bit(signo) == 0
+            let open = bit(signo) & STOPPING == 0 && real & bit(signo) == 0;
+            default && !is_ignored_by_default(signo) && open && !chosen.trace.is_traced()
         };
         if fatal && !dumps_core(signo) {
             // The process ends without going through the queue, so that it cannot be held up.
@@ -165,7 +166,7 @@ impl Kernel {
         }
         let uid = {
             let state = target.state.lock();
-            if signo != SIGKILL && is_ignored(signals, &state, signo) {
+            if signo != SIGKILL && !target.trace.is_traced() && is_ignored(signals, &state, signo) {
                 if let Some(hook) = &pending.hook {
                     hook.discarded();
                 }

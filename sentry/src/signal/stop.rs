@@ -155,12 +155,22 @@ impl Ctx<'_> {
         if complete {
             self.task.kernel.tell_stopped(&group);
         }
+        let signo = group.signals.lock().stop.signo;
+        if self.task.trace.is_traced() {
+            self.trace_group_stop(signo);
+            self.task.state.lock().stopped = false;
+            return;
+        }
         if let Err(e) = self.context.park() {
             log::warn!("task {}: {e}", self.task.tid);
         }
         loop {
             self.task.parker.prepare();
             if !self.task.state.lock().stopped || self.task.must_exit() {
+                break;
+            }
+            if self.task.trace.is_traced() {
+                self.trace_group_stop(signo);
                 break;
             }
             self.park(None);

@@ -8,6 +8,7 @@ use super::{
     mem, mount, mqueue, msg, ns, open, path, poll, process, range, sched, seccomp, sem, shm, sig, sock,
     sockmsg, splice, system, task, time, timer, tty, wait, xattr,
 };
+use crate::ptrace::calls as ptrace;
 use crate::task::Ctx;
 use Support::{Absent, Full, Partial};
 
@@ -137,7 +138,7 @@ syscalls! {
     98 getrusage = system::sys_getrusage(who: i32, buf: UserAddr), Partial("no block I/O, swaps or messages");
     99 sysinfo = system::sys_sysinfo(buf: UserAddr), Full;
     100 times = system::sys_times(buf: UserAddr), Full;
-    101 ptrace, Absent;
+    101 ptrace = ptrace::sys_ptrace(request: i64, pid: i64, addr: u64, data: u64), Partial("no hardware breakpoints, no PTRACE_O_TRACESECCOMP");
     102 getuid = cred::sys_getuid(), Full;
     103 syslog, Absent;
     104 getgid = cred::sys_getgid(), Full;

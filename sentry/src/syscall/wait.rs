@@ -51,6 +51,12 @@ fn report(kernel: &Kernel, tree: &mut Tree, pid: i32, options: u32) -> Result<Op
     let p = tree.processes.get(&pid).ok_or(())?;
     let keep = options & WNOWAIT != 0;
     let uid = uid_of(p);
+    let parent = Some(p.parent);
+    let tracer = tree.tasks.get(&pid).and_then(|t| t.trace.tracer());
+    // Who traces it, if that is not its parent, hears of its end first.
+    if tree.ended_tracees.contains_key(&pid) {
+        return Ok(None);
+    }
     if let Some(status) = p.zombie {
         if options & WEXITED == 0 {
             return Err(());
@@ -66,6 +72,11 @@ fn report(kernel: &Kernel, tree: &mut Tree, pid: i32, options: u32) -> Result<Op
     let usage = || kernel.group_usage_in(tree, &group);
     let mut signals = group.signals.lock();
     let stop = &mut signals.stop;
+    // The process's own tracer sees the stops of its threads instead.
+    let is_ours = |t: crate::ptrace::Tracer| Some(t.pid) == parent;
+    if tracer.is_some_and(is_ours) {
+        return Ok(None);
+    }
     if options & WSTOPPED != 0 && stop.stopped && stop.report_stop != 0 {
         let signo = stop.report_stop;
         if !keep {
@@ -91,8 +102,9 @@ fn is_wanted(p: &Process, pid: i32, whom: Whom, options: u32, tid: i32) -> bool 
         Whom::Group(id) => p.pgid == id,
     };
     let by_clone = p.exit_signal != SIGCHLD;
+    let is_traced = p.group.threads().iter().any(|t| t.tid == pid && t.trace.is_traced());
     chosen
-        && (options & WALL != 0 || by_clone == (options & WCLONE != 0))
+        && (options & WALL != 0 || is_traced || by_clone == (options & WCLONE != 0))
         && (options & WNOTHREAD == 0 || p.parent_tid == tid)
 }
 
@@ -117,7 +129,22 @@ fn wait(cx: &mut Ctx<'_>, whom: Whom, options: u32) -> Result<Option<Event>, Sto
                 Err(()) => {}
             }
         }
-        if !any {
+        let thread = (options & WNOTHREAD != 0).then_some(cx.task.tid);
+        let keep = options & WNOWAIT != 0;
+        let wants = |tree: &Tree, tid: i32, process: i32| match whom {
+            Whom::Any => true,
+            Whom::Process(id) => tid == id,
+            Whom::Group(id) => tree.processes.get(&process).is_some_and(|p| p.pgid == id),
+        };
+        let kernel = cx.task.kernel.clone();
+        let exits = options & WEXITED != 0;
+        let (report, has_tracees) = kernel.trace_report(&mut tree, me.pid, thread, exits, keep, wants);
+        if let Some(r) = report {
+            let usage = Usage::default();
+            let (pid, uid, status, code, value) = (r.tid, r.uid, r.status, r.code, r.value);
+            return Ok(Some(Some(Event { pid, uid, status, code, value, usage })));
+        }
+        if !any && !has_tracees {
             return Err(ECHILD.into());
         }
         Ok((options & WNOHANG != 0).then_some(None))

@@ -217,6 +217,8 @@ pub fn start_first(first: FirstTask) -> Result<(), Errno> {
         }),
         parker: Arc::new(Parker::default()),
         kicker: context.kicker(),
+        trace: crate::ptrace::Trace::default(),
+        exit_code: AtomicI32::new(0),
         killed: AtomicBool::new(false),
         signal_pending: AtomicBool::new(false),
         parent_death_signal: AtomicI32::new(0),
@@ -404,6 +406,8 @@ impl Ctx<'_> {
             }),
             parker: Arc::new(Parker::default()),
             kicker: context.kicker(),
+            trace: crate::ptrace::Trace::default(),
+            exit_code: AtomicI32::new(0),
             killed: AtomicBool::new(false),
             signal_pending: AtomicBool::new(false),
             parent_death_signal: AtomicI32::new(0),
@@ -417,6 +421,8 @@ impl Ctx<'_> {
             account: Arc::new(Account::new(kernel.boot_ns(), kernel.system.weights.clone())),
         });
         let pidfd = if f & flag::PIDFD != 0 { Some(self.make_pidfd(&group, args.pidfd)?) } else { None };
+        let event = self.trace_event_of(args);
+        let is_adopted = f & flag::UNTRACED == 0 && crate::ptrace::calls::adopt(&self.task, &task, event);
         if let Err(stop) = self.add_to_tree(&task, args) {
             if let Some(fd) = pidfd {
                 drop(self.files.remove(fd));
@@ -458,10 +464,14 @@ impl Ctx<'_> {
             return Err(e.into());
         }
         drop(child);
+        if is_adopted {
+            self.trace_event(event, tid as u64);
+        }
         if let Some(done) = vfork {
             self.task.account.enter(Phase::Held);
             self.wait_for_vfork(&done);
             self.task.account.enter(Phase::Kernel);
+            self.trace_event(crate::ptrace::event::VFORK_DONE, tid as u64);
         }
         Ok(tid)
     }
@@ -476,6 +486,16 @@ impl Ctx<'_> {
         let uid = self.cred.uid;
         let held = tree.tasks.values().filter(|t| t.state.lock().cred.uid == uid).count();
         if held as u64 >= limit { Err(EAGAIN) } else { Ok(()) }
+    }
+
+    /// Which event a tracer is told of (Linux kernel/fork.c, `kernel_clone`).
+    fn trace_event_of(&self, args: &CloneArgs) -> u32 {
+        use crate::ptrace::event;
+        match args {
+            a if a.flags & flag::VFORK != 0 => event::VFORK,
+            a if a.exit_signal != SIGCHLD => event::CLONE,
+            _ => event::FORK,
+        }
     }
 
     /// Makes a descriptor for the new process and stores its number at `addr`.
@@ -537,6 +557,11 @@ impl Ctx<'_> {
             }
         }
         tree.tasks.insert(task.tid, task.clone());
+        if let Some(by) = task.trace.tracer()
+            && let Some(by) = tree.tasks.get(&by.tid)
+        {
+            by.trace.tracees.fetch_add(1, Ordering::SeqCst);
+        }
         Ok(())
     }
 

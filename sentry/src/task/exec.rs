@@ -179,6 +179,7 @@ impl Ctx<'_> {
         args: Vec<Vec<u8>>,
         env: Vec<Vec<u8>>,
     ) -> Result<(), Errno> {
+        let former_tid = self.task.tid;
         let stack_limit = self.task.group.limits.stack.load(Ordering::Relaxed);
         let mut args = args;
         if args.is_empty() {
@@ -312,7 +313,9 @@ impl Ctx<'_> {
         let window = stack.sp.saturating_sub(32 << 10).max(start) & !4095;
         let _ = mm.prefault(window..layout.stack_top, Some(Access::WRITE));
         self.take_exec_cred(new_cred);
-        self.install_program(mm, entry, stack.sp, path, exe_path)
+        self.install_program(mm, entry, stack.sp, path, exe_path)?;
+        self.trace_exec(former_tid);
+        Ok(())
     }
 
     fn install_program(
@@ -450,6 +453,8 @@ impl Ctx<'_> {
             }),
             parker: old.parker.clone(),
             kicker: old.kicker.clone(),
+            trace: old.trace.hand_over(),
+            exit_code: AtomicI32::new(0),
             killed: AtomicBool::new(false),
             signal_pending: AtomicBool::new(true),
             robust_list: AtomicU64::new(0),

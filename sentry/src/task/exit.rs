@@ -19,6 +19,11 @@ impl Ctx<'_> {
         if self.ended {
             return;
         }
+        let status = match self.task.group.exit_status.load(Ordering::SeqCst) {
+            status if status >= 0 => status,
+            _ => self.task.exit_code.load(Ordering::SeqCst),
+        };
+        self.trace_event(crate::ptrace::event::EXIT, status as u64);
         self.ended = true;
         if let Some(tracer) = &self.task.kernel.tracer {
             tracer.exited(self.task.tid, self.task.group.exit_status.load(Ordering::SeqCst).max(0));
@@ -52,9 +57,11 @@ impl Ctx<'_> {
                 *group.dead_leader.lock() = Some(leader);
             }
             tree.tasks.remove(&self.task.tid);
+            kernel.leave_tracees(&mut tree, &self.task);
             if group.live.fetch_sub(1, Ordering::SeqCst) == 1 {
                 self.exit_process(&mut tree);
             } else {
+                kernel.traced_end(&mut tree, &self.task, status, false);
                 kernel.leave_children(&mut tree, &self.task);
             }
         }
@@ -67,6 +74,7 @@ impl Ctx<'_> {
     pub(crate) fn end_thread(&mut self, status: i32) {
         let group = self.task.group.clone();
         let mut signals = group.signals.lock();
+        self.task.exit_code.store(status, Ordering::SeqCst);
         self.task.killed.store(true, Ordering::SeqCst);
         self.task.signal_pending.store(true, Ordering::SeqCst);
         // The thread that ends last says how the process ended.
@@ -165,7 +173,9 @@ impl Ctx<'_> {
             // The process's own end may leave its group without anybody to continue it.
             kernel.check_orphaned(tree, pgid, parent, pid);
         }
-        kernel.tell_end(tree, pid);
+        if !kernel.traced_end(tree, &self.task, status, true) {
+            kernel.tell_end(tree, pid);
+        }
     }
 }
 

@@ -142,6 +142,10 @@ pub struct Task {
     pub parker: Arc<Parker>,
     /// Gets it out of user mode.
     pub kicker: Arc<dyn Kick>,
+    /// ptrace(2).
+    pub trace: crate::ptrace::Trace,
+    /// What the thread itself ended with, as wait4(2) says it.
+    pub exit_code: AtomicI32,
     /// Must end now (exec by another thread).
     pub killed: AtomicBool,
     /// There are signals to look at, or the thread must stop or end: see the module `signal`.

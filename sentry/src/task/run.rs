@@ -132,6 +132,9 @@ impl Ctx<'_> {
             if vector == 6 { self.software_interrupt().unwrap_or((6, code)) } else { (vector, code) };
         let rip = self.regs.rip;
         self.trap = TrapInfo { trapno: vector.into(), err: code.into(), cr2: self.trap.cr2 };
+        if vector == 1 && self.task.trace.steps() {
+            self.regs.rflags &= !abi::regs::FLAG_TF;
+        }
         let info = match vector {
             0 => SigInfo::fault(SIGFPE as u32, 1, rip),
             1 => SigInfo::fault(SIGTRAP as u32, 2, rip),
@@ -166,7 +169,10 @@ impl Ctx<'_> {
         self.regs.rax = (-i64::from(abi::errno::ENOSYS.raw())) as u64;
         self.task.kernel.count_syscall();
         let args = [self.regs.rdi, self.regs.rsi, self.regs.rdx, self.regs.r10, self.regs.r8, self.regs.r9];
-        let result = if self.task.seccomp.is_on() {
+        let (nr, args, made) = self.traced_entry(nr, args);
+        let result = if !made {
+            Ok(self.regs.rax)
+        } else if self.task.seccomp.is_on() {
             self.restricted_call(nr, args)
         } else {
             crate::syscall::dispatch(self, nr, args)
@@ -194,10 +200,27 @@ impl Ctx<'_> {
         if self.ended {
             return;
         }
+        if self.task.trace.is_traced() {
+            if let Some(kind) = restart {
+                self.regs.rax = crate::ptrace::restart_code(kind);
+            }
+            self.trace_call_exit();
+        }
         if restart.is_some() || self.has_signal() || self.saved_mask.is_some() {
             self.deliver_signals(restart);
         }
         self.regs.orig_rax = u64::MAX;
+    }
+
+    /// A tracer may look at a call before it is made, change it, and forbid it.
+    fn traced_entry(&mut self, nr: u64, args: [u64; 6]) -> (u64, [u64; 6], bool) {
+        if !self.task.trace.stops_at_calls() {
+            return (nr, args, true);
+        }
+        let made = self.trace_call_entry();
+        let r = &self.regs;
+        let nr = r.orig_rax;
+        (nr, [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9], made && nr.cast_signed() >= 0)
     }
 
     /// CLOCK_MONOTONIC in ns.

@@ -16,7 +16,7 @@ pub struct WindowPage {
     page: ThreadPage,
     /// The credentials that the page tells of.
     cred: Arc<Credentials>,
-    /// Whether it answers: not where filters are to see each call.
+    /// Whether it answers: not where filters or a tracer are to see each call.
     answers: bool,
 }
 
@@ -26,7 +26,8 @@ impl Ctx<'_> {
         if !self.mm.is_patched() {
             return;
         }
-        let answers = !self.task.seccomp.is_on() && self.cred.user_ns.is_first();
+        let watched = self.task.seccomp.is_on() || self.task.trace.is_traced();
+        let answers = !watched && self.cred.user_ns.is_first();
         match &self.window_page {
             None => {
                 let Some(page) = self.mm.take_thread_page() else { return };
