@@ -232,13 +232,7 @@ impl Kernel {
 
 impl Ctx<'_> {
     /// Stops for the tracer, if there is one; returns the signal that it lets the thread go on with.
-    fn trace_stop(
-        &mut self,
-        code: u32,
-        info: Option<SigInfo>,
-        message: Option<u64>,
-        place: Place,
-    ) -> (i32, SigInfo) {
+    fn trace_stop(&mut self, code: u32, info: Option<SigInfo>, message: u64, place: Place) -> (i32, SigInfo) {
         let task = self.task.clone();
         let given = info.unwrap_or_else(|| SigInfo::kernel(code & 0x7f));
         let signo = (code & 0x7f) as i32;
@@ -255,7 +249,7 @@ impl Ctx<'_> {
             let tracer = {
                 let mut state = task.trace.state.lock();
                 let Some(tracer) = state.tracer else { return (signo, given) };
-                state.message = message.unwrap_or(state.message);
+                state.message = message;
                 state.resumed = None;
                 let stop = TraceStop { code, info, is_reported: false, is_listening: false, place };
                 state.stop = Some(stop);
@@ -324,7 +318,7 @@ impl Ctx<'_> {
 
     /// A signal is about to be delivered: the tracer may see, change or swallow it (`ptrace_signal`).
     pub(crate) fn trace_signal(&mut self, info: SigInfo) -> Option<SigInfo> {
-        let (signal, seen) = self.trace_stop(info.signo as u32, Some(info), None, Place::None);
+        let (signal, seen) = self.trace_stop(info.signo as u32, Some(info), 0, Place::None);
         match signal {
             0 => None,
             signal if signal == seen.signo => Some(seen),
@@ -338,14 +332,14 @@ impl Ctx<'_> {
     /// Takes part in a stop of the process by `signo` as a tracee does: the tracer says when it goes on.
     pub(crate) fn trace_group_stop(&mut self, signo: i32) {
         let code = signo as u32 | if self.task.trace.is_seized() { event::STOP << 8 } else { 0 };
-        let (signal, _) = self.trace_stop(code, None, None, Place::None);
+        let (signal, _) = self.trace_stop(code, None, 0, Place::None);
         self.inject(signal);
     }
 
     /// Stops because of `PTRACE_INTERRUPT`.
     pub(crate) fn trace_interrupt(&mut self) {
         self.task.trace.set(flag::INTERRUPT, false);
-        let (signal, _) = self.trace_stop(SIGTRAP as u32 | event::STOP << 8, None, Some(0), Place::None);
+        let (signal, _) = self.trace_stop(SIGTRAP as u32 | event::STOP << 8, None, 0, Place::None);
         self.inject(signal);
     }
 
@@ -353,7 +347,7 @@ impl Ctx<'_> {
     pub(crate) fn trace_event(&mut self, event: u32, message: u64) {
         if self.task.trace.has_event(event) {
             let code = SIGTRAP as u32 | event << 8;
-            let (signal, _) = self.trace_stop(code, Some(self.trap_info(code)), Some(message), Place::None);
+            let (signal, _) = self.trace_stop(code, Some(self.trap_info(code)), message, Place::None);
             self.inject(signal);
         }
     }
@@ -376,7 +370,9 @@ impl Ctx<'_> {
     fn call_stop(&mut self, place: Place) {
         let good = self.task.trace.state.lock().options & option::SYSGOOD != 0;
         let code = SIGTRAP as u32 | if good { 0x80 } else { 0 };
-        let (signal, _) = self.trace_stop(code, Some(self.trap_info(code)), None, place);
+        // PTRACE_EVENTMSG_SYSCALL_ENTRY and its counterpart.
+        let message = if place == Place::Entry { 1 } else { 2 };
+        let (signal, _) = self.trace_stop(code, Some(self.trap_info(code)), message, place);
         self.inject(signal);
     }
 
@@ -405,7 +401,7 @@ impl Ctx<'_> {
         if self.task.trace.steps() {
             self.regs.rflags &= !abi::regs::FLAG_TF;
             let (signal, _) =
-                self.trace_stop(SIGTRAP as u32, Some(self.trap_info(SIGTRAP as u32)), None, Place::None);
+                self.trace_stop(SIGTRAP as u32, Some(self.trap_info(SIGTRAP as u32)), 0, Place::None);
             self.inject(signal);
         }
     }
