@@ -13,7 +13,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::{Place, State, TraceStop, Tracer, event, flag, option};
 use crate::mm::MemoryManager;
 use crate::proc::may_attach;
-use crate::signal::{SIGKILL, SIGSTOP, SIGTRAP};
+use crate::signal::{SIGKILL, SIGSTOP};
 use crate::syscall::SysResult;
 use crate::task::{Ctx, Task};
 
@@ -113,7 +113,7 @@ pub fn sys_ptrace(cx: &mut Ctx<'_>, request: i64, pid: i64, addr: u64, data: u64
     }
     let tid = i32::try_from(pid).map_err(|_| ESRCH)?;
     let task = cx.task.kernel.task(tid).ok_or(ESRCH)?;
-    if !task.trace.tracer().is_some_and(|by| by.tid == cx.task.tid) {
+    if task.trace.tracer().is_none_or(|by| by.tid != cx.task.tid) {
         return Err(ESRCH.into());
     }
     match request {
@@ -318,7 +318,7 @@ fn peek(mm: &MemoryManager, addr: u64, word: &mut [u8; 8]) -> Result<(), Errno> 
 
 /// One word of `struct user`.
 fn peek_user(task: &Task, addr: u64) -> Result<u64, Errno> {
-    if addr % 8 != 0 || addr >= USER_SIZE {
+    if !addr.is_multiple_of(8) || addr >= USER_SIZE {
         return Err(EIO);
     }
     let regs = task.ask(|t| t.regs)?;
@@ -329,7 +329,7 @@ fn peek_user(task: &Task, addr: u64) -> Result<u64, Errno> {
 }
 
 fn poke_user(task: &Task, addr: u64, value: u64) -> Result<(), Errno> {
-    if addr % 8 != 0 || addr >= USER_SIZE {
+    if !addr.is_multiple_of(8) || addr >= USER_SIZE {
         return Err(EIO);
     }
     if DEBUG_REGISTERS.contains(&addr) {
@@ -348,6 +348,14 @@ fn poke_user(task: &Task, addr: u64, value: u64) -> Result<(), Errno> {
 fn set_registers(task: &Task, new: UserRegs) -> Result<(), Errno> {
     let limit = abi::mman::TASK_SIZE;
     if new.fs_base >= limit || new.gs_base >= limit {
+        return Err(EIO);
+    }
+    // Selectors are user code's: with privilege level 3, and code and stack have one.
+    let is_users = |selector: u64| selector & 3 == 3;
+    let data = [new.ds, new.es, new.fs, new.gs];
+    if ![new.cs, new.ss].into_iter().all(is_users)
+        || !data.into_iter().all(|s| s & 0xffff == 0 || is_users(s))
+    {
         return Err(EIO);
     }
     task.ask(move |t| {
@@ -401,7 +409,7 @@ fn register_set(cx: &mut Ctx<'_>, task: &Task, set: bool, kind: u64, data: u64) 
         NT_X86_XSTATE => fp_bytes(task)?,
         _ => return Err(EINVAL),
     };
-    if len % 8 != 0 {
+    if !len.is_multiple_of(8) {
         return Err(EINVAL);
     }
     let n = current.len().min(usize::try_from(len).unwrap_or(usize::MAX));
@@ -493,7 +501,7 @@ fn arch_prctl(cx: &mut Ctx<'_>, task: &Task, addr: u64, code: u64) -> Result<(),
     set_registers(task, regs).map_err(|_| EPERM)
 }
 
-/// A new task of a tracee's: the tracer gets it too, if it asked for that. Says which event it is.
+/// A new task of a tracee's: the tracer gets it too, if it wants to hear of event `wanted`. Says whether it does.
 pub(crate) fn adopt(parent: &Task, child: &Task, wanted: u32) -> bool {
     let (tracer, is_seized, options) = {
         let state = parent.trace.state.lock();
@@ -513,6 +521,5 @@ pub(crate) fn adopt(parent: &Task, child: &Task, wanted: u32) -> bool {
         child.state.lock().pending.push(crate::signal::Pending::new(info, None));
     }
     child.signal_pending.store(true, Ordering::SeqCst);
-    debug_assert_ne!(wanted, SIGTRAP as u32);
     true
 }
