@@ -212,6 +212,11 @@ pub trait MappingOrigin: Send + Sync {
     fn path(&self) -> Vec<u8>;
     /// Device and inode number.
     fn id(&self) -> (u64, u64);
+    /// Whether both stand for one open file, so that neighbouring mappings of it can be one area.
+    fn is_same_file(&self, other: &dyn MappingOrigin) -> bool {
+        let _ = other;
+        false
+    }
     /// For downcasts.
     fn as_any(&self) -> &dyn std::any::Any;
 }

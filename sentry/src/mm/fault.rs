@@ -185,7 +185,7 @@ impl MemoryManager {
     fn fault_anonymous(&self, st: &mut State, area: &Area, page: u64) -> Result<(), Fault> {
         let (mut wanted, sequential) = area.window.next(page, WINDOW, WINDOW_MAX);
         let mut range = st.pmas.hole(page, area.clip(wanted.clone()));
-        let mut usage = if sequential && area.window.end - area.window.start == LARGE_PAGE {
+        let mut usage = if sequential && area.window.len == LARGE_PAGE {
             Use::Dense
         } else if sequential || area.range.end - area.range.start <= DENSE {
             Use::Soon

@@ -270,6 +270,10 @@ impl MemoryManager {
         if req.flags.contains(MapFlags::GROWSDOWN) {
             flags |= VmFlags::GROWSDOWN;
         }
+        if req.flags.contains(MapFlags::STACK) {
+            // Linux 6.7 mman.h, calc_vm_flag_bits: of a thread's stack only the end is used.
+            flags |= VmFlags::NOHUGEPAGE;
+        }
         if flags.contains(VmFlags::LOCKED) && !self.lock_fits(&st, len, req.privileges) {
             return Err(EAGAIN);
         }

@@ -30,6 +30,14 @@ impl MemoryManager {
     /// - `EACCES`: the file was not opened so.
     /// - `ENOMEM`: too many mappings, `RLIMIT_DATA`, or an obvious overcommit.
     pub fn protect(&self, addr: u64, len: u64, prot: u64) -> Result<(), Errno> {
+        self.protect_with_key(addr, len, prot, -1)
+    }
+
+    /// pkey_mprotect(2) on a processor without protection keys: -1 is the only key.
+    ///
+    /// # Errors
+    /// Those of [`MemoryManager::protect`], and `EINVAL` for another key after the check of `prot`.
+    pub fn protect_with_key(&self, addr: u64, len: u64, prot: u64, key: i32) -> Result<(), Errno> {
         let grows = Prot::from_bits_retain(prot) & (Prot::GROWSDOWN | Prot::GROWSUP);
         let prot = prot & !grows.bits();
         if grows == Prot::GROWSDOWN | Prot::GROWSUP || !addr.is_multiple_of(PAGE_SIZE) {
@@ -41,6 +49,9 @@ impl MemoryManager {
         let end =
             page_up(len).and_then(|len| addr.checked_add(len)).filter(|&end| end > addr).ok_or(ENOMEM)?;
         let prot = Prot::from_bits(prot).ok_or(EINVAL)?;
+        if key != -1 {
+            return Err(EINVAL);
+        }
         let mut st = self.state.write();
         let first = st.vmas.find_from(addr).ok_or(ENOMEM)?;
         let mut start = addr;

@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use abi::Errno;
 use abi::errno::{EAGAIN, EFAULT, EINVAL, ENOMEM, EPERM};
-use abi::mman::RemapFlags;
-use base::{PAGE_SIZE, page_up};
+use abi::mman::{MapFlags, Prot, RemapFlags};
+use base::{PAGE_SIZE, page_down, page_up};
 
-use super::map::Place;
+use super::map::{FileMapping, MapBacking, MapRequest, MapType, Place};
 use super::pma;
 use super::vma::{Backing, VmFlags, Vma};
 use super::{MAX_MAP_COUNT, MMAP_MIN_ADDR, MemoryManager, Privileges, State};
@@ -88,6 +88,69 @@ impl MemoryManager {
             return self.remap_to(st, call, &mut trash);
         }
         self.remap_at(st, call, &mut trash)
+    }
+
+    /// Shows another part of the file in a part of a shared mapping: remap_file_pages(2), for which Linux makes a new
+    /// mapping, too. `offset` is in pages.
+    ///
+    /// # Errors
+    /// In the order checked:
+    /// - `EINVAL`: `prot` is not 0, a range is empty or overflows.
+    /// - `EINVAL`: the range is not one shared mapping, be it in several areas that allow the same.
+    /// - What mmap(2) gives.
+    ///
+    /// Source: Linux 6.12 mm/mmap.c, `remap_file_pages`.
+    pub fn remap_file_pages(
+        &self,
+        start: u64,
+        size: u64,
+        prot: u64,
+        offset: u64,
+        flags: u64,
+        privileges: Privileges,
+    ) -> Result<(), Errno> {
+        let (start, size) = (page_down(start), page_down(size));
+        let end = start.checked_add(size).filter(|&end| end > start).ok_or(EINVAL)?;
+        let fits = offset.checked_add(size / PAGE_SIZE).is_some_and(|end| end <= u64::MAX / PAGE_SIZE);
+        if prot != 0 || !fits {
+            return Err(EINVAL);
+        }
+        let st = self.state.read();
+        let first = st.vmas.find(start).filter(|v| v.flags.contains(VmFlags::SHARED)).ok_or(EINVAL)?;
+        let Backing::File { file, .. } = &first.backing else { return Err(EINVAL) };
+        let mut at = first.end;
+        while at < end {
+            let next = st.vmas.find(at).filter(|v| v.flags == first.flags && v.has_file_of(first));
+            at = next.ok_or(EINVAL)?.end;
+        }
+        let has = |flag, prot| if first.flags.contains(flag) { prot } else { Prot::empty() };
+        let locked = if first.flags.contains(VmFlags::LOCKED) { MapFlags::LOCKED } else { MapFlags::empty() };
+        let request = MapRequest {
+            prot: has(VmFlags::READ, Prot::READ)
+                | has(VmFlags::WRITE, Prot::WRITE)
+                | has(VmFlags::EXEC, Prot::EXEC),
+            kind: Some(MapType::Shared),
+            backing: MapBacking::File(FileMapping {
+                file: Ok(file.clone()),
+                offset: offset * PAGE_SIZE,
+                readable: true,
+                writable: first.flags.contains(VmFlags::MAYWRITE),
+                append_only: false,
+                noexec: !first.flags.contains(VmFlags::MAYEXEC),
+            }),
+            privileges,
+            ..MapRequest::anonymous(
+                start,
+                size,
+                Prot::empty(),
+                MapFlags::FIXED
+                    | MapFlags::POPULATE
+                    | locked
+                    | MapFlags::from_bits_truncate(flags) & MapFlags::NONBLOCK,
+            )
+        };
+        drop(st);
+        self.map(request).map(drop)
     }
 
     /// Without a target: shrinks or grows in place, or moves to where there is room.

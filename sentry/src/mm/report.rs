@@ -198,7 +198,7 @@ impl MemoryManager {
                 let _ = writeln!(s, "{:<16}{:>8} kB", format!("{name}:"), bytes / 1024);
             }
             let _ = writeln!(s, "THPeligible:           0");
-            let _ = writeln!(s, "VmFlags:{}", vm_flags(r.flags));
+            let _ = writeln!(s, "VmFlags:{} ", vm_flags(r.flags));
             text.extend_from_slice(s.as_bytes());
         }
         text

@@ -254,7 +254,7 @@ impl Vma {
                 (Backing::Anonymous, Backing::Anonymous) => true,
                 (Backing::File { file: a, offset: x }, Backing::File { file: b, offset: y }) => {
                     Arc::ptr_eq(&a.pages, &b.pages)
-                        && Arc::ptr_eq(&a.origin, &b.origin)
+                        && (Arc::ptr_eq(&a.origin, &b.origin) || a.origin.is_same_file(&*b.origin))
                         && x.checked_add(self.end - self.start) == Some(*y)
                 }
                 _ => false,

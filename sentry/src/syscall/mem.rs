@@ -1,6 +1,6 @@
 //! Memory: mmap and its family.
 
-use abi::errno::{EBADF, EPERM};
+use abi::errno::{EBADF, EINVAL, EPERM};
 use abi::{Errno, UserAddr};
 
 use fs::tmpfs::seal;
@@ -69,6 +69,36 @@ pub(super) fn sys_munmap(cx: &mut Ctx<'_>, addr: u64, len: u64) -> SysResult {
 /// `mprotect(2)`.
 pub(super) fn sys_mprotect(cx: &mut Ctx<'_>, addr: u64, len: u64, prot: u64) -> SysResult {
     cx.mm.protect(addr, len, prot)?;
+    Ok(0)
+}
+
+/// `pkey_mprotect(2)`.
+pub(super) fn sys_pkey_mprotect(cx: &mut Ctx<'_>, addr: u64, len: u64, prot: u64, key: i32) -> SysResult {
+    cx.mm.protect_with_key(addr, len, prot, key)?;
+    Ok(0)
+}
+
+/// `pkey_alloc(2)`: guests are shown a processor without protection keys, where Linux finds a key and then that it
+/// cannot set its rights (Linux 6.12 arch/x86/kernel/fpu/xstate.c, `arch_set_user_pkey_access`).
+pub(super) fn sys_pkey_alloc(_cx: &mut Ctx<'_>, _flags: u64, _rights: u64) -> SysResult {
+    Err(EINVAL.into())
+}
+
+/// `pkey_free(2)`: none was ever allocated.
+pub(super) fn sys_pkey_free(_cx: &mut Ctx<'_>, _key: i32) -> SysResult {
+    Err(EINVAL.into())
+}
+
+/// `remap_file_pages(2)`.
+pub(super) fn sys_remap_file_pages(
+    cx: &mut Ctx<'_>,
+    addr: u64,
+    size: u64,
+    prot: u64,
+    offset: u64,
+    flags: u64,
+) -> SysResult {
+    cx.mm.remap_file_pages(addr, size, prot, offset, flags, cx.privileges())?;
     Ok(0)
 }
 

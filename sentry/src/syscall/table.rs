@@ -47,7 +47,7 @@ syscalls! {
     7 poll = poll::sys_poll(fds: UserAddr, count: u32, timeout_ms: i32), Full;
     8 lseek = file::sys_lseek(fd: i32, offset: i64, whence: u32), Full;
     9 mmap = mem::sys_mmap(addr: u64, len: u64, prot: u64, flags: u64, fd: i32, offset: u64), Partial("no huge pages");
-    10 mprotect = mem::sys_mprotect(addr: u64, len: u64, prot: u64), Partial("no protection keys");
+    10 mprotect = mem::sys_mprotect(addr: u64, len: u64, prot: u64), Full;
     11 munmap = mem::sys_munmap(addr: u64, len: u64), Full;
     12 brk = mem::sys_brk(addr: u64), Full;
     13 rt_sigaction = sig::sys_rt_sigaction(signo: i32, new: UserAddr, old: UserAddr, size: u64), Full;
@@ -253,7 +253,7 @@ syscalls! {
     213 epoll_create = poll::sys_epoll_create(size: i32), Full;
     214 epoll_ctl_old, Absent;
     215 epoll_wait_old, Absent;
-    216 remap_file_pages, Absent;
+    216 remap_file_pages = mem::sys_remap_file_pages(addr: u64, size: u64, prot: u64, offset: u64, flags: u64), Full;
     217 getdents64 = file::sys_getdents64(fd: i32, buf: UserAddr, len: u32), Full;
     218 set_tid_address = task::sys_set_tid_address(addr: UserAddr), Full;
     219 restart_syscall = sig::sys_restart_syscall(), Full;
@@ -366,9 +366,9 @@ syscalls! {
     326 copy_file_range = splice::sys_copy_file_range(in_fd: i32, in_offset: UserAddr, out_fd: i32, out_offset: UserAddr, len: u64, flags: u32), Full;
     327 preadv2 = range::sys_preadv2(fd: i32, iov: UserAddr, count: u64, offset: i64, high: u64, flags: u32), Partial("no RWF_ATOMIC, RWF_DONTCACHE");
     328 pwritev2 = range::sys_pwritev2(fd: i32, iov: UserAddr, count: u64, offset: i64, high: u64, flags: u32), Partial("no RWF_ATOMIC, RWF_DONTCACHE");
-    329 pkey_mprotect, Absent;
-    330 pkey_alloc, Absent;
-    331 pkey_free, Absent;
+    329 pkey_mprotect = mem::sys_pkey_mprotect(addr: u64, len: u64, prot: u64, key: i32), Partial("no keys: as on a processor without them");
+    330 pkey_alloc = mem::sys_pkey_alloc(flags: u64, rights: u64), Partial("no keys: as on a processor without them");
+    331 pkey_free = mem::sys_pkey_free(key: i32), Partial("no keys: as on a processor without them");
     332 statx = path::sys_statx(dirfd: i32, path: UserAddr, flags: u32, mask: u32, buf: UserAddr), Partial("no mount id, no attributes");
     333 io_pgetevents, Absent;
     334 rseq, Absent;

@@ -43,6 +43,12 @@ impl MappingOrigin for FileOrigin {
         self.file.ops.metadata().map_or((0, 0), |m| (m.dev, m.ino))
     }
 
+    fn is_same_file(&self, other: &dyn MappingOrigin) -> bool {
+        other.as_any().downcast_ref::<Self>().is_some_and(|other| {
+            Arc::ptr_eq(&self.file, &other.file) && self.running.is_none() && other.running.is_none()
+        })
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }
