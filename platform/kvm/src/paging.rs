@@ -6,8 +6,8 @@
 //! writes entries back.
 //!
 //! A leaf of the tree is a table of 512 pages or, for large memory, one large page. To the entry above it both are
-//! targets: it may not change from one to the other, nor from one large page to another. So such a change only makes a
-//! leaf that is not *linked* yet, and whoever made it rebuilds the tree. Where many large pages are replaced one by one,
+//! targets: it may not change from one to the other, nor from one large page to another, and a large page may not be
+//! restricted ([`Tree::set_large`]). So such a change only makes a leaf that is not *linked* yet, and whoever made it rebuilds the tree. Where many large pages are replaced one by one,
 //! each time more of their neighbours are replaced with them ([`Tree::split_more`]), since a rebuild costs faults all over
 //! the tree.
 
@@ -306,15 +306,22 @@ impl Tree {
     }
 
     /// Changes the entry of the large page at `key`, whose address stays, and says what it was.
+    ///
+    /// Where the host has small pages, KVM's translation of the entry leads to a table of its own, which it shares between
+    /// all entries with this address and access. To drop the data's translations empties that table; whoever has the page
+    /// next fills it again, for this entry, too. So a restricted entry has to leave the tree: the leaf is not linked.
     fn set_large(&mut self, pool: &TablePool, key: u64, entry: u64, stale: &mut Stale) -> Result<(), Error> {
         let Some(leaf) = self.leaves.get_mut(&key) else { return Ok(()) };
         let old = leaf.entry();
         leaf.target = Target::Large(entry);
-        let (linked, new) = (leaf.linked, leaf.entry());
-        self.set_used(key, if new & MAPPED != 0 { ENTRIES as u16 } else { 0 });
+        let new = leaf.entry();
         if restricts(old, new) {
             stale.push(old, LARGE_PAGE);
+            self.unlinked += usize::from(leaf.linked);
+            leaf.linked = false;
         }
+        let linked = leaf.linked;
+        self.set_used(key, if new & MAPPED != 0 { ENTRIES as u16 } else { 0 });
         if linked {
             // The way there exists, so this does not fail.
             let (table, index) = self.entry_of(pool, key)?;

@@ -2,7 +2,7 @@
 
 mod guest;
 
-use base::memmap::{Access, LARGE_PAGE, MemRange};
+use base::memmap::{Access, LARGE_PAGE, MemRange, Memory};
 use guest::*;
 use platform::{Platform, Trap};
 
@@ -327,4 +327,25 @@ fn memory_under_a_large_page_is_given_back_in_place() {
     assert_eq!(g.byte(at(mem, 24)), 8);
     assert_eq!((g.load(A + 25 * PAGE), g.al()), (Trap::Syscall, 26));
     assert_eq!((g.load(A), g.al()), (Trap::Syscall, 1));
+}
+
+/// KVM keeps a table for a large page whose host pages are small, and shares it between all who map it.
+#[test]
+fn a_large_page_that_was_taken_away_stays_so_when_it_is_mapped_elsewhere() {
+    let Some(p) = platform() else { return };
+    let mut g = Guest::new(&p);
+    let Some(mem) = g.large(1, 1) else { return };
+    // The host makes small pages of its huge one.
+    p.memory().discard(at(mem, 300));
+    let b = A + 8 * LARGE_PAGE;
+    g.space.map(A, mem, RW).unwrap();
+    assert_eq!(g.store(A + 7 * PAGE, 70), Trap::Syscall);
+    g.space.protect(A, LARGE_PAGE, Access::READ);
+    g.space.map(b, mem, RW).unwrap();
+    assert_eq!(g.store(b + 7 * PAGE, 71), Trap::Syscall);
+    assert_eq!(g.store(A + 7 * PAGE, 72), fault(A + 7 * PAGE, Access::WRITE));
+    assert_eq!((g.load(A + 7 * PAGE), g.al()), (Trap::Syscall, 71));
+    g.space.unmap(A, LARGE_PAGE);
+    assert_eq!((g.load(b + 7 * PAGE), g.al()), (Trap::Syscall, 71));
+    assert_eq!(g.load(A + 7 * PAGE), fault(A + 7 * PAGE, Access::READ));
 }
