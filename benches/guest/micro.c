@@ -131,7 +131,7 @@ static const struct { const char *name; void (*before)(void); void (*run)(long);
   {"stat", open_file, stat_file, close_file}, {"open_close", open_file, open_close, close_file}, {"create_unlink", nothing, create_unlink, nothing},
   {"list_100", make_hundred, list_hundred, drop_hundred}, {"mmap_munmap", nothing, map_unmap, nothing}, {"mprotect", make_page, protect, nothing},
   {"fault_anon", nothing, touch_pages, nothing}, {"map_file_1m", open_file, map_file, close_file}, {"fork_wait", nothing, fork_wait, nothing},
-  {"vfork_exec", nothing, exec_wait, nothing}, {"thread_join", nothing, thread_join, nothing}, {"signal_self", set_handler, signal_self, nothing},
+  {"exec_true", nothing, exec_wait, nothing}, {"thread_join", nothing, thread_join, nothing}, {"signal_self", set_handler, signal_self, nothing},
   {"eventfd", open_event, event, close_fd}, {"epoll_wait", open_epoll, epoll, close_epoll}, {"pipe_pingpong", start_pipes, ping_pong, stop_peer},
   {"pipe_64k", start_sink, push, stop_peer}, {"unix_pingpong", start_unix, ping_pong, stop_peer}, {"tcp_pingpong", start_tcp, ping_pong, stop_peer},
   {"futex_pingpong", start_futex, futex_pong, stop_futex},
