@@ -87,6 +87,8 @@ pub trait Platform: Send + Sync {
         let r = std::arch::x86_64::__cpuid_count(leaf, index);
         [r.eax, r.ebx, r.ecx, r.edx]
     }
+    /// Ends what runs on the host outside of this process. No context runs user code afterwards.
+    fn shutdown(&self) {}
     /// What happened so far, by name, for `--log` and the benchmarks (`exits`, `syscalls`, `faults`, `shootdowns`, …).
     fn counters(&self) -> Vec<(&'static str, u64)>;
 }
@@ -166,6 +168,27 @@ pub trait Kick: Send + Sync {
     /// Makes the current or, when none is under way, the next [`Context::switch`] return [`Trap::Interrupted`].
     /// Never lost; several kicks before a return may count as one.
     fn kick(&self);
+
+    /// What user code of the context has cost on host threads of its own; `None` when it runs on the thread that calls
+    /// [`Context::switch`].
+    fn guest_cpu(&self) -> Option<GuestCpu> {
+        None
+    }
+
+    /// Lets the host threads of the context's own, if it has any, run on the processors in `mask` only. The thread that
+    /// calls [`Context::switch`] is the caller's to set.
+    fn set_affinity(&self, mask: &host::system::CpuMask) {
+        let _ = mask;
+    }
+}
+
+/// Processor time of user code that runs on other threads than the sentry's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GuestCpu {
+    /// What user code has used, ns.
+    pub user_ns: u64,
+    /// What the thread that calls [`Context::switch`] has used to wait awake meanwhile, ns: nobody's.
+    pub waited_ns: u64,
 }
 
 /// A floating-point state: an XSAVE area.

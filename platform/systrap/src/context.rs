@@ -20,7 +20,7 @@ const GENERAL_PROTECTION: u8 = 13;
 /// How long a context sleeps before it looks whether its guest still answers.
 const LOOK: Duration = Duration::from_secs(1);
 /// Looks that a kicked guest thread may let pass: user code can block the signal that kicks.
-const DEAF: u32 = 10;
+const DEAF: u32 = 5;
 
 /// One guest thread.
 pub(crate) struct SystrapContext {
@@ -35,7 +35,8 @@ pub(crate) struct SystrapContext {
 
 impl SystrapContext {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, runner: Arc::default(), bound: None, fp: None, spin: Spin::default() }
+        let runner = Arc::new(Runner::new(shared.clone()));
+        Self { shared, runner, bound: None, fp: None, spin: Spin::default() }
     }
 
     /// Makes sure that a thread in `space` is bound.
@@ -43,7 +44,14 @@ impl SystrapContext {
         let here = matches!(&self.bound, Some((at, _)) if std::ptr::eq(at.as_ptr(), space));
         if !here {
             self.unbind();
-            let thread = space.take_thread()?;
+            let (thread, is_fresh) = space.take_thread()?;
+            self.runner.bind(&thread, is_fresh);
+            // The calling thread has the mask already: its own, or its parent's.
+            if self.shared.has_affinity.load(Ordering::Relaxed)
+                && let Ok(mask) = host::system::affinity(0)
+            {
+                thread.process().set_affinity(thread.tid(), &mask);
+            }
             let state = self.fp.take().unwrap_or_else(|| xstate::initial(self.shared.xsave_layout()));
             thread.set_fp_state(&state);
             self.bound = Some((space.weak(), thread));
@@ -58,6 +66,7 @@ impl SystrapContext {
     fn unbind(&mut self) {
         if let Some((space, thread)) = self.bound.take() {
             self.fp = Some(thread.fp_state());
+            self.runner.unbind();
             if let Some(space) = space.upgrade() {
                 space.give_thread(thread);
             }
@@ -75,10 +84,11 @@ impl Context for SystrapContext {
             return Ok(Trap::Exception { vector: GENERAL_PROTECTION, code: 0 });
         }
         self.bind(space)?;
+        space.flush()?;
         let Some((_, thread)) = &mut self.bound else {
             return Err(Error::Broken("systrap: no thread".into()));
         };
-        if !self.runner.enter(thread) {
+        if !self.runner.enter() {
             return Ok(Trap::Interrupted);
         }
         thread.load(regs);
@@ -87,10 +97,11 @@ impl Context for SystrapContext {
         let (mine, guests) = self.spin.begin(running * 2 <= shared.cpus);
         thread.resume(guests);
         let mut spin = mine;
-        let mut deaf = 0;
+        let (mut deaf, mut awake) = (0, 0);
         let end = loop {
-            let (end, slept) = thread.wait(spin, LOOK);
-            if slept {
+            let (end, ticks) = thread.wait(spin, LOOK);
+            awake += ticks.awake;
+            if ticks.slept {
                 Counters::add(&shared.counters.sleeps);
             }
             if end != Wait::TimedOut {
@@ -110,10 +121,14 @@ impl Context for SystrapContext {
         shared.running.fetch_sub(1, Ordering::Relaxed);
         let trap = match end {
             Wait::Trapped => thread.trap(regs),
+            _ if shared.is_ending.load(Ordering::SeqCst) => loop {
+                // The process ends any moment; there is nobody to tell.
+                std::thread::sleep(LOOK);
+            },
             _ => Err(Error::Exhausted("systrap: the stub of a guest process has died".into())),
         };
-        self.spin.end(thread.trap_tsc());
-        self.runner.leave(matches!(trap, Ok(Trap::Interrupted)));
+        let ran = self.spin.end(thread.trap_tsc());
+        self.runner.leave(matches!(trap, Ok(Trap::Interrupted)), ran, awake);
         let counters = &shared.counters;
         Counters::add(match &trap {
             Ok(Trap::Syscall | Trap::Syscall32) => &counters.syscalls,

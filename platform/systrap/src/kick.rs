@@ -1,63 +1,139 @@
-//! Interrupting a context that runs user code, without a lost wake-up.
+//! The part of a context that other threads reach: kicks, and what user code has cost.
 //!
-//! A signal to the guest thread does it: in user code it is taken at once, and in the stub, where all signals are blocked,
-//! it stays pending until the stub returns to user code. So a kick is lost neither before the entry nor on the way out.
+//! A kick interrupts a context that runs user code, without a lost wake-up. A signal to the guest thread does it: in user
+//! code it is taken at once, and in the stub, where all signals are blocked, it stays pending until the stub returns to
+//! user code. So a kick is lost neither before the entry nor on the way out.
+//!
+//! The host tells what a guest thread has used while it lives. What was used since the last time that it told is
+//! estimated from the time stamp counter.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use base::lock::{Lock, rank};
-use platform::Kick;
+use host::system::CpuMask;
+use platform::{GuestCpu, Kick};
 
 use crate::process::Process;
+use crate::shared::Shared;
 use crate::stub::KICK;
+use crate::sys;
 use crate::thread::Thread;
 
 /// The part of a context that other threads reach.
-#[derive(Default)]
-pub(crate) struct Runner(Lock<State, { rank::LEAF }>);
+pub(crate) struct Runner {
+    shared: Arc<Shared>,
+    state: Lock<State, { rank::LEAF }>,
+    /// Ticks of the time stamp counter in user code.
+    ran: AtomicU64,
+    /// Ticks that the sentry's thread has waited awake.
+    waited: AtomicU64,
+}
 
 #[derive(Default)]
 struct State {
     /// `kick` was called and not yet reported.
     kicked: bool,
-    /// Where the context runs now.
-    inside: Option<(Arc<Process>, i32)>,
+    /// User code runs now, on `bound`.
+    inside: bool,
+    /// The guest thread that the context has.
+    bound: Option<(Arc<Process>, i32)>,
+    /// What the guest thread had used when it was bound, ns.
+    before: u64,
+    /// Told by the host last: what was used, ns, and [`Runner::ran`] then.
+    known: (u64, u64),
+    /// What the earlier guest threads have used.
+    earlier: u64,
 }
 
 impl Runner {
-    /// Announces that user code is about to run on `thread`; false: a kick came before, do not.
-    pub(crate) fn enter(&self, thread: &Thread) -> bool {
-        let mut state = self.0.lock();
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, state: Lock::default(), ran: AtomicU64::new(0), waited: AtomicU64::new(0) }
+    }
+
+    /// Tells which guest thread the context has from now on; `is_fresh`: it has run nothing yet.
+    pub(crate) fn bind(&self, thread: &Thread, is_fresh: bool) {
+        let (process, tid) = (thread.process().clone(), thread.tid());
+        let before = if is_fresh { None } else { sys::thread_cpu_ns(process.pid(), tid) };
+        let mut state = self.state.lock();
+        state.bound = Some((process, tid));
+        state.before = before.unwrap_or(0);
+    }
+
+    /// The context has no guest thread any more.
+    pub(crate) fn unbind(&self) {
+        self.user_ns();
+        let ran = self.ran.load(Ordering::Relaxed);
+        let mut state = self.state.lock();
+        let used = state.known.0 + self.shared.ticks_to_ns(ran.saturating_sub(state.known.1));
+        (state.earlier, state.known) = (used, (used, ran));
+        let bound = state.bound.take();
+        drop(state);
+        drop(bound);
+    }
+
+    /// Announces that user code is about to run; false: a kick came before, do not.
+    pub(crate) fn enter(&self) -> bool {
+        let mut state = self.state.lock();
         if std::mem::take(&mut state.kicked) {
             return false;
         }
-        state.inside = Some((thread.process().clone(), thread.tid()));
+        state.inside = true;
         true
     }
 
-    /// Ends the stay. `interrupted` says that it ended without a trap, so a kick counts as delivered.
-    pub(crate) fn leave(&self, interrupted: bool) {
-        let mut state = self.0.lock();
-        let inside = state.inside.take();
+    /// Ends the stay, which took `ran` ticks and in which this thread waited awake for `waited`. `interrupted` says that
+    /// it ended without a trap, so a kick counts as delivered.
+    pub(crate) fn leave(&self, interrupted: bool, ran: u64, waited: u64) {
+        self.ran.fetch_add(ran, Ordering::Relaxed);
+        self.waited.fetch_add(waited, Ordering::Relaxed);
+        let mut state = self.state.lock();
+        state.inside = false;
         if interrupted {
             state.kicked = false;
         }
-        drop(state);
-        drop(inside);
     }
 
     /// Whether a kick waits to be reported.
     pub(crate) fn is_kicked(&self) -> bool {
-        self.0.lock().kicked
+        self.state.lock().kicked
+    }
+
+    /// What user code has used, ns.
+    fn user_ns(&self) -> u64 {
+        let bound = self.state.lock().bound.clone();
+        let told = bound
+            .filter(|(process, _)| !process.is_dead())
+            .and_then(|(process, tid)| sys::thread_cpu_ns(process.pid(), tid));
+        let ran = self.ran.load(Ordering::Relaxed);
+        let mut state = self.state.lock();
+        if let Some(told) = told {
+            let used = state.earlier + told.saturating_sub(state.before);
+            state.known = (used.max(state.known.0), ran);
+        }
+        state.known.0 + self.shared.ticks_to_ns(ran.saturating_sub(state.known.1))
     }
 }
 
 impl Kick for Runner {
     fn kick(&self) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.kicked = true;
-        if let Some((process, tid)) = &state.inside {
+        if let Some((process, tid)) = state.bound.as_ref().filter(|_| state.inside) {
             process.signal(*tid, KICK);
+        }
+    }
+
+    fn guest_cpu(&self) -> Option<GuestCpu> {
+        let waited_ns = self.shared.ticks_to_ns(self.waited.load(Ordering::Relaxed));
+        Some(GuestCpu { user_ns: self.user_ns(), waited_ns })
+    }
+
+    fn set_affinity(&self, mask: &CpuMask) {
+        self.shared.has_affinity.store(true, Ordering::Relaxed);
+        let bound = self.state.lock().bound.clone();
+        if let Some((process, tid)) = bound {
+            process.set_affinity(tid, mask);
         }
     }
 }

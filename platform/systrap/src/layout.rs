@@ -63,6 +63,9 @@ pub(crate) mod mm {
     pub(crate) const ONE: u64 = 40;
     /// The `SEQ` of the last batch that is done.
     pub(crate) const REPORT: u64 = 64;
+    /// Where the template's set-up failed, and with which error number.
+    pub(crate) const SETUP_STEP: u64 = 72;
+    pub(crate) const SETUP_ERRNO: u64 = 76;
     /// A byte for each error number.
     pub(crate) const FAILED: u64 = 128;
     /// Error numbers with a byte.

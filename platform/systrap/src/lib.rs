@@ -10,13 +10,15 @@
 //! (`PLATFORM`), a runner's state, then a stub's areas (`LEAF`), and the lists of the control file and of living stubs.
 
 use std::ops::Range;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use platform::memory::MemoryFile;
 use platform::{AddressSpace, Context, Error, Platform, XsaveLayout};
 
+pub mod check;
 mod context;
 mod control;
 mod counters;
@@ -53,6 +55,9 @@ impl Default for Options {
     }
 }
 
+/// How long the end of all stubs is waited for; they have been killed then, and die without us.
+const SHUTDOWN_LIMIT: Duration = Duration::from_millis(500);
+
 /// The platform.
 pub struct SystrapPlatform {
     shared: Arc<Shared>,
@@ -87,11 +92,14 @@ impl SystrapPlatform {
             cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             frame: OnceLock::new(),
             running: AtomicUsize::new(0),
+            has_affinity: AtomicBool::new(false),
+            is_ending: AtomicBool::new(false),
+            started: (host::clock::tsc(), host::clock::now_ns(host::clock::HostClock::MonotonicRaw)),
         });
         let platform = Arc::new(Self { shared });
         // The first thread shows what signal frames look like, and whether threads can be made at all.
         let first = space::SystrapSpace::new(platform.shared.clone());
-        let thread = first.take_thread()?;
+        let (thread, _) = first.take_thread()?;
         first.give_thread(thread);
         Ok(platform)
     }
@@ -119,12 +127,14 @@ fn start_keeper(memory: &MemoryFile, options: &Options) -> Result<Arc<Family>, E
         let setup = template::Setup {
             memory: memory.as_fd(),
             control: control.file.as_fd(),
+            mapping: &control.mapping,
+            parent: std::process::id(),
             text: text.as_fd(),
             page,
             handler: image.handler(),
         };
         let family = match template::start(&setup) {
-            Ok(pid) => Arc::new(Family::new(control, pid, page)),
+            Ok(pid) => Arc::new(Family::new(control.clone(), pid, page)),
             Err(e) => {
                 let _ = sender.send(Err(e));
                 return;
@@ -170,6 +180,12 @@ impl Platform for SystrapPlatform {
 
     fn tsc_offset(&self) -> Option<i64> {
         Some(0)
+    }
+
+    fn shutdown(&self) {
+        self.shared.is_ending.store(true, Ordering::SeqCst);
+        self.shared.family.end();
+        self.shared.family.wait_for_end(SHUTDOWN_LIMIT);
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {

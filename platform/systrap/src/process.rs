@@ -9,7 +9,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use base::PAGE_SIZE;
-use base::lock::{Lock, LockGuard, rank};
+use base::lock::{Condition, Lock, LockGuard, rank};
+use host::system::CpuMask;
 use platform::Error;
 
 use crate::control::{Area, Control};
@@ -18,7 +19,7 @@ use crate::layout::{
     AREA_LEN, AREAS, CONTROL_FD, MEMORY_FD, STUB_END, STUB_MM, STUB_TEXT, STUB_TEXT_LEN, area, mm,
 };
 use crate::stub::{Kind, turn};
-use crate::sys;
+use crate::{sys, template};
 
 /// One call for the thread that changes mappings.
 #[derive(Clone, Copy, Debug)]
@@ -132,6 +133,20 @@ impl Process {
     pub(crate) fn prepare_page(control: &Control, page: u64) {
         control.mapping.store_u64(page + mm::REPORT_AT, page + mm::REPORT);
         control.mapping.store_u64(page + mm::ONE, 1);
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Lets a thread run on the processors in `mask` only, unless the stub is reaped.
+    pub(crate) fn set_affinity(&self, tid: i32, mask: &CpuMask) {
+        let areas = self.areas.lock();
+        if !areas.is_reaped
+            && let Err(e) = host::system::set_affinity(tid, mask)
+        {
+            log::debug!("systrap: affinity of a guest thread: {e}");
+        }
     }
 
     pub(crate) fn is_dead(&self) -> bool {
@@ -309,6 +324,7 @@ pub(crate) struct Family {
     /// The template's word for the process IDs of its clones.
     pid_area: OnceLock<Arc<Area>>,
     known: Lock<Known, { rank::LEAF }>,
+    over: Condition,
     made: AtomicU64,
 }
 
@@ -317,6 +333,8 @@ struct Known {
     living: HashMap<i32, Arc<Process>>,
     /// Reaped before they were known.
     unknown_dead: Vec<i32>,
+    /// All are reaped, the template too.
+    is_over: bool,
 }
 
 impl Family {
@@ -327,6 +345,7 @@ impl Family {
             control,
             pid_area: OnceLock::new(),
             known: Lock::default(),
+            over: Condition::new(),
             made: AtomicU64::new(0),
         }
     }
@@ -342,7 +361,10 @@ impl Family {
                 gone(STUB_MM + PAGE_SIZE, STUB_END),
                 Command::map_area(AREAS, pid_area.offset()),
             ])
-            .map_err(|e| e.into_error("emptying the template"))?;
+            .map_err(|e| match e {
+                Failure::Dead => template::failure(&self.control.mapping, self.template.page),
+                e => e.into_error("emptying the template"),
+            })?;
         self.pid_area.set(pid_area).map_err(|_| Error::Broken("systrap: the template is used twice".into()))
     }
 
@@ -380,9 +402,19 @@ impl Family {
         Ok(process)
     }
 
-    /// Ends the template: no more stubs.
+    /// Ends the template and all stubs.
     pub(crate) fn end(&self) {
         self.template.kill();
+        let living: Vec<Arc<Process>> = self.known.lock().living.values().cloned().collect();
+        for process in living {
+            process.kill();
+        }
+    }
+
+    /// Waits until all stubs are reaped, for `limit` at most.
+    pub(crate) fn wait_for_end(&self, limit: Duration) {
+        let mut known = self.known.lock();
+        while !known.is_over && !self.over.wait_for(&mut known, limit) {}
     }
 
     /// Reaps stubs as they end; returns when the template and all others have.
@@ -403,5 +435,7 @@ impl Family {
             }
             sys::reap(pid);
         }
+        self.known.lock().is_over = true;
+        self.over.notify_all();
     }
 }

@@ -1,10 +1,11 @@
 //! What all of a platform's spaces and contexts share.
 
 use std::ops::Range;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, OnceLock};
 
 use base::PAGE_SIZE;
+use host::clock::HostClock;
 use platform::XsaveLayout;
 use platform::memory::MemoryFile;
 
@@ -27,6 +28,12 @@ pub(crate) struct Shared {
     pub(crate) frame: OnceLock<FrameLayout>,
     /// Contexts whose guest thread runs.
     pub(crate) running: AtomicUsize,
+    /// Some guest thread was bound to processors.
+    pub(crate) has_affinity: AtomicBool,
+    /// The sandbox ends: stubs die, and nobody is to be told.
+    pub(crate) is_ending: AtomicBool,
+    /// Time stamp counter and clock at the start.
+    pub(crate) started: (u64, i64),
 }
 
 /// What all signal frames have in common.
@@ -44,6 +51,14 @@ impl Shared {
     pub(crate) fn xsave_layout(&self) -> XsaveLayout {
         // Known since the platform was made; x87 and SSE are what every processor has.
         self.frame.get().map_or(XsaveLayout { size: 576, features: 3 }, |f| f.xstate.layout)
+    }
+
+    /// What `ticks` of the time stamp counter are in ns, by what it and the clock have shown since the start.
+    pub(crate) fn ticks_to_ns(&self, ticks: u64) -> u64 {
+        let (tsc, ns) = self.started;
+        let all_ticks = u128::from(host::clock::tsc().saturating_sub(tsc).max(1));
+        let all_ns = host::clock::now_ns(HostClock::MonotonicRaw).saturating_sub(ns).max(0).unsigned_abs();
+        u64::try_from(u128::from(ticks) * u128::from(all_ns) / all_ticks).unwrap_or(u64::MAX)
     }
 
     /// Panics on a range that no guest can have asked for: the sentry checks what guests ask.

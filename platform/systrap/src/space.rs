@@ -1,10 +1,14 @@
 //! An address space: a stub process, made when something is first mapped, and what it maps.
 //!
+//! What is mapped where nothing was waits until somebody needs it: the next entry of a guest thread, or the next change
+//! that takes something away. So many mappings cost one hand-over to the stub.
+//!
 //! The host's kernel limits how many mappings a process may have. What is mapped here is only a cache of what the sentry
 //! knows, since a fault brings it back: near the limit all of it is dropped, and the guest goes on.
 
 use std::any::Any;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use base::PAGE_SIZE;
@@ -24,6 +28,8 @@ pub(crate) struct SystrapSpace {
     shared: Arc<Shared>,
     this: Weak<Self>,
     state: Lock<State, { rank::PAGE_TABLE }>,
+    /// For a look at `pending` without the lock.
+    has_pending: AtomicBool,
     /// Guest threads that no context uses at the moment.
     idle: Lock<Vec<Thread>, { rank::LEAF }>,
 }
@@ -32,8 +38,15 @@ pub(crate) struct SystrapSpace {
 struct State {
     process: Option<Arc<Process>>,
     pieces: Pieces,
+    /// Mappings in `pieces` that the stub has not made yet.
+    pending: Vec<Command>,
+    /// The last mapping was refused.
+    has_failed: bool,
     threads: usize,
 }
+
+/// Mappings that wait at most.
+const MAX_PENDING: usize = 256;
 
 /// Mappings that the host may need beyond those of guest memory: the stub's own, and those that a split adds.
 const SPARE: usize = 32;
@@ -45,6 +58,7 @@ impl SystrapSpace {
             shared,
             this: this.clone(),
             state: Lock::default(),
+            has_pending: AtomicBool::new(false),
             idle: Lock::default(),
         })
     }
@@ -53,16 +67,26 @@ impl SystrapSpace {
         self.this.clone()
     }
 
-    /// A guest thread in this space that nobody uses.
-    pub(crate) fn take_thread(&self) -> Result<Thread, Error> {
+    /// Makes the mappings that wait. Before user code runs: it may need them.
+    pub(crate) fn flush(&self) -> Result<(), Error> {
+        if !self.has_pending.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let mut st = self.state.lock();
+        self.has_pending.store(false, Ordering::SeqCst);
+        st.flush(&self.shared)
+    }
+
+    /// A guest thread in this space that nobody uses, and whether it is a new one.
+    pub(crate) fn take_thread(&self) -> Result<(Thread, bool), Error> {
         if let Some(thread) = self.idle.lock().pop() {
-            return Ok(thread);
+            return Ok((thread, false));
         }
         let mut st = self.state.lock();
         let process = st.process(&self.shared)?;
         st.threads += 1;
         Counters::add(&self.shared.counters.threads);
-        Thread::start(&self.shared, process)
+        Thread::start(&self.shared, process).map(|thread| (thread, true))
     }
 
     /// Gives a thread back.
@@ -92,6 +116,7 @@ impl State {
     /// Drops all guest mappings: faults bring back what is needed.
     fn drop_all(&mut self, shared: &Shared) {
         self.pieces.clear();
+        self.pending.clear();
         let Some(process) = &self.process else { return };
         Counters::add(&shared.counters.evictions);
         if let Err(Failure::Call(errno)) = process.run(&[Command::unmap(PAGE_SIZE, STUB_TEXT - PAGE_SIZE)]) {
@@ -100,15 +125,43 @@ impl State {
         }
     }
 
-    /// Makes calls that only take away. They can fail only at the limit on mappings, and then everything goes.
+    /// Makes the mappings that wait. When the host refuses one, all go, and faults bring back what is needed: that is
+    /// enough room for a few.
+    fn flush(&mut self, shared: &Shared) -> Result<(), Error> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let process = self.process(shared)?;
+        match process.run(&self.pending) {
+            Ok(()) => {
+                self.pending.clear();
+                self.has_failed = false;
+                Ok(())
+            }
+            Err(e @ Failure::Call(_)) if !self.has_failed => {
+                log::debug!("systrap: mapping guest memory: {e:?}");
+                self.has_failed = true;
+                self.drop_all(shared);
+                Ok(())
+            }
+            Err(e) => Err(e.into_error("mapping guest memory")),
+        }
+    }
+
+    /// Makes calls that only take away, after the mappings that wait. They can fail only at the limit on mappings, and
+    /// then everything goes.
     fn restrict(&mut self, shared: &Shared, commands: &[Command]) {
-        let Some(process) = &self.process else { return };
         if commands.is_empty() {
             return;
         }
-        if let Err(Failure::Call(errno)) = process.run(commands) {
-            log::debug!("systrap: {commands:x?}: error {errno}");
-            self.drop_all(shared);
+        self.pending.extend_from_slice(commands);
+        let Some(process) = &self.process else { return };
+        match process.run(&self.pending) {
+            Err(Failure::Call(errno)) => {
+                log::debug!("systrap: {commands:x?}: error {errno}");
+                self.drop_all(shared);
+            }
+            Ok(()) | Err(Failure::Dead) => self.pending.clear(),
         }
     }
 }
@@ -117,18 +170,15 @@ impl AddressSpace for SystrapSpace {
     fn map(&self, addr: u64, range: MemRange, access: Access) -> Result<(), Error> {
         self.shared.check(addr, range.len);
         let mut st = self.state.lock();
-        let process = st.process(&self.shared)?;
         st.make_room(&self.shared, 2);
-        let command = Command::map(addr, range.len, access.bits().into(), range.offset);
-        if let Err(e) = process.run(&[command]) {
-            if e != Failure::Dead {
-                st.drop_all(&self.shared);
-                process.run(&[command]).map_err(|e| e.into_error("mapping guest memory"))?;
-            } else {
-                return Err(e.into_error("mapping guest memory"));
-            }
-        }
+        let replaces = st.pieces.intersects(addr..addr + range.len);
         st.pieces.insert(addr, Piece { end: addr + range.len, offset: range.offset, access });
+        st.pending.push(Command::map(addr, range.len, access.bits().into(), range.offset));
+        if replaces || st.pending.len() >= MAX_PENDING {
+            // What was there is the caller's to give to others.
+            return st.flush(&self.shared);
+        }
+        self.has_pending.store(true, Ordering::SeqCst);
         Ok(())
     }
 
@@ -179,13 +229,12 @@ impl AddressSpace for SystrapSpace {
         }
         // First, and also when the child cannot be made: the sentry believes that nobody writes these pages.
         st.restrict(&self.shared, &ours);
-        let process = to.process(&self.shared)?;
         to.make_room(&self.shared, theirs.len());
-        let commands: Vec<Command> = theirs.iter().map(|(_, _, command)| *command).collect();
-        process.run(&commands).map_err(|e| e.into_error("mapping guest memory"))?;
-        for (start, piece, _) in theirs {
+        for (start, piece, command) in theirs {
             to.pieces.insert(start, piece);
+            to.pending.push(command);
         }
+        child.has_pending.store(true, Ordering::SeqCst);
         Ok(())
     }
 

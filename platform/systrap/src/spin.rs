@@ -50,11 +50,13 @@ impl Spin {
         (budget(self.guest), u32::try_from(budget(self.sentry)).unwrap_or(0))
     }
 
-    /// Notes that user code stopped at `tsc`, which the guest says.
-    pub(crate) fn end(&mut self, tsc: u64) {
+    /// Notes that user code stopped at `tsc`, which the guest says; returns the ticks that it ran.
+    pub(crate) fn end(&mut self, tsc: u64) -> u64 {
         let now = host::clock::tsc();
         self.trapped = tsc.clamp(self.resumed, now);
-        self.guest = mean(self.guest, self.trapped - self.resumed);
+        let ran = self.trapped - self.resumed;
+        self.guest = mean(self.guest, ran);
+        ran
     }
 }
 

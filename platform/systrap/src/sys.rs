@@ -44,6 +44,14 @@ pub(crate) fn signal_thread(pid: i32, tid: i32, signal: i32) {
     unsafe { libc::syscall(libc::SYS_tgkill, pid, tid, signal) };
 }
 
+/// Processor time that thread `tid` of process `pid` has used, ns; `None` when the host does not say.
+///
+/// Source: proc(5), `/proc/pid/schedstat`. The clocks of threads of other processes cannot be read.
+pub(crate) fn thread_cpu_ns(pid: i32, tid: i32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/schedstat")).ok()?;
+    text.split(' ').next()?.parse().ok()
+}
+
 /// Whether user code may use RDFSBASE and its like (`HWCAP2_FSGSBASE`).
 pub(crate) fn has_fsgsbase() -> bool {
     // SAFETY: no pointers.

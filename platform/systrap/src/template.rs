@@ -3,13 +3,12 @@
 #![expect(unsafe_code, reason = "clones the process and sets the clone up")]
 
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::atomic::{AtomicI32, Ordering};
 
 use host::mapping::Mapping;
 use platform::Error;
 
 use crate::filter;
-use crate::layout::{CONTROL_FD, MEMORY_FD, STUB_MM, STUB_TEXT, STUB_TEXT_LEN};
+use crate::layout::{CONTROL_FD, MEMORY_FD, STUB_MM, STUB_TEXT, STUB_TEXT_LEN, mm};
 use crate::stub::SIGNALS;
 
 /// What the clone needs; it lives in the sentry's memory until the clone runs in the stub's page.
@@ -17,22 +16,19 @@ pub(crate) struct Setup<'a> {
     pub(crate) memory: BorrowedFd<'a>,
     pub(crate) control: BorrowedFd<'a>,
     pub(crate) text: BorrowedFd<'a>,
+    /// The control file as the sentry maps it; the clone has the same mapping until it is emptied.
+    pub(crate) mapping: &'a Mapping,
+    /// The sentry's process ID.
+    pub(crate) parent: u32,
     /// The template's command page in the control file.
     pub(crate) page: u64,
     /// The signal handler's address in a stub.
     pub(crate) handler: u64,
 }
 
-/// Where the clone's set-up failed: stored by the clone, read by who made it.
-struct Report {
-    step: AtomicI32,
-    errno: AtomicI32,
-}
-
 struct Arguments<'a> {
     setup: &'a Setup<'a>,
     filter: libc::sock_fprog,
-    report: &'a Report,
     inner_stack: *mut libc::c_void,
     pid: i32,
 }
@@ -62,19 +58,18 @@ const STEPS: [&str; 10] = [
     "resource limits",
 ];
 
-/// Makes the template as a child of the calling thread; returns its process ID. It then waits for commands.
+/// Makes the template as a child of the calling thread; returns its process ID. It sets itself up, which may fail yet (see
+/// [`failure`]), and then waits for commands.
 ///
 /// # Errors
-/// Which step failed and what may help.
+/// The host makes no process.
 pub(crate) fn start(setup: &Setup<'_>) -> Result<i32, Error> {
     let broken = |what: &str, e: &dyn std::fmt::Display| Error::Broken(format!("systrap: {what}: {e}"));
     let stacks = Mapping::anonymous(2 * STACK).map_err(|e| broken("stack of the template", &e))?;
-    let shared = SharedPage::new().map_err(|e| broken("report of the template", &e))?;
     let mut program = filter::wide();
     let mut arguments = Arguments {
         setup,
         filter: libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() },
-        report: shared.report(),
         inner_stack: stacks.address(STACK) as *mut libc::c_void,
         pid: 0,
     };
@@ -97,25 +92,17 @@ pub(crate) fn start(setup: &Setup<'_>) -> Result<i32, Error> {
     if arguments.pid <= 0 {
         return Err(broken("clone of the process", &std::io::Error::from_raw_os_error(-arguments.pid)));
     }
-    // The template tells how far it came; it cannot hang on the way.
-    loop {
-        match arguments.report.step.load(Ordering::SeqCst) {
-            0 => std::thread::yield_now(),
-            READY => return Ok(arguments.pid),
-            step => {
-                let errno = arguments.report.errno.load(Ordering::SeqCst);
-                // SAFETY: no pointers but null; reaps the child that has failed.
-                unsafe { libc::waitpid(arguments.pid, std::ptr::null_mut(), libc::__WALL) };
-                let what = STEPS.get(step.unsigned_abs() as usize).copied().unwrap_or("set-up");
-                let error = std::io::Error::from_raw_os_error(errno);
-                return Err(Error::Broken(format!("systrap: {what}: {error}{}", remedy(what))));
-            }
-        }
-    }
+    Ok(arguments.pid)
 }
 
-/// The step of a template that is done.
-const READY: i32 = 1000;
+/// Why a template has died, from what its set-up stored before.
+pub(crate) fn failure(mapping: &Mapping, page: u64) -> Error {
+    let step = mapping.load_u32(page + mm::SETUP_STEP) as usize;
+    let errno = mapping.load_u32(page + mm::SETUP_ERRNO).cast_signed();
+    let what = STEPS.get(step).copied().unwrap_or("set-up");
+    let error = std::io::Error::from_raw_os_error(errno);
+    Error::Broken(format!("systrap: {what}: {error}{}", remedy(what)))
+}
 
 /// What helps against a failure.
 fn remedy(what: &str) -> &'static str {
@@ -125,32 +112,6 @@ fn remedy(what: &str) -> &'static str {
         }
         "mapping the stub" => "; the host must allow PROT_EXEC mappings of memfds (SELinux: execmem)",
         _ => "",
-    }
-}
-
-/// A page that a clone shares with its parent, for a [`Report`].
-struct SharedPage(*mut libc::c_void);
-
-impl SharedPage {
-    fn new() -> Result<Self, std::io::Error> {
-        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
-        // SAFETY: a new mapping at an address that the kernel chooses.
-        let at = unsafe {
-            libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)
-        };
-        if at == libc::MAP_FAILED { Err(std::io::Error::last_os_error()) } else { Ok(Self(at)) }
-    }
-
-    fn report(&self) -> &Report {
-        // SAFETY: the page is mapped as long as `self` lives, and its zeros are a report; what changes in it is atomic.
-        unsafe { &*self.0.cast::<Report>() }
-    }
-}
-
-impl Drop for SharedPage {
-    fn drop(&mut self) {
-        // SAFETY: the page is ours, and nobody uses it any more.
-        unsafe { libc::munmap(self.0, 4096) };
     }
 }
 
@@ -177,8 +138,9 @@ extern "C" fn template(arguments: *mut libc::c_void) -> libc::c_int {
         Ok(never) => match never {},
         Err(step) => step,
     };
-    arguments.report.errno.store(last_errno(), Ordering::SeqCst);
-    arguments.report.step.store(step, Ordering::SeqCst);
+    let Setup { mapping, page, .. } = arguments.setup;
+    mapping.swap_u32(page + mm::SETUP_ERRNO, last_errno().cast_unsigned());
+    mapping.swap_u32(page + mm::SETUP_STEP, step);
     1
 }
 
@@ -210,59 +172,62 @@ fn hide_vdso() {
     }
 }
 
-fn set_up(arguments: &Arguments<'_>) -> Result<Never, i32> {
+fn set_up(arguments: &Arguments<'_>) -> Result<Never, u32> {
     let setup = arguments.setup;
     // Out of the way of the numbers that they get.
     let up =
         |fd: BorrowedFd<'_>| call(libc::SYS_fcntl, fd.as_raw_fd() as u64, libc::F_DUPFD as u64, 16, 0, 0, 0);
     let (memory, control, text) = (up(setup.memory), up(setup.control), up(setup.text));
-    let (memory, control, text) = (memory.ok_or(1)?, control.ok_or(1)?, text.ok_or(1)?);
-    let dup = |from: u64, to: u32| call(libc::SYS_dup3, from, to.into(), 0, 0, 0, 0).ok_or(1);
+    let (memory, control, text) = (memory.ok_or(1u32)?, control.ok_or(1u32)?, text.ok_or(1u32)?);
+    let dup = |from: u64, to: u32| call(libc::SYS_dup3, from, to.into(), 0, 0, 0, 0).ok_or(1u32);
     dup(memory, MEMORY_FD)?;
     dup(control, CONTROL_FD)?;
     dup(text, CONTROL_FD + 1)?;
     // Descriptors 0 to 2, then everything behind ours. Linux before 5.9 has no close_range.
     let close = |first: u32, last: u32| call(libc::SYS_close_range, first.into(), last.into(), 0, 0, 0, 0);
-    close(0, 2).ok_or(2)?;
-    close(CONTROL_FD + 2, u32::MAX).ok_or(2)?;
+    close(0, 2).ok_or(2u32)?;
+    close(CONTROL_FD + 2, u32::MAX).ok_or(2u32)?;
 
     let prctl = |option: libc::c_int, a: u64| call(libc::SYS_prctl, option as u64, a, 0, 0, 0, 0);
-    prctl(libc::PR_SET_NO_NEW_PRIVS, 1).ok_or(3)?;
+    prctl(libc::PR_SET_NO_NEW_PRIVS, 1).ok_or(3u32)?;
     // No terminal signals.
     call(libc::SYS_setsid, 0, 0, 0, 0, 0, 0);
     let name = c"ringfence-stub";
-    prctl(libc::PR_SET_NAME, name.as_ptr() as u64).ok_or(4)?;
+    prctl(libc::PR_SET_NAME, name.as_ptr() as u64).ok_or(4u32)?;
     // Guests that crash their stub leave no core files on the host.
     let limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     let core = libc::RLIMIT_CORE as u64;
-    call(libc::SYS_prlimit64, 0, core, (&raw const limit) as u64, 0, 0, 0).ok_or(9)?;
+    call(libc::SYS_prlimit64, 0, core, (&raw const limit) as u64, 0, 0, 0).ok_or(9u32)?;
     // _LINUX_CAPABILITY_VERSION_3: header, then three words of zeros, twice.
     let header = [0x2008_0522u32, 0];
     let data = [0u32; 6];
-    call(libc::SYS_capset, header.as_ptr() as u64, data.as_ptr() as u64, 0, 0, 0, 0).ok_or(5)?;
+    call(libc::SYS_capset, header.as_ptr() as u64, data.as_ptr() as u64, 0, 0, 0, 0).ok_or(5u32)?;
     // Giving up capabilities clears the signal of the parent's death: set it afterwards.
-    prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64).ok_or(4)?;
+    prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64).ok_or(4u32)?;
+    // It may have died before.
+    if call(libc::SYS_getppid, 0, 0, 0, 0, 0, 0) != Some(setup.parent.into()) {
+        return Err(4);
+    }
 
     let all = u64::MAX;
-    call(libc::SYS_rt_sigprocmask, 2, (&raw const all) as u64, 0, 8, 0, 0).ok_or(6)?;
+    call(libc::SYS_rt_sigprocmask, 2, (&raw const all) as u64, 0, 8, 0, 0).ok_or(6u32)?;
     let flags = (libc::SA_SIGINFO | libc::SA_ONSTACK) as u64 | 0x0400_0000;
     let action = SigAction { handler: setup.handler, flags, restorer: setup.handler, mask: all };
     for signal in SIGNALS {
-        call(libc::SYS_rt_sigaction, signal as u64, (&raw const action) as u64, 0, 8, 0, 0).ok_or(6)?;
+        call(libc::SYS_rt_sigaction, signal as u64, (&raw const action) as u64, 0, 8, 0, 0).ok_or(6u32)?;
     }
 
     hide_vdso();
     let map = |at: u64, len: u64, protection: i32, fd: u32, offset: u64| {
         let flags = (libc::MAP_SHARED | libc::MAP_FIXED) as u64;
-        call(libc::SYS_mmap, at, len, protection as u64, flags, fd.into(), offset).ok_or(7)
+        call(libc::SYS_mmap, at, len, protection as u64, flags, fd.into(), offset).ok_or(7u32)
     };
     map(STUB_TEXT, STUB_TEXT_LEN, libc::PROT_READ | libc::PROT_EXEC, CONTROL_FD + 1, 0)?;
     map(STUB_MM, 4096, libc::PROT_READ, CONTROL_FD, setup.page)?;
-    call(libc::SYS_close, (CONTROL_FD + 1).into(), 0, 0, 0, 0, 0).ok_or(2)?;
+    call(libc::SYS_close, (CONTROL_FD + 1).into(), 0, 0, 0, 0, 0).ok_or(2u32)?;
     let program = (&raw const arguments.filter) as u64;
     // The last call from here: the filter lets only the stub's page make any.
-    call(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER.into(), 0, program, 0, 0, 0).ok_or(8)?;
-    arguments.report.step.store(READY, Ordering::SeqCst);
+    call(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER.into(), 0, program, 0, 0, 0).ok_or(8u32)?;
     // SAFETY: the stub's first instruction, mapped just now; it needs nothing of what is here and never returns.
     let enter: extern "C" fn() -> ! = unsafe { std::mem::transmute(STUB_TEXT as *const ()) };
     enter()

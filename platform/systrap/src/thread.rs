@@ -49,6 +49,15 @@ pub(crate) enum Wait {
     TimedOut,
 }
 
+/// What a wait cost.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ticks {
+    /// Ticks of the time stamp counter that it waited awake.
+    pub(crate) awake: u64,
+    /// Whether it slept then.
+    pub(crate) slept: bool,
+}
+
 impl Thread {
     /// Makes a thread in a stub.
     pub(crate) fn start(shared: &Shared, process: Arc<Process>) -> Result<Self, Error> {
@@ -207,35 +216,35 @@ impl Thread {
     }
 
     /// Waits for the guest's next trap: awake for `spin` ticks, then asleep.
-    pub(crate) fn wait(&self, spin: u64, limit: Duration) -> (Wait, bool) {
+    pub(crate) fn wait(&self, spin: u64, limit: Duration) -> (Wait, Ticks) {
+        let mut ticks = Ticks { awake: 0, slept: false };
         if spin > 0 {
             let start = host::clock::tsc();
-            loop {
+            while ticks.awake <= spin {
                 if let Some(end) = self.state() {
-                    return (end, false);
+                    return (end, ticks);
                 }
                 std::hint::spin_loop();
-                if host::clock::tsc().wrapping_sub(start) > spin {
-                    break;
-                }
+                ticks.awake = host::clock::tsc().wrapping_sub(start);
             }
         } else if let Some(end) = self.state() {
-            return (end, false);
+            return (end, ticks);
         }
         let (m, at) = (self.m(), self.area.offset());
         m.swap_u32(at + area::SENTRY_SLEEPS, 1);
         let end = match self.state() {
             Some(end) => Some(end),
             None => {
+                ticks.slept = true;
                 host::futex::wait(m, at + area::TURN, turn::GUEST, Some(limit));
                 self.state()
             }
         };
         m.swap_u32(at + area::SENTRY_SLEEPS, 0);
         match end {
-            Some(end) => (end, true),
-            None if self.process.is_dead() => (Wait::Dead, true),
-            None => (Wait::TimedOut, true),
+            Some(end) => (end, ticks),
+            None if self.process.is_dead() => (Wait::Dead, ticks),
+            None => (Wait::TimedOut, ticks),
         }
     }
 

@@ -261,6 +261,7 @@ pub(super) fn sys_sched_setaffinity(cx: &mut Ctx<'_>, tid: i32, len: u32, mask: 
     }
     if let Some(host_tid) = task.account.host_tid() {
         host::system::set_affinity(host_tid, &wanted)?;
+        task.kicker.set_affinity(&wanted);
     }
     task.attributes.lock().cpus = wanted;
     Ok(0)

@@ -1,6 +1,7 @@
 //! What threads and processes have used (getrusage(2), times(2), `/proc/PID/stat`).
 //!
-//! A thread's processor time is that of its host thread, which the host's clock tells at any time. How much of it was user
+//! A thread's processor time is that of its host thread, which the host's clock tells at any time. Where user code has a
+//! host thread of its own the platform tells what that has used, which is user time. Elsewhere, how much of it was user
 //! code is estimated from the time stamp counter, read at each way into and out of the guest, as Linux itself scales its
 //! ticks (kernel/sched/cputime.c, `cputime_adjust`).
 
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use base::lock::{Lock, rank};
+use platform::Kick;
 
 use super::{Task, ThreadGroup};
 use crate::kernel::{Kernel, Tree};
@@ -53,7 +55,6 @@ impl CpuWeights {
 }
 
 /// What one thread has used.
-#[derive(Debug)]
 pub struct Account {
     /// The host thread that runs it; 0 before it has started.
     host_tid: AtomicI32,
@@ -73,6 +74,8 @@ pub struct Account {
     cpus: Arc<CpuWeights>,
     /// `CLOCK_BOOTTIME` when it was made, ns.
     started_ns: u64,
+    /// Knows what user code uses where it has a host thread of its own.
+    guest: Arc<dyn Kick>,
     /// User and system time last shown, ns: they never fall.
     shown: Lock<(u64, u64), { rank::LEAF }>,
 }
@@ -138,11 +141,18 @@ pub struct GroupAccount {
     pub max_rss: AtomicU64,
 }
 
+impl std::fmt::Debug for Account {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Account").field("host_tid", &self.host_tid).finish_non_exhaustive()
+    }
+}
+
 impl Account {
     /// Begins now, which is `started_ns` of `CLOCK_BOOTTIME`.
-    pub fn new(started_ns: u64, cpus: Arc<CpuWeights>) -> Self {
+    pub fn new(started_ns: u64, cpus: Arc<CpuWeights>, guest: Arc<dyn Kick>) -> Self {
         Self {
             cpus,
+            guest,
             host_tid: AtomicI32::new(0),
             phase: AtomicU8::new(Phase::Kernel as u8),
             since: AtomicU64::new(host::clock::tsc()),
@@ -247,10 +257,16 @@ impl Account {
                 }
             })
             .and_then(|ns| u64::try_from(ns).ok());
+        let guest = self.guest.guest_cpu();
         let mut shown = self.shown.lock();
         // Once the host thread has ended the last times stand.
         let Some(total) = total else { return *shown };
         self.commit();
+        if let Some(guest) = guest {
+            let system_ns = total.saturating_sub(guest.waited_ns);
+            *shown = (guest.user_ns.max(shown.0), system_ns.max(shown.1));
+            return *shown;
+        }
         let user = u128::from(self.user.load(Ordering::Relaxed));
         let all = (user + u128::from(self.kernel.load(Ordering::Relaxed))).max(1);
         let scaled = u64::try_from(u128::from(total) * user / all).unwrap_or(total);

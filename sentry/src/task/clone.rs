@@ -229,7 +229,7 @@ pub fn start_first(first: FirstTask) -> Result<(), Errno> {
         mm: Lock::new(mm.clone()),
         fs: Lock::new(fs.clone()),
         attributes: Lock::new(attributes),
-        account: Arc::new(Account::new(kernel.boot_ns(), kernel.system.weights.clone())),
+        account: Arc::new(Account::new(kernel.boot_ns(), kernel.system.weights.clone(), context.kicker())),
     });
     {
         let mut tree = kernel.tree.lock();
@@ -418,7 +418,11 @@ impl Ctx<'_> {
             mm: Lock::new(mm.clone()),
             fs: Lock::new(fs.clone()),
             attributes: Lock::new(attributes),
-            account: Arc::new(Account::new(kernel.boot_ns(), kernel.system.weights.clone())),
+            account: Arc::new(Account::new(
+                kernel.boot_ns(),
+                kernel.system.weights.clone(),
+                context.kicker(),
+            )),
         });
         let pidfd = if f & flag::PIDFD != 0 { Some(self.make_pidfd(&group, args.pidfd)?) } else { None };
         let event = self.trace_event_of(args);

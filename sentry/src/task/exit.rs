@@ -31,6 +31,8 @@ impl Ctx<'_> {
         if self.task.group.live.load(Ordering::SeqCst) == 1 {
             self.task.note_rss();
         }
+        // While the host can tell what user code has used: that ends with the address space.
+        self.task.account.times();
         let kernel = self.task.kernel.clone();
         let group = self.task.group.clone();
         if group.live.load(Ordering::SeqCst) == 1 {
