@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use platform_kvm::check::{Costs, Report};
 use platform_kvm::{Entry, Options};
+use platform_systrap::check::Report as Stubs;
 use serde_json::{Value, json};
 
 /// Exit status when ringfence itself fails.
@@ -31,17 +32,75 @@ pub(crate) fn run(json: bool) -> i32 {
 /// As [`run`], with other options than the default ones.
 pub(crate) fn run_with(options: &Options, json: bool) -> i32 {
     let limits = limits();
-    let result = platform_kvm::check::check(options).map_err(|e| e.to_string());
+    let kvm = platform_kvm::check::check(options).map_err(|e| e.to_string());
+    let systrap = platform_systrap::check::check().map_err(|e| e.to_string());
     if json {
-        println!("{:#}", to_json(&result, &limits));
-    } else if let Ok(report) = &result {
-        print!("{}", to_text(report, &limits));
+        println!("{:#}", to_json(&kvm, &systrap, &limits));
+    } else {
+        print!("{}", to_text(&kvm, &systrap, &limits));
     }
+    if kvm.is_ok() || systrap.is_ok() { 0 } else { FAILED }
+}
+
+/// What `--platform auto` would take, by what was measured now.
+fn choice(kvm: &Result<Report, String>, systrap: &Result<Stubs, String>) -> Option<&'static str> {
+    match (kvm, systrap) {
+        (Ok(kvm), Ok(systrap)) if !kvm.is_hardware() && kvm.costs.syscall > systrap.costs.syscall => {
+            Some("systrap")
+        }
+        (Ok(_), _) => Some("kvm"),
+        (Err(_), Ok(_)) => Some("systrap"),
+        (Err(_), Err(_)) => None,
+    }
+}
+
+/// Name, time and meaning of each cost of systrap.
+fn systrap_costs(costs: &platform_systrap::check::Costs) -> [(&'static str, Duration, &'static str); 7] {
+    [
+        ("start", costs.start, "make the first stub process"),
+        ("syscall", costs.syscall, "system call to the sentry and back"),
+        ("exception", costs.exception, "exception to the sentry and back"),
+        ("fault", costs.fault, "page fault that the sentry answers by mapping the page"),
+        ("touch", costs.touch, "first touch of a mapped page"),
+        ("shootdown", costs.shootdown, "take a page away from running guests"),
+        ("space", costs.space, "make, use and end an address space with a thread"),
+    ]
+}
+
+fn systrap_text(text: &mut String, result: &Result<Stubs, String>) {
+    text.push_str("platform systrap\n");
     match result {
-        Ok(_) => 0,
         Err(message) => {
-            eprintln!("ringfence: {message}");
-            FAILED
+            let _ = writeln!(text, "  ! {message}");
+        }
+        Ok(report) => {
+            let _ = writeln!(text, "  {:<18}{}", "guest memory", bytes(report.memory_limit));
+            let xsave = report.xsave;
+            let _ = writeln!(text, "  {:<18}{} bytes, features {:#x}", "XSAVE", xsave.size, xsave.features);
+            let _ = writeln!(text, "  {:<18}{}", "mappings", report.map_limit);
+            text.push_str("costs now\n");
+            for (name, duration, meaning) in systrap_costs(&report.costs) {
+                let _ = writeln!(text, "  {name:<18}{:>10}  {meaning}", time(duration));
+            }
+        }
+    }
+}
+
+fn systrap_json(result: &Result<Stubs, String>) -> Value {
+    match result {
+        Err(message) => json!({"usable": false, "error": message}),
+        Ok(report) => {
+            let costs: serde_json::Map<_, _> = systrap_costs(&report.costs)
+                .into_iter()
+                .map(|(name, d, _)| (name.to_owned(), json!(u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))))
+                .collect();
+            json!({
+                "usable": true,
+                "memory_limit": report.memory_limit,
+                "max_mappings": report.map_limit,
+                "xsave": {"size": report.xsave.size, "features": report.xsave.features},
+                "costs_ns": costs,
+            })
         }
     }
 }
@@ -141,7 +200,34 @@ fn time(duration: Duration) -> String {
     }
 }
 
-fn to_text(report: &Report, limits: &[Limit]) -> String {
+fn to_text(kvm: &Result<Report, String>, systrap: &Result<Stubs, String>, limits: &[Limit]) -> String {
+    let mut text = match kvm {
+        Ok(report) => kvm_text(report),
+        Err(message) => format!("platform kvm\n  ! {message}\n"),
+    };
+    systrap_text(&mut text, systrap);
+    let _ =
+        writeln!(text, "auto would take now: {}", choice(kvm, systrap).unwrap_or("none: no platform works"));
+    text.push_str("limits\n");
+    let shown = |value: Option<u64>| value.map_or("unlimited".to_owned(), |n| n.to_string());
+    for limit in limits {
+        let _ = writeln!(
+            text,
+            "  {:<18}{} (can be raised to {})",
+            limit.name,
+            shown(limit.soft),
+            shown(limit.hard)
+        );
+    }
+    if let Ok(report) = kvm {
+        for warning in warnings(report, limits) {
+            let _ = writeln!(text, "  ! {warning}");
+        }
+    }
+    text
+}
+
+fn kvm_text(report: &Report) -> String {
     let mut out = String::new();
     let mut line = |name: &str, value: String| {
         // Writing to a string does not fail.
@@ -161,24 +247,10 @@ fn to_text(report: &Report, limits: &[Limit]) -> String {
     for (name, duration, meaning) in costs(&report.costs) {
         let _ = writeln!(text, "  {name:<18}{:>10}  {meaning}", time(duration));
     }
-    text.push_str("limits\n");
-    let shown = |value: Option<u64>| value.map_or("unlimited".to_owned(), |n| n.to_string());
-    for limit in limits {
-        let _ = writeln!(
-            text,
-            "  {:<18}{} (can be raised to {})",
-            limit.name,
-            shown(limit.soft),
-            shown(limit.hard)
-        );
-    }
-    for warning in warnings(report, limits) {
-        let _ = writeln!(text, "  ! {warning}");
-    }
     text
 }
 
-fn to_json(result: &Result<Report, String>, limits: &[Limit]) -> Value {
+fn to_json(result: &Result<Report, String>, systrap: &Result<Stubs, String>, limits: &[Limit]) -> Value {
     let limits_json: serde_json::Map<_, _> = limits
         .iter()
         .map(|limit| (limit.name.replace(' ', "_"), json!({"soft": limit.soft, "hard": limit.hard})))
@@ -208,7 +280,12 @@ fn to_json(result: &Result<Report, String>, limits: &[Limit]) -> Value {
             })
         }
     };
-    json!({"version": env!("CARGO_PKG_VERSION"), "platforms": {"kvm": kvm}, "limits": limits_json})
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "platforms": {"kvm": kvm, "systrap": systrap_json(systrap)},
+        "auto": choice(result, systrap),
+        "limits": limits_json,
+    })
 }
 
 #[cfg(test)]
@@ -231,7 +308,8 @@ mod tests {
 
     #[test]
     fn json_says_why_no_platform_works() {
-        let value = to_json(&Err("kvm: /dev/kvm: not present".to_owned()), &[]);
+        let value = to_json(&Err("kvm: /dev/kvm: not present".to_owned()), &Err("no".to_owned()), &[]);
+        assert_eq!(value["auto"], Value::Null);
         assert_eq!(value["platforms"]["kvm"]["usable"], false);
         assert_eq!(value["platforms"]["kvm"]["error"], "kvm: /dev/kvm: not present");
     }

@@ -191,6 +191,7 @@ fn try_run(options: &Options) -> Result<u8, Failure> {
     if options.counters {
         print_counters(&kernel, platform.as_ref());
     }
+    platform.shutdown();
     let code = if status & 0x7f == 0 { status >> 8 & 0xff } else { 128 + (status & 0x7f) };
     Ok(u8::try_from(code).unwrap_or(FAILED))
 }
