@@ -11,7 +11,7 @@ use crate::counters::Counters;
 use crate::kick::Runner;
 use crate::shared::Shared;
 use crate::space::SystrapSpace;
-use crate::spin::Spin;
+use crate::spin::{Spin, WAKE_TICKS};
 use crate::thread::{Thread, Wait, is_canonical};
 use crate::xstate;
 
@@ -46,8 +46,8 @@ impl SystrapContext {
             self.unbind();
             let (thread, is_fresh) = space.take_thread()?;
             self.runner.bind(&thread, is_fresh);
-            // The calling thread has the mask already: its own, or its parent's.
-            if self.shared.has_affinity.load(Ordering::Relaxed)
+            if !is_fresh
+                && self.shared.has_affinity.load(Ordering::Relaxed)
                 && let Ok(mask) = host::system::affinity(0)
             {
                 thread.process().set_affinity(thread.tid(), &mask);
@@ -95,13 +95,14 @@ impl Context for SystrapContext {
         let shared = &*self.shared;
         let running = shared.running.fetch_add(1, Ordering::Relaxed) + 1;
         let (mine, guests) = self.spin.begin(running * 2 <= shared.cpus);
-        thread.resume(guests);
-        let mut spin = mine;
-        let (mut deaf, mut awake) = (0, 0);
+        let woken = thread.resume(guests);
+        let mut spin = if woken && mine > 0 { mine + WAKE_TICKS } else { mine };
+        let (mut deaf, mut awake, mut slept) = (0, 0, false);
         let end = loop {
             let (end, ticks) = thread.wait(spin, LOOK);
             awake += ticks.awake;
             if ticks.slept {
+                slept = true;
                 Counters::add(&shared.counters.sleeps);
             }
             if end != Wait::TimedOut {
@@ -127,7 +128,7 @@ impl Context for SystrapContext {
             },
             _ => Err(Error::Exhausted("systrap: the stub of a guest process has died".into())),
         };
-        let ran = self.spin.end(thread.trap_tsc());
+        let ran = self.spin.end(thread.ran(), slept);
         self.runner.leave(matches!(trap, Ok(Trap::Interrupted)), ran, awake);
         let counters = &shared.counters;
         Counters::add(match &trap {

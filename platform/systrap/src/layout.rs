@@ -101,6 +101,8 @@ pub mod area {
     pub(crate) const STACK: u64 = 48;
     /// The time stamp counter when the stay ended.
     pub(crate) const TRAP_TSC: u64 = 72;
+    /// The time stamp counter when the stay began.
+    pub(crate) const RESUME_TSC: u64 = 80;
     /// The rest of the page is free for code that runs in the guest: patched call sites.
     pub const FREE: u64 = 512;
 }

@@ -19,6 +19,7 @@ use crate::layout::{
     AREA_LEN, AREAS, CONTROL_FD, MEMORY_FD, STUB_END, STUB_MM, STUB_TEXT, STUB_TEXT_LEN, area, mm,
 };
 use crate::stub::{Kind, turn};
+use crate::thread::YIELDS;
 use crate::{sys, template};
 
 /// One call for the thread that changes mappings.
@@ -91,6 +92,8 @@ impl Failure {
 /// Sends batches to one stub. One thread at a time.
 struct Channel {
     seq: u32,
+    /// The processor that the stub's thread is bound to.
+    cpu: usize,
 }
 
 /// The threads' areas of a stub.
@@ -114,16 +117,13 @@ pub(crate) struct Process {
     is_dead: AtomicBool,
 }
 
-/// Looks at the report before the sentry sleeps on it, and at the command page before the stub does.
-const SPIN: u32 = 200;
-
 impl Process {
     pub(crate) fn new(control: Arc<Control>, pid: i32, page: u64) -> Self {
         Self {
             control,
             pid,
             page,
-            channel: Lock::new(Channel { seq: 0 }),
+            channel: Lock::new(Channel { seq: 0, cpu: usize::MAX }),
             areas: Lock::default(),
             is_dead: AtomicBool::new(false),
         }
@@ -178,6 +178,14 @@ impl Process {
         }
         m.store_u64(self.page + mm::NEW_PAGE, new_page.unwrap_or(0));
         m.swap_u32(self.page + mm::COUNT, commands.len() as u32);
+        // On the same processor the hand-over is a switch; to wake another one costs many times that.
+        let cpu = host::system::current_cpu();
+        if cpu != channel.cpu && cpu < host::system::MAX_CPUS {
+            let mut mask = [0; host::system::MAX_CPUS / 64];
+            mask[cpu / 64] = 1 << (cpu % 64);
+            self.set_affinity(self.pid, &mask);
+            channel.cpu = cpu;
+        }
         channel.seq = channel.seq.wrapping_add(1);
         m.swap_u32(self.page + mm::SEQ, channel.seq);
         host::futex::wake(m, self.page + mm::SEQ);
@@ -189,11 +197,11 @@ impl Process {
     fn wait(&self, seq: u32) -> Result<(), Failure> {
         let m = &self.control.mapping;
         let at = self.page + mm::REPORT;
-        for _ in 0..SPIN {
+        for _ in 0..YIELDS {
+            std::thread::yield_now();
             if m.load_u32(at) == seq {
                 return Ok(());
             }
-            std::hint::spin_loop();
         }
         m.swap_u32(self.page + mm::WAITER, 1);
         let result = loop {

@@ -73,8 +73,10 @@ impl SystrapSpace {
             return Ok(());
         }
         let mut st = self.state.lock();
+        let result = st.flush(&self.shared);
+        // Only now: who finds nothing to do goes on to run user code.
         self.has_pending.store(false, Ordering::SeqCst);
-        st.flush(&self.shared)
+        result
     }
 
     /// A guest thread in this space that nobody uses, and whether it is a new one.

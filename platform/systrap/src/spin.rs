@@ -1,10 +1,18 @@
 //! How long to wait awake, on either side.
 //!
 //! A hand-over to somebody who waits awake costs some hundred ns, to somebody asleep some µs. So each side waits awake for
-//! about as long as the other one usually takes, if that is short, and not at all when processors are scarce.
+//! about as long as the other one usually takes, if that is short, and not at all when processors are scarce. Where the
+//! other one had to be woken it waits for that too: if both slept then, neither would ever be found awake. Waits awake
+//! that end asleep show that the host is busy: they are made more and more rarely.
 
 /// Waits longer than this are slept through, in ticks of the time stamp counter.
-const LONGEST: u64 = 60_000;
+const LONGEST: u64 = 100_000;
+/// What it takes to wake a thread on a processor that idles in a virtual machine.
+pub(crate) const WAKE_TICKS: u64 = 120_000;
+/// Stays without waiting awake at most, after waits that were in vain.
+const LONGEST_PAUSE: u32 = 256;
+/// No stay is longer than this, some hours, whatever the guest says.
+const MOST: u64 = 1 << 45;
 /// The sentry's first guess.
 const FIRST: u64 = 20_000;
 /// What is added to twice the usual time.
@@ -17,13 +25,18 @@ pub(crate) struct Spin {
     guest: u64,
     /// In the sentry.
     sentry: u64,
-    resumed: u64,
+    /// When the sentry was given the registers last.
     trapped: u64,
+    /// Stays to come without waiting awake, and the pause after the next wait in vain.
+    pause: u32,
+    next_pause: u32,
+    /// Whether this stay began with waiting awake.
+    awake: bool,
 }
 
 impl Default for Spin {
     fn default() -> Self {
-        Self { guest: FIRST, sentry: FIRST, resumed: 0, trapped: 0 }
+        Self { guest: FIRST, sentry: FIRST, trapped: 0, pause: 0, next_pause: 1, awake: false }
     }
 }
 
@@ -40,22 +53,34 @@ fn budget(usual: u64) -> u64 {
 impl Spin {
     /// Notes that user code is about to run; how long the sentry, and then the stub, are to wait awake.
     pub(crate) fn begin(&mut self, may_spin: bool) -> (u64, u32) {
-        self.resumed = host::clock::tsc();
         if self.trapped != 0 {
-            self.sentry = mean(self.sentry, self.resumed.wrapping_sub(self.trapped));
+            self.sentry = mean(self.sentry, host::clock::tsc().wrapping_sub(self.trapped));
         }
+        self.awake = false;
         if !may_spin {
             return (0, 0);
         }
-        (budget(self.guest), u32::try_from(budget(self.sentry)).unwrap_or(0))
+        if self.pause > 0 {
+            self.pause -= 1;
+            return (0, 0);
+        }
+        let mine = budget(self.guest);
+        self.awake = mine > 0;
+        (mine, u32::try_from(budget(self.sentry)).unwrap_or(0))
     }
 
-    /// Notes that user code stopped at `tsc`, which the guest says; returns the ticks that it ran.
-    pub(crate) fn end(&mut self, tsc: u64) -> u64 {
-        let now = host::clock::tsc();
-        self.trapped = tsc.clamp(self.resumed, now);
-        let ran = self.trapped - self.resumed;
+    /// Notes that user code stopped after `ran` ticks, which the guest says: without the time that it took to wake it.
+    /// `slept` says that this side slept at last. Returns what can be believed.
+    pub(crate) fn end(&mut self, ran: u64, slept: bool) -> u64 {
+        if self.awake && slept && ran < LONGEST {
+            self.pause = self.next_pause;
+            self.next_pause = (self.next_pause * 2).min(LONGEST_PAUSE);
+        } else if self.awake {
+            self.next_pause = (self.next_pause / 2).max(1);
+        }
+        let ran = ran.min(MOST);
         self.guest = mean(self.guest, ran);
+        self.trapped = host::clock::tsc();
         ran
     }
 }
@@ -71,14 +96,20 @@ mod tests {
         assert_eq!(s.begin(false), (0, 0));
         for _ in 0..40 {
             s.begin(true);
-            s.resumed = s.resumed.wrapping_sub(10 * LONGEST);
-            s.end(u64::MAX);
+            s.end(u64::MAX, true);
         }
         assert_eq!(s.begin(true).0, 0);
         for _ in 0..40 {
             s.begin(true);
-            s.end(0);
+            s.end(0, false);
         }
         assert!(s.begin(true).0 > 0);
+        // In vain, again and again.
+        let awake = (0..2000).filter(|_| {
+            let awake = s.begin(true).0 > 0;
+            s.end(0, true);
+            awake
+        });
+        assert!(awake.count() < 20);
     }
 }

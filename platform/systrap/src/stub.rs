@@ -16,6 +16,7 @@ use libc::sock_filter;
 
 use crate::filter;
 use crate::layout::{AREA_LEN, AREAS, CONTROL_FD, STUB_MM, STUB_TEXT, STUB_TEXT_LEN, area, mm};
+use crate::spin::WAKE_TICKS;
 
 /// Whose turn it is in an area: [`area::TURN`].
 pub(crate) mod turn {
@@ -228,10 +229,18 @@ ringfence_stub_handler:
     mov [rbx + {TRAP_TSC}], rax
     mov eax, {SENTRY}
     xchg [rbx + {TURN}], eax
-    cmp dword ptr [rbx + {SENTRY_SLEEPS}], 0
-    jne 62f
-    # The sentry is awake: it will answer soon, or has said not to wait.
     mov r13d, [rbx + {SPIN}]
+    cmp dword ptr [rbx + {SENTRY_SLEEPS}], 0
+    je 60f
+    mov eax, {FUTEX}
+    lea rdi, [rbx + {TURN}]
+    mov esi, 1
+    mov edx, 0x7fffffff
+    syscall
+    test r13d, r13d
+    jz 63f
+    add r13, {WAKE_TICKS}
+60: # Wait awake, if the sentry has said for how long.
     test r13d, r13d
     jz 63f
     add r13, r12
@@ -243,12 +252,6 @@ ringfence_stub_handler:
     or rax, rdx
     cmp rax, r13
     jb 61b
-    jmp 63f
-62: mov eax, {FUTEX}
-    lea rdi, [rbx + {TURN}]
-    mov esi, 1
-    mov edx, 0x7fffffff
-    syscall
 63: mov eax, 1
     xchg [rbx + {GUEST_SLEEPS}], eax
 64: cmp dword ptr [rbx + {TURN}], {SENTRY}
@@ -273,7 +276,11 @@ ringfence_stub_handler:
     cmp rax, rcx
     je 67f
     wrgsbase rax
-67: add rsp, 8
+67: rdtsc
+    shl rdx, 32
+    or rax, rdx
+    mov [rbx + {RESUME_TSC}], rax
+    add rsp, 8
     mov eax, {SIGRETURN}
     syscall
     ud2
@@ -315,6 +322,8 @@ ringfence_stub_end:
     GS_BASE = const area::GS_BASE,
     STACK = const area::STACK,
     TRAP_TSC = const area::TRAP_TSC,
+    RESUME_TSC = const area::RESUME_TSC,
+    WAKE_TICKS = const WAKE_TICKS,
     GUEST = const turn::GUEST,
     SENTRY = const turn::SENTRY,
     EXIT_TURN = const turn::EXIT,

@@ -25,6 +25,9 @@ const PAGE_FAULT: u64 = 14;
 const CODE_WRITE: u64 = 1 << 1;
 const CODE_FETCH: u64 = 1 << 4;
 
+/// How often the sentry gives way to a thread on its own processor before it sleeps.
+pub(crate) const YIELDS: u32 = 16;
+
 /// How long a new thread may take to come up.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
@@ -65,6 +68,13 @@ impl Thread {
         let m = area.memory();
         let offset = area.offset();
         let started = std::time::Instant::now();
+        // It begins on this processor, as all that the stub's first thread makes.
+        for _ in 0..YIELDS {
+            if m.load_u32(offset + area::TURN) == turn::SENTRY {
+                break;
+            }
+            std::thread::yield_now();
+        }
         loop {
             match m.load_u32(offset + area::TURN) {
                 turn::SENTRY => break,
@@ -92,6 +102,11 @@ impl Thread {
             }
         };
         let tid = m.load_u32(offset + area::TID).cast_signed();
+        // From now on it runs where its task may: the calling thread has that mask, its own or its parent's.
+        match host::system::affinity(0) {
+            Ok(mask) => process.set_affinity(tid, &mask),
+            Err(e) => log::debug!("systrap: affinity: {e}"),
+        }
         let mut thread = Self { process, area, layout, tid, loaded: UserRegs::default() };
         thread.loaded = thread.registers();
         Ok(thread)
@@ -190,16 +205,19 @@ impl Thread {
         put(area::GS_BASE, base(r.gs_base), old.gs_base);
     }
 
-    /// Lets user code run. The stub waits awake for `spin` ticks of the time stamp counter when it traps again.
-    pub(crate) fn resume(&self, spin: u32) {
+    /// Lets user code run. The stub waits awake for `spin` ticks of the time stamp counter when it traps again. Says whether
+    /// it had to be woken.
+    pub(crate) fn resume(&self, spin: u32) -> bool {
         let (m, at) = (self.m(), self.area.offset());
         if m.load_u32(at + area::SPIN) != spin {
             m.swap_u32(at + area::SPIN, spin);
         }
         m.swap_u32(at + area::TURN, turn::GUEST);
-        if m.load_u32(at + area::GUEST_SLEEPS) != 0 {
+        let sleeps = m.load_u32(at + area::GUEST_SLEEPS) != 0;
+        if sleeps {
             host::futex::wake(m, at + area::TURN);
         }
+        sleeps
     }
 
     /// Wakes the thread once more: a guest may have made it forget that it sleeps.
@@ -248,9 +266,10 @@ impl Thread {
         }
     }
 
-    /// The time stamp counter at the trap, as the guest has it.
-    pub(crate) fn trap_tsc(&self) -> u64 {
-        self.m().load_u64(self.area.offset() + area::TRAP_TSC)
+    /// How long user code ran, in ticks of the time stamp counter, as the guest has it.
+    pub(crate) fn ran(&self) -> u64 {
+        let word = |field| self.m().load_u64(self.area.offset() + field);
+        word(area::TRAP_TSC).saturating_sub(word(area::RESUME_TSC))
     }
 
     /// What the trap was, and the registers at it.
