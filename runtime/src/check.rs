@@ -42,12 +42,9 @@ pub(crate) fn run_with(options: &Options, json: bool) -> i32 {
     if kvm.is_ok() || systrap.is_ok() { 0 } else { FAILED }
 }
 
-/// What `--platform auto` would take, by what was measured now.
+/// What `--platform auto` would take.
 fn choice(kvm: &Result<Report, String>, systrap: &Result<Stubs, String>) -> Option<&'static str> {
     match (kvm, systrap) {
-        (Ok(kvm), Ok(systrap)) if !kvm.is_hardware() && kvm.costs.syscall > systrap.costs.syscall => {
-            Some("systrap")
-        }
         (Ok(_), _) => Some("kvm"),
         (Err(_), Ok(_)) => Some("systrap"),
         (Err(_), Err(_)) => None,
