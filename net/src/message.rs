@@ -127,4 +127,26 @@ mod tests {
         assert_eq!(parse_controls(&[0; 15]), Ok(Vec::new()));
         assert_eq!(parse_controls(&[0; 16]), Err(EINVAL));
     }
+
+    #[test]
+    fn random_controls_are_survived() {
+        let mut seed = 0x1234_5678_9abc_def1u64;
+        let mut next = || {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            seed
+        };
+        for _ in 0..200_000 {
+            let mut bytes: Vec<u8> = (0..next() % 100).map(|_| (next() % 40) as u8).collect();
+            // Lengths are small numbers, now and then a huge one.
+            for at in (0..bytes.len()).step_by(8) {
+                let huge = next() % 9 == 0;
+                bytes.iter_mut().skip(at + 1).take(7).for_each(|b| *b = if huge { 255 } else { 0 });
+            }
+            if let Ok(list) = parse_controls(&bytes) {
+                assert!(list.iter().map(Control::len).sum::<usize>() <= bytes.len());
+            }
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! File descriptor tables.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use abi::Errno;
 use abi::errno::{EBADF, EMFILE};
@@ -21,6 +21,9 @@ pub struct Fd {
 #[derive(Debug)]
 pub struct FdTable {
     slots: Lock<Vec<Option<Fd>>, { rank::FD_TABLE }>,
+    /// No descriptor below this is free; changed with the slots locked. Without it each new descriptor would cost a look
+    /// at all before it.
+    used_below: AtomicUsize,
     /// Whom the record locks belong to that its tasks set.
     owner: u64,
     /// Whether there may be such locks: then each close must look.
@@ -35,7 +38,12 @@ impl Default for FdTable {
 
 impl FdTable {
     fn with(slots: Vec<Option<Fd>>) -> Self {
-        Self { slots: Lock::new(slots), owner: fs::locks::new_owner(), has_locks: AtomicBool::new(false) }
+        Self {
+            slots: Lock::new(slots),
+            used_below: AtomicUsize::new(0),
+            owner: fs::locks::new_owner(),
+            has_locks: AtomicBool::new(false),
+        }
     }
 
     /// An independent copy, for fork.
@@ -94,7 +102,8 @@ impl FdTable {
         limit: u64,
     ) -> Result<i32, Errno> {
         let mut slots = self.slots.lock();
-        let start = min.min(slots.len());
+        let used = self.used_below.load(Ordering::Relaxed);
+        let start = min.max(used).min(slots.len());
         let i = slots[start..].iter().position(Option::is_none).map_or(slots.len().max(min), |p| p + start);
         if i as u64 >= limit {
             return Err(EMFILE);
@@ -103,6 +112,9 @@ impl FdTable {
             slots.resize(i + 1, None);
         }
         slots[i] = Some(Fd { file, cloexec });
+        if min <= used {
+            self.used_below.store(i + 1, Ordering::Relaxed);
+        }
         i32::try_from(i).map_err(|_| EMFILE)
     }
 
@@ -134,7 +146,10 @@ impl FdTable {
     /// `EBADF`.
     pub fn remove(&self, fd: i32) -> Result<Fd, Errno> {
         let i = usize::try_from(fd).map_err(|_| EBADF)?;
-        self.slots.lock().get_mut(i).and_then(Option::take).ok_or(EBADF)
+        let mut slots = self.slots.lock();
+        let closed = slots.get_mut(i).and_then(Option::take).ok_or(EBADF)?;
+        self.used_below.fetch_min(i, Ordering::Relaxed);
+        Ok(closed)
     }
 
     /// Sets or clears `FD_CLOEXEC`.
@@ -153,6 +168,7 @@ impl FdTable {
     pub fn close_on_exec(&self) {
         let closed: Vec<Option<Fd>> = {
             let mut slots = self.slots.lock();
+            self.used_below.store(0, Ordering::Relaxed);
             slots.iter_mut().filter(|s| s.as_ref().is_some_and(|f| f.cloexec)).map(Option::take).collect()
         };
         closed.into_iter().flatten().for_each(|fd| self.finish_close(fd));
@@ -162,6 +178,7 @@ impl FdTable {
     pub fn close_range(&self, first: usize, last: usize, mark: bool) {
         let mut closed = Vec::new();
         let mut slots = self.slots.lock();
+        self.used_below.fetch_min(first, Ordering::Relaxed);
         for slot in slots.iter_mut().skip(first).take(last.saturating_sub(first).saturating_add(1)) {
             if mark {
                 if let Some(f) = slot {
@@ -201,5 +218,26 @@ impl Drop for FdTable {
             let slots = std::mem::take(self.slots.get_mut());
             slots.into_iter().flatten().for_each(|fd| self.finish_close(fd));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lowest_free_descriptor_is_taken() {
+        let table = FdTable::default();
+        let install = |min| table.install(fs::anon::eventfd::new(0, false, 0), false, min, 100);
+        assert_eq!((0..10).map(|_| install(0)).collect::<Vec<_>>(), (0..10).map(Ok).collect::<Vec<_>>());
+        table.remove(3).unwrap();
+        table.remove(7).unwrap();
+        assert_eq!(install(5), Ok(7));
+        assert_eq!(install(20), Ok(20));
+        assert_eq!([install(0), install(0), install(0)], [Ok(3), Ok(10), Ok(11)]);
+        table.close_range(1, 2, false);
+        assert_eq!([install(0), install(0), install(0)], [Ok(1), Ok(2), Ok(12)]);
+        assert_eq!(install(99), Ok(99));
+        assert_eq!(install(99), Err(EMFILE));
     }
 }
