@@ -169,10 +169,13 @@ impl FileOps for OpenDirectory {
         let own = self.inode.stat.ino;
         let above = self.inode.place().parent.map_or(own, |p| p.stat.ino);
         let fixed: [(u64, u8, &[u8]); 2] = [(own, dir, b"."), (above, dir, b"..")];
-        let all = fixed.into_iter().chain(entries.iter().map(|e| (e.ino, e.kind, &*e.name)));
-        let skip = usize::try_from(offset).unwrap_or(usize::MAX);
-        for (index, (ino, kind, name)) in all.enumerate().skip(skip) {
-            if !emit(DirEntry { ino, next: index as u64 + 1, kind, name }) {
+        // Straight to the place: a step for each entry before it would make long directories quadratic.
+        let at = usize::try_from(offset).unwrap_or(usize::MAX);
+        let first = fixed.get(at..).unwrap_or_default();
+        let rest = entries.get(at.saturating_sub(fixed.len())..).unwrap_or_default();
+        let all = first.iter().copied().chain(rest.iter().map(|e| (e.ino, e.kind, &*e.name)));
+        for ((ino, kind, name), next) in all.zip(offset.saturating_add(1)..) {
+            if !emit(DirEntry { ino, next, kind, name }) {
                 break;
             }
         }

@@ -17,7 +17,7 @@ const RENAME_WHITEOUT: u32 = 4;
 /// Names and inodes, in the order in which they came, so that a position stays valid whatever else changes.
 pub(super) struct Directory {
     by_name: HashMap<Arc<[u8]>, (u64, Arc<TmpInode>)>,
-    by_cookie: BTreeMap<u64, Arc<[u8]>>,
+    by_cookie: BTreeMap<u64, (Arc<[u8]>, Arc<TmpInode>)>,
     next: u64,
 }
 
@@ -40,11 +40,14 @@ impl Directory {
     /// Enters `inode`, in the place of what had the name.
     pub(super) fn insert(&mut self, name: &[u8], inode: Arc<TmpInode>) {
         if let Some(entry) = self.by_name.get_mut(name) {
+            if let Some(place) = self.by_cookie.get_mut(&entry.0) {
+                place.1 = inode.clone();
+            }
             entry.1 = inode;
             return;
         }
         let name: Arc<[u8]> = name.into();
-        self.by_cookie.insert(self.next, name.clone());
+        self.by_cookie.insert(self.next, (name.clone(), inode.clone()));
         self.by_name.insert(name, (self.next, inode));
         self.next += 1;
     }
@@ -59,8 +62,7 @@ impl Directory {
     /// so that what is made meanwhile is not met.
     pub(super) fn each(&self, after: u64, mut f: impl FnMut(u64, &[u8], &TmpInode) -> bool) {
         let below = if after <= 2 { u64::MAX } else { after };
-        for (&cookie, name) in self.by_cookie.range(..below).rev() {
-            let Some((_, inode)) = self.by_name.get(name) else { continue };
+        for (&cookie, (name, inode)) in self.by_cookie.range(..below).rev() {
             if !f(cookie, name, inode) {
                 return;
             }

@@ -183,6 +183,16 @@ impl TmpInode {
         matches!(self.body, Body::Directory(_))
     }
 
+    fn kind(&self) -> FileType {
+        match self.body {
+            Body::Regular(_) => FileType::Regular,
+            Body::Directory(_) => FileType::Directory,
+            Body::Symlink(_) => FileType::Symlink,
+            Body::Fifo(_) => FileType::Fifo,
+            Body::Special(_) => FileType::from_mode(self.attributes.lock().mode),
+        }
+    }
+
     /// Contents changed: both stamps.
     fn touch_modified(&self) {
         let now = now();
@@ -277,7 +287,7 @@ impl Inode for TmpInode {
     }
 
     fn file_type(&self) -> Result<FileType, Errno> {
-        Ok(FileType::from_mode(self.attributes.lock().mode))
+        Ok(self.kind())
     }
 
     fn mount_options(&self) -> String {
@@ -488,7 +498,7 @@ impl FileOps for OpenDirectory {
             }
         }
         self.0.dir()?.lock().each(offset.max(2), |cookie, name, child| {
-            let kind = FileType::from_mode(child.attributes.lock().mode).dt();
+            let kind = child.kind().dt();
             emit(DirEntry { ino: child.ino, next: cookie, kind, name })
         });
         Ok(())

@@ -244,7 +244,7 @@ impl Walk<'_> {
             victim.kill();
         }
         if let Some(children) = &mut children {
-            children.insert(name.into(), None);
+            dir.dentry.insert_missing(children, name);
         }
         drop(children);
         if inotify::is_used() {
@@ -378,7 +378,7 @@ impl Walk<'_> {
                 // Something else is there now: asked when it is wanted.
                 from_children.remove(old.name.as_slice());
             } else {
-                from_children.insert(old.name.as_slice().into(), None);
+                from.insert_missing(&mut from_children, &old.name);
             }
             gone = target;
         }

@@ -9,11 +9,8 @@ use abi::Errno;
 use abi::errno::{ENAMETOOLONG, ENOENT, ETXTBSY};
 use base::lock::{Lock, LockGuard, rank};
 
-use super::{FileType, Inode, Mount};
+use super::{FileType, Inode, Mount, cache};
 use crate::anon::inotify::Watches;
-
-/// Children that one directory remembers before it forgets those which nobody uses.
-const CHILDREN_MAX: usize = 4096;
 
 /// `None` is a negative entry: the name is known not to exist.
 pub(super) type Children = HashMap<Box<[u8]>, Option<Arc<Dentry>>>;
@@ -30,6 +27,8 @@ pub struct Dentry {
     is_cacheable: bool,
     /// Its names may change behind our back.
     names_change: bool,
+    /// Somebody looked it up since the cache was last swept.
+    is_used: AtomicBool,
     /// The name was removed; the directory or file lives on while it is open.
     is_dead: AtomicBool,
     /// What the inode is, once somebody asked: that never changes.
@@ -55,6 +54,7 @@ impl Dentry {
             inode,
             is_cacheable,
             names_change,
+            is_used: AtomicBool::new(false),
             is_dead: AtomicBool::new(false),
             kind: OnceLock::new(),
             mounts: AtomicUsize::new(0),
@@ -215,7 +215,12 @@ impl Dentry {
         name: &[u8],
     ) -> Result<Arc<Self>, Errno> {
         match children.get(name) {
-            Some(Some(child)) if self.believes(child, name) => return Ok(child.clone()),
+            Some(Some(child)) if self.believes(child, name) => {
+                if !child.is_used.load(Ordering::Relaxed) {
+                    child.is_used.store(true, Ordering::Relaxed);
+                }
+                return Ok(child.clone());
+            }
             Some(Some(child)) => {
                 child.kill();
                 children.remove(name);
@@ -229,8 +234,7 @@ impl Dentry {
         match self.inode.lookup(name) {
             Ok(inode) => Ok(self.insert(children, name, inode)),
             Err(ENOENT) if !self.names_change => {
-                trim(children);
-                children.insert(name.into(), None);
+                self.insert_missing(children, name);
                 Err(ENOENT)
             }
             Err(e) => Err(e),
@@ -251,10 +255,51 @@ impl Dentry {
     ) -> Arc<Self> {
         let child = Self::new(Some(self.clone()), name, inode);
         if self.is_cacheable {
-            trim(children);
             children.insert(name.into(), Some(child.clone()));
+            cache::add(&child);
         }
         child
+    }
+
+    /// Remembers that there is no such name.
+    pub(super) fn insert_missing(self: &Arc<Self>, children: &mut Children, name: &[u8]) {
+        children.insert(name.into(), None);
+        cache::add_missing(self, name);
+    }
+
+    /// Whether it was looked up since this was asked last.
+    pub(super) fn take_used(&self) -> bool {
+        self.is_used.swap(false, Ordering::Relaxed)
+    }
+
+    /// Takes the name out of its directory's children, unless somebody has the dentry; says whether it is out.
+    pub(super) fn forget(self: &Arc<Self>) -> bool {
+        /// The directory's, and the caller's.
+        const OWN_REFERENCES: usize = 2;
+        let (parent, name) = {
+            let place = self.place.lock();
+            (place.parent.clone(), place.name.clone())
+        };
+        let Some(parent) = parent else { return true };
+        let mut children = parent.children.lock();
+        let is_here = matches!(children.get(&name), Some(Some(child)) if Arc::ptr_eq(child, self));
+        if is_here && Arc::strong_count(self) > OWN_REFERENCES {
+            return false;
+        }
+        let gone = if is_here { children.remove(&name) } else { None };
+        give_back(&mut children);
+        drop(children);
+        drop(gone);
+        true
+    }
+
+    /// Forgets that there is no such name.
+    pub(super) fn forget_missing(&self, name: &[u8]) {
+        let mut children = self.children.lock();
+        if matches!(children.get(name), Some(None)) {
+            children.remove(name);
+            give_back(&mut children);
+        }
     }
 
     /// Gives the dentry another place, after the file system renamed it.
@@ -292,10 +337,10 @@ impl Dentry {
     }
 }
 
-fn trim(children: &mut Children) {
-    if children.len() >= CHILDREN_MAX {
-        children
-            .retain(|_, child| child.as_ref().is_some_and(|c| Arc::strong_count(c) > 1 || c.is_mountpoint()));
+/// Shrinks the table once most of it is empty.
+fn give_back(children: &mut Children) {
+    if children.capacity() > 64 && children.len() < children.capacity() / 8 {
+        children.shrink_to(children.len() * 2);
     }
 }
 

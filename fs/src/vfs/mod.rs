@@ -1,12 +1,14 @@
 //! The VFS: inodes, dentries, mounts, and the walk along a path.
 //!
-//! Reading order: `inode.rs` (what a file system provides), `dentry.rs` (the cached tree of names), `mount.rs`,
+//! Reading order: `inode.rs` (what a file system provides), `dentry.rs` (the tree of names), `cache.rs` (which names are
+//! remembered), `mount.rs`,
 //! `propagate.rs`, `namespace.rs`, `mountinfo.rs` (mounts), `walk.rs` (path resolution), `open.rs` and `change.rs` (what the system calls on paths do), `perm.rs` (who may), `xattr.rs`,
 //! `pages.rs` and `mappings.rs` (tools for file systems whose files can be mapped).
 //!
 //! Locks, outer to inner: mount table, rename, children of a dentry (held while the file system looks up or changes a
 //! name in that directory, unless the directory is not cacheable), inodes, page caches, mappings.
 
+pub mod cache;
 mod change;
 mod dentry;
 mod inode;

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use abi::Errno;
 use abi::errno::{EACCES, EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EXDEV};
-use base::cred::Credentials;
+use base::cred::{Credentials, cap};
 use bitflags::bitflags;
 
 use super::mount::down;
 use super::perm::{check_inode, may};
-use super::{Dentry, Inode, MagicTarget, Mount, MountFlags, SetAttributes, VfsPath, mode};
+use super::{Dentry, FileType, Inode, MagicTarget, Mount, MountFlags, SetAttributes, VfsPath, cache, mode};
 use crate::file::{FileDescription, FileOps, Metadata};
 
 /// Longest path without its terminating zero byte.
@@ -130,8 +130,7 @@ impl Walk<'_> {
             let mut found = self.step(&dir, &name, &progress)?;
             let mut is_link = false;
             if follow_last || trailing {
-                let meta = found.dentry.inode().metadata()?;
-                is_link = meta.mode & mode::IFMT == mode::IFLNK;
+                is_link = found.dentry.file_type()? == FileType::Symlink;
             }
             if is_link {
                 match self.follow(&found, &mut progress)? {
@@ -146,7 +145,7 @@ impl Walk<'_> {
                     }
                 }
             }
-            if trailing && !found.dentry.inode().metadata()?.is_dir() {
+            if trailing && found.dentry.file_type()? != FileType::Directory {
                 return Err(ENOTDIR);
             }
             return Ok(found);
@@ -169,6 +168,7 @@ impl Walk<'_> {
     }
 
     pub(super) fn start(&self, path: &[u8], progress: &Progress) -> Result<VfsPath, Errno> {
+        cache::trim();
         if path.first() != Some(&b'/') {
             return Ok(self.base.clone());
         }
@@ -225,14 +225,14 @@ impl Walk<'_> {
                 return Ok(Parent { dir: at, name: name.to_vec(), trailing: !after.is_empty() });
             }
             let found = self.step(&at, name, progress)?;
-            let meta = found.dentry.inode().metadata()?;
-            if meta.is_dir() {
-                at = found;
-                pos += len;
-                continue;
-            }
-            if meta.mode & mode::IFMT != mode::IFLNK {
-                return Err(ENOTDIR);
+            match found.dentry.file_type()? {
+                FileType::Directory => {
+                    at = found;
+                    pos += len;
+                    continue;
+                }
+                FileType::Symlink => {}
+                _ => return Err(ENOTDIR),
             }
             match self.follow(&found, progress)? {
                 Follow::Place(place) => {
@@ -251,10 +251,13 @@ impl Walk<'_> {
 
     /// Whether names in `dir` may be looked up.
     pub(super) fn check_search(&self, dir: &VfsPath) -> Result<(), Errno> {
-        let meta = dir.dentry.inode().metadata()?;
-        if !meta.is_dir() {
+        if dir.dentry.file_type()? != FileType::Directory {
             return Err(ENOTDIR);
         }
+        if self.cred.has(cap::DAC_READ_SEARCH) || self.cred.has(cap::DAC_OVERRIDE) {
+            return Ok(());
+        }
+        let meta = dir.dentry.inode().metadata()?;
         check_inode(dir.dentry.inode().as_ref(), &meta, may::EXEC, self.cred)
     }
 
