@@ -123,7 +123,8 @@ fn main() {
     let memory: Arc<dyn Memory> = Arc::new(NoMemory);
     let host = std::env::temp_dir().join(format!("ringfence-names-{}", std::process::id()));
     std::fs::create_dir_all(&host).expect("a directory on the host");
-    let lower = ringfence_fs::hostfs::new(memory.clone(), &host, ringfence_fs::hostfs::Mode::READ_ONLY).expect("hostfs");
+    let lower = ringfence_fs::hostfs::new(memory.clone(), &host, ringfence_fs::hostfs::Mode::READ_ONLY)
+        .expect("hostfs");
     let upper = ringfence_fs::tmpfs::new(memory.clone(), 0o755);
     let ns = MountNamespace::new(ringfence_fs::overlay::new(lower, upper).expect("overlay"));
     let cred = Credentials::root();

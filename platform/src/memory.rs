@@ -296,8 +296,15 @@ impl Memory for MemoryFile {
             len > 0 && len.is_multiple_of(PAGE_SIZE) && align.is_power_of_two() && align >= PAGE_SIZE,
             "memory file: bad allocation of {len:#x} at {align:#x}"
         );
-        if len > self.limit() || self.exceeds_budget(len) {
+        if len > self.limit() {
             return Err(ENOMEM);
+        }
+        if self.exceeds_budget(len) {
+            // What waits to be punched is still the host's to hold.
+            self.flush_freed();
+            if self.exceeds_budget(len) {
+                return Err(ENOMEM);
+            }
         }
         let mut flushed = false;
         let offset = loop {

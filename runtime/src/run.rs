@@ -115,6 +115,9 @@ fn try_run(options: &Options) -> Result<u8, Failure> {
     let platform = choose::make(&options.platform, &kvm).map_err(Failure::own)?;
     if let Some(size) = options.memory {
         platform.memory().set_budget(size);
+        // What files leave in memory is to be a part of it only: their pages, and 1 KiB or so for each name.
+        fs::hostfs::set_cache_limit((size / 4).min(256 << 20));
+        fs::vfs::cache::set_limit(usize::try_from(size >> 14).unwrap_or(usize::MAX).min(64 << 10));
     }
     let memory: Arc<dyn Memory> = platform.memory().clone();
     let terminals = fs::tty::Terminals::new();

@@ -317,7 +317,7 @@ impl Kernel {
                 let file = self.platform.memory();
                 if file.allocated() > file.budget() {
                     limit = limit.min(BUDGET_WATCH);
-                    if file.is_over_budget() {
+                    if file.is_over_budget() && fs::hostfs::reclaim() == 0 {
                         self.kill_largest();
                     }
                 }

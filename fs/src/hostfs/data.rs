@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
@@ -15,7 +15,7 @@ use base::lock::{Lock, rank};
 use base::memmap::{MapError, Mappable, MappingSpace, MemKind, MemRange, Memory};
 use host::file::{Stat, read_at, write_at};
 
-use super::{Fs, HostInode, Mode};
+use super::{Fs, HostInode, Mode, reclaim};
 use crate::vfs::mappings::Mappings;
 use crate::vfs::pages::PageMap;
 
@@ -25,12 +25,8 @@ const AHEAD: u64 = 64 << 10;
 const FILL_MAX: u64 = 1 << 20;
 /// Files up to this size are kept when they are read; larger ones only as far as they are mapped.
 const SMALL: u64 = 1 << 20;
-/// Bytes that reading alone may bring into the memory file, for all host file systems.
-const READ_CACHE_MAX: u64 = 256 << 20;
 /// The buffer between host and guest.
 const BUFFER: usize = 128 << 10;
-
-static READ_CACHE: AtomicU64 = AtomicU64::new(0);
 
 #[derive(Default)]
 struct Cache {
@@ -53,7 +49,11 @@ pub(super) struct Data {
     mode: Mode,
     /// Of a read-only file.
     size: u64,
-    counted: AtomicU64,
+    me: Weak<Data>,
+    /// Read since the last look of who needs room.
+    is_used: AtomicBool,
+    /// In the queue of `reclaim`.
+    is_queued: AtomicBool,
     cache: Lock<Cache, { rank::PAGE_CACHE }>,
     mappings: Mappings,
     /// One writer at a time.
@@ -68,13 +68,15 @@ impl fmt::Debug for Data {
 
 impl Data {
     pub(super) fn new(fs: &Fs, stat: &Stat) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            is_used: AtomicBool::new(false),
+            is_queued: AtomicBool::new(false),
             inodes: Lock::new(Vec::new()),
             pinned: Lock::new(None),
             memory: fs.memory.clone(),
             mode: fs.mode,
             size: stat.size,
-            counted: AtomicU64::new(0),
             cache: Lock::new(Cache::default()),
             mappings: Mappings::default(),
             writing: Lock::new(()),
@@ -139,16 +141,67 @@ impl Data {
             let mut from = 0;
             let dirty: Vec<u64> = cache.dirty.iter().copied().collect();
             for page in dirty {
-                cache.pages.remove(from, page, &*self.memory);
+                self.remove_pages(&mut cache, from, page);
                 from = page + PAGE_SIZE;
             }
-            cache.pages.remove(from, u64::MAX, &*self.memory);
+            self.remove_pages(&mut cache, from, u64::MAX);
             old
         };
         self.mappings.invalidate(0..u64::MAX, false);
         if old.is_some_and(|(_, _, size)| stat.size < size) {
             self.shrink(stat.size);
         }
+    }
+
+    /// Whether it was read since this was asked last.
+    pub(super) fn take_used(&self) -> bool {
+        self.is_used.swap(false, Ordering::Relaxed)
+    }
+
+    pub(super) fn has_pages(&self) -> bool {
+        self.cache.lock().pages.bytes() > 0
+    }
+
+    /// It stands in the queue no more; the next page enters it again.
+    pub(super) fn leave_queue(&self) {
+        self.is_queued.store(false, Ordering::Relaxed);
+    }
+
+    /// Forgets the pages in `from..to`.
+    fn remove_pages(&self, cache: &mut Cache, from: u64, to: u64) {
+        let before = cache.pages.bytes();
+        cache.pages.remove(from, to, &*self.memory);
+        reclaim::uncount(before - cache.pages.bytes());
+    }
+
+    /// Takes the pages from all who map them.
+    pub(super) fn unmap(&self) {
+        self.mappings.invalidate(0..u64::MAX, false);
+    }
+
+    /// Forgets the pages that nobody maps and the host has too; returns how many bytes.
+    pub(super) fn give_up(&self) -> u64 {
+        let mut cache = self.cache.lock();
+        let before = cache.pages.bytes();
+        let runs: Vec<(u64, MemRange)> = cache.pages.runs().collect();
+        for (start, run) in runs {
+            let is_free = |at: u64, cache: &Cache| {
+                self.memory.is_unique(run.offset + (at - start)) && !cache.dirty.contains(&at)
+            };
+            let (mut at, end) = (start, start + run.len);
+            while at < end {
+                let from = at;
+                while at < end && is_free(at, &cache) {
+                    at += PAGE_SIZE;
+                }
+                if from < at {
+                    self.remove_pages(&mut cache, from, at);
+                } else {
+                    at += PAGE_SIZE;
+                }
+            }
+        }
+        before - cache.pages.bytes()
     }
 
     /// What a guest just changed is no change by others.
@@ -180,6 +233,10 @@ impl Data {
             return Err(MapError::Bus);
         }
         cache.pages.insert(offset, run);
+        reclaim::count(run.len);
+        if !self.is_queued.swap(true, Ordering::Relaxed) {
+            reclaim::enter(self.me.clone());
+        }
         let run = MemRange { len: run.len.min(want), ..run };
         self.memory.inc_ref(run);
         Ok(run)
@@ -202,6 +259,10 @@ impl Data {
     }
 
     pub(super) fn read_at(&self, fd: &OwnedFd, offset: u64, dst: &mut dyn Sink) -> Result<usize, Errno> {
+        reclaim::make_room();
+        if !self.is_used.load(Ordering::Relaxed) {
+            self.is_used.store(true, Ordering::Relaxed);
+        }
         let size = self.size_now(fd)?;
         let end = size.min(offset.saturating_add(dst.remaining() as u64));
         let mut at = offset;
@@ -250,13 +311,9 @@ impl Data {
         }
         let until = cache.pages.next(page).unwrap_or(end).min(end);
         let is_small = self.mode.is_stable() && size <= SMALL;
-        if is_small && READ_CACHE.load(Ordering::Relaxed) < READ_CACHE_MAX {
-            let before = cache.pages.bytes();
+        if is_small {
             let all = (size - page).next_multiple_of(PAGE_SIZE);
             if let Ok(run) = self.fill(&mut cache, page, all, size) {
-                let added = cache.pages.bytes() - before;
-                READ_CACHE.fetch_add(added, Ordering::Relaxed);
-                self.counted.fetch_add(added, Ordering::Relaxed);
                 return (Some(run), end);
             }
         }
@@ -313,7 +370,7 @@ impl Data {
         let keep = size.next_multiple_of(PAGE_SIZE);
         {
             let mut cache = self.cache.lock();
-            cache.pages.remove(keep, u64::MAX, &*self.memory);
+            self.remove_pages(&mut cache, keep, u64::MAX);
             cache.dirty.split_off(&keep);
             if !size.is_multiple_of(PAGE_SIZE)
                 && let Some(run) = cache.pages.find(keep - PAGE_SIZE)
@@ -338,7 +395,7 @@ impl Data {
             let from = offset & !(PAGE_SIZE - 1);
             {
                 let mut cache = self.cache.lock();
-                cache.pages.remove(from, u64::MAX, &*self.memory);
+                self.remove_pages(&mut cache, from, u64::MAX);
                 cache.dirty.split_off(&from);
             }
             self.mappings.invalidate(from..u64::MAX, false);
@@ -391,8 +448,9 @@ impl Drop for Data {
         if self.write_back(0..u64::MAX).is_err() {
             log::warn!("hostfs: pages of a file that is gone could not be written");
         }
-        READ_CACHE.fetch_sub(*self.counted.get_mut(), Ordering::Relaxed);
-        self.cache.get_mut().pages.clear(&*self.memory);
+        let pages = &mut self.cache.get_mut().pages;
+        reclaim::uncount(pages.bytes());
+        pages.clear(&*self.memory);
     }
 }
 
@@ -402,6 +460,7 @@ impl Mappable for Data {
         if offset >= size.next_multiple_of(PAGE_SIZE) {
             return Err(MapError::Bus);
         }
+        reclaim::make_room();
         let mut cache = self.cache.lock();
         let run = self.fill(&mut cache, offset, max_len, size)?;
         if write && self.mode.is_writable {

@@ -8,12 +8,13 @@
 //! read stays as it is: what was read once is not asked again.
 //!
 //! Reading order: this file (the inode), `fds.rs` (descriptors), `data.rs` (bytes and pages), `change.rs` (writable
-//! trees), `open.rs`.
+//! trees), `open.rs`, `reclaim.rs` (how many pages are kept).
 
 mod change;
 mod data;
 mod fds;
 mod open;
+mod reclaim;
 #[cfg(test)]
 mod tests;
 mod xattr;
@@ -37,6 +38,7 @@ use crate::file::{FileOps, Metadata};
 use crate::vfs::{FileType, Inode, Owner, SetAttributes, StatFs, XattrFlags, mode};
 use data::Data;
 use fds::Fds;
+pub use reclaim::{cached_bytes, reclaim, set_cache_limit};
 
 /// Who changes the directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -71,7 +71,11 @@ impl MemoryManager {
 
     /// Faults the page of `addr` in; says whether that worked.
     fn make_accessible(&self, addr: u64, access: Access) -> bool {
-        match self.resolve(&mut self.state.write(), addr, access) {
+        let mut result = self.resolve(&mut self.state.write(), addr, access);
+        if matches!(result, Err(Fault::OutOfMemory)) && fs::hostfs::reclaim() > 0 {
+            result = self.resolve(&mut self.state.write(), addr, access);
+        }
+        match result {
             Ok(()) => true,
             Err(Fault::OutOfMemory) => {
                 self.out_of_memory.store(true, Ordering::Relaxed);

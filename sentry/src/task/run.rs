@@ -117,6 +117,8 @@ impl Ctx<'_> {
             Err(Fault::NotMapped) => SigInfo::fault(SIGSEGV as u32, 1, addr),
             Err(Fault::Denied) => SigInfo::fault(SIGSEGV as u32, 2, addr),
             Err(Fault::Bus) => SigInfo::fault(SIGBUS as u32, 2, addr),
+            // With what host files leave behind given back, the fault comes again.
+            Err(Fault::OutOfMemory) if fs::hostfs::reclaim() > 0 => return,
             Err(Fault::OutOfMemory) => return self.kill_group(SIGKILL),
             Err(Fault::Platform(e)) => {
                 log::error!("task {}: {e}", self.task.tid);
