@@ -140,6 +140,11 @@ impl FileOps for MemoryDevice {
         }
     }
 
+    /// These devices stay at 0, whatever the offset (Linux 6.12 drivers/char/mem.c, `null_lseek`).
+    fn keeps_position(&self) -> bool {
+        matches!(self.kind, Kind::Null | Kind::Zero | Kind::Full)
+    }
+
     fn write_at(&self, _offset: u64, src: &mut dyn Source) -> Result<usize, Errno> {
         match self.kind {
             Kind::Full => Err(ENOSPC),

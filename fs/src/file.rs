@@ -217,6 +217,11 @@ pub trait FileOps: Debug + Send + Sync + Any {
         Ok(None)
     }
 
+    /// Whether every `lseek` leads to 0.
+    fn keeps_position(&self) -> bool {
+        false
+    }
+
     /// The first byte at or behind `offset` that is data (`SEEK_DATA`), or in a hole (`SEEK_HOLE`): the end of the file
     /// counts as a hole. `offset` lies below `size`.
     ///
@@ -564,6 +569,10 @@ impl FileDescription {
             // Linux's anonymous inodes accept the call and stay where they are (`noop_llseek`).
             let is_anonymous = self.ops.anonymous_name().is_some_and(|n| n.starts_with(b"anon_inode:"));
             return if is_anonymous { Ok(0) } else { Err(ESPIPE) };
+        }
+        if self.ops.keeps_position() {
+            *self.position.lock() = 0;
+            return Ok(0);
         }
         let mut position = self.position.lock();
         let size = || self.ops.metadata().map(|m| m.size);

@@ -11,6 +11,7 @@
 pub mod cache;
 mod change;
 mod dentry;
+mod handle;
 mod inode;
 pub mod mappings;
 mod mount;
@@ -30,6 +31,7 @@ mod xattr;
 pub use change::SetTime;
 pub(crate) use dentry::Writer;
 pub use dentry::{Dentry, Running, VfsPath};
+pub use handle::HANDLE_LEN;
 pub use inode::{FileType, Inode, MagicTarget, Owner, SetAttributes, StatFs, XattrFlags, mode};
 pub use mount::{Mount, MountFlags, ROOTFS_ID, SuperBlock, new_dev};
 pub use mountinfo::root_in_fs;

@@ -17,6 +17,7 @@ pub mod file;
 mod fsmount;
 pub mod futex;
 pub mod futex2;
+mod handle;
 pub mod inotify;
 pub mod ioprio;
 pub mod limits;

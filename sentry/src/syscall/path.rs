@@ -6,7 +6,7 @@ use base::cred::{CapSet, Credentials};
 use base::time::Time;
 use base::userns::IdKind;
 use fs::file::Metadata;
-use fs::vfs::{SetTime, Walk};
+use fs::vfs::{SetTime, VfsPath, Walk};
 
 use super::SysResult;
 use crate::task::Ctx;
@@ -76,14 +76,27 @@ fn stat_bytes(m: &Metadata) -> [u8; 144] {
 }
 
 fn metadata_at(cx: &Ctx<'_>, dirfd: i32, path: UserAddr, flags: u32) -> Result<Metadata, Errno> {
+    found_at(cx, dirfd, path, flags).map(|(meta, _)| meta)
+}
+
+/// As `metadata_at`, with where the file is.
+fn found_at(
+    cx: &Ctx<'_>,
+    dirfd: i32,
+    path: UserAddr,
+    flags: u32,
+) -> Result<(Metadata, Option<VfsPath>), Errno> {
     let bytes = if path.is_null() && flags & AT_EMPTY_PATH != 0 { Vec::new() } else { cx.path(path)? };
     if bytes.is_empty() && flags & AT_EMPTY_PATH != 0 {
         if dirfd == AT_FDCWD {
-            return cx.fs.lock().cwd.inode().metadata();
+            let cwd = cx.fs.lock().cwd.clone();
+            return Ok((cwd.inode().metadata()?, Some(cwd)));
         }
-        return cx.file(dirfd)?.metadata();
+        let file = cx.file(dirfd)?;
+        return Ok((file.metadata()?, file.path.clone()));
     }
-    cx.walk_at(dirfd, &bytes)?.stat(&bytes, flags & AT_SYMLINK_NOFOLLOW == 0)
+    let place = cx.walk_at(dirfd, &bytes)?.resolve(&bytes, flags & AT_SYMLINK_NOFOLLOW == 0)?;
+    Ok((place.dentry.inode().metadata()?, Some(place)))
 }
 
 /// `stat(2)`.
@@ -135,11 +148,26 @@ pub(super) fn sys_statx(
     if flags & !(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH | SYNC_TYPE) != 0 {
         return Err(EINVAL.into());
     }
-    let m = shown(cx, metadata_at(cx, dirfd, path, flags)?);
+    /// `STATX_MNT_ID`, `STATX_MNT_ID_UNIQUE`.
+    const MNT_ID: u32 = 0x1000;
+    const MNT_ID_UNIQUE: u32 = 0x4000;
+    const ATTR_MOUNT_ROOT: u64 = 0x2000;
+    let (m, place) = found_at(cx, dirfd, path, flags)?;
+    let m = shown(cx, m);
     let mut out = [0u8; 256];
     let mut put = |at: usize, bytes: &[u8]| out[at..at + bytes.len()].copy_from_slice(bytes);
     let has_birth = m.btime != Time::default();
-    put(0, &(0x7ffu32 | if has_birth { 0x800 } else { 0 }).to_le_bytes());
+    let mut filled = 0x7ffu32 | if has_birth { 0x800 } else { 0 };
+    if let Some(place) = &place {
+        let is_root = std::sync::Arc::ptr_eq(&place.dentry, place.mount.root());
+        let unique = mask & MNT_ID_UNIQUE != 0;
+        filled |= if unique { MNT_ID_UNIQUE } else { MNT_ID };
+        let id = if unique { place.mount.unique_id() } else { place.mount.id() };
+        put(8, &(if is_root { ATTR_MOUNT_ROOT } else { 0 }).to_le_bytes());
+        put(56, &ATTR_MOUNT_ROOT.to_le_bytes());
+        put(144, &id.to_le_bytes());
+    }
+    put(0, &filled.to_le_bytes());
     put(4, &(m.blksize as u32).to_le_bytes());
     put(16, &(m.nlink as u32).to_le_bytes());
     put(20, &m.uid.to_le_bytes());

@@ -4,9 +4,9 @@
 use abi::UserAddr;
 
 use super::{
-    Argument, Row, Support, SysResult, cred, fd, file, fsmount, futex, futex2, inotify, ioprio, limits, lock,
-    mem, mount, mqueue, msg, ns, open, path, poll, process, range, sched, seccomp, sem, shm, sig, sock,
-    sockmsg, splice, system, task, time, timer, tty, wait, xattr,
+    Argument, Row, Support, SysResult, cred, fd, file, fsmount, futex, futex2, handle, inotify, ioprio,
+    limits, lock, mem, mount, mqueue, msg, ns, open, path, poll, process, range, sched, seccomp, sem, shm,
+    sig, sock, sockmsg, splice, system, task, time, timer, tty, wait, xattr,
 };
 use crate::ptrace::calls as ptrace;
 use crate::task::Ctx;
@@ -216,7 +216,7 @@ syscalls! {
     176 delete_module, Absent;
     177 get_kernel_syms, Absent;
     178 query_module, Absent;
-    179 quotactl, Absent;
+    179 quotactl = handle::sys_quotactl(command: u32, special: UserAddr, id: u32, addr: UserAddr), Full;
     180 nfsservctl, Absent;
     181 getpmsg, Absent;
     182 putpmsg, Absent;
@@ -340,8 +340,8 @@ syscalls! {
     300 fanotify_init, Absent;
     301 fanotify_mark, Absent;
     302 prlimit64 = limits::sys_prlimit64(pid: i32, resource: u32, new: UserAddr, old: UserAddr), Partial("of the caller only");
-    303 name_to_handle_at, Absent;
-    304 open_by_handle_at, Absent;
+    303 name_to_handle_at = handle::sys_name_to_handle_at(dirfd: i32, path: UserAddr, handle: UserAddr, mount_id: UserAddr, flags: u32), Partial("no AT_HANDLE_CONNECTABLE");
+    304 open_by_handle_at = handle::sys_open_by_handle_at(mount_fd: i32, handle: UserAddr, flags: u32), Partial("of the 4096 files that handles were made of last");
     305 clock_adjtime = time::sys_clock_adjtime(clock: i32, addr: UserAddr), Partial("reads only: the clocks are the host's");
     306 syncfs = range::sys_syncfs(fd: i32), Partial("writes the one file");
     307 sendmmsg = sockmsg::sys_sendmmsg(fd: i32, list: UserAddr, count: u32, flags: u32), Partial("no MSG_OOB on AF_UNIX");
@@ -369,7 +369,7 @@ syscalls! {
     329 pkey_mprotect = mem::sys_pkey_mprotect(addr: u64, len: u64, prot: u64, key: i32), Partial("no keys: as on a processor without them");
     330 pkey_alloc = mem::sys_pkey_alloc(flags: u64, rights: u64), Partial("no keys: as on a processor without them");
     331 pkey_free = mem::sys_pkey_free(key: i32), Partial("no keys: as on a processor without them");
-    332 statx = path::sys_statx(dirfd: i32, path: UserAddr, flags: u32, mask: u32, buf: UserAddr), Partial("no mount id, no attributes");
+    332 statx = path::sys_statx(dirfd: i32, path: UserAddr, flags: u32, mask: u32, buf: UserAddr), Partial("of the attributes only STATX_ATTR_MOUNT_ROOT; no direct I/O alignment");
     333 io_pgetevents, Absent;
     334 rseq, Absent;
     424 pidfd_send_signal = sig::sys_pidfd_send_signal(fd: i32, signo: i32, info: UserAddr, flags: u32), Full;
@@ -391,7 +391,7 @@ syscalls! {
     440 process_madvise, Absent;
     441 epoll_pwait2 = poll::sys_epoll_pwait2(epfd: i32, events: UserAddr, max: i32, timeout: UserAddr, mask: UserAddr, size: u64), Full;
     442 mount_setattr = fsmount::sys_mount_setattr(dirfd: i32, path: UserAddr, flags: u32, attr: UserAddr, size: u64), Partial("no MOUNT_ATTR_IDMAP");
-    443 quotactl_fd, Absent;
+    443 quotactl_fd = handle::sys_quotactl_fd(fd: i32, command: u32, id: u32, addr: UserAddr), Full;
     444 landlock_create_ruleset, Absent;
     445 landlock_add_rule, Absent;
     446 landlock_restrict_self, Absent;
