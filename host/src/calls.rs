@@ -263,6 +263,7 @@ pub const CALLS: &[HostCall] = &[
     writable("unlinkat", libc::SYS_unlinkat, &[], "removes names"),
     writable("renameat2", libc::SYS_renameat2, &[], "renames"),
     writable("fchmod", libc::SYS_fchmod, &[], "changes modes"),
+    writable("fchmodat2", crate::file::SYS_FCHMODAT2, &[], "changes modes of FIFOs and sockets"),
     writable("fchownat", libc::SYS_fchownat, &[], "changes owners"),
     writable("utimensat", libc::SYS_utimensat, &[], "changes times"),
     writable("fsetxattr", libc::SYS_fsetxattr, &[], "changes extended attributes"),

@@ -57,6 +57,9 @@ pub fn name(bytes: &[u8]) -> Result<CString, Errno> {
     CString::new(bytes).map_err(|_| EINVAL)
 }
 
+/// The number of fchmodat2(2), which libc does not name everywhere.
+pub(crate) const SYS_FCHMODAT2: libc::c_long = 452;
+
 fn check(r: libc::c_int) -> Result<(), Errno> {
     if r < 0 { Err(last_errno()) } else { Ok(()) }
 }
@@ -364,6 +367,17 @@ pub fn rename(
 pub fn chmod(fd: BorrowedFd<'_>, mode: u32) -> Result<(), Errno> {
     // SAFETY: no pointers are passed.
     check(unsafe { libc::fchmod(fd.as_raw_fd(), mode & 0o7777) })
+}
+
+/// `fchmodat2` of `name` in `dir`, without following: for what cannot be opened. `ENOSYS` before Linux 6.6.
+///
+/// # Errors
+/// What fchmodat2(2) gives.
+pub fn chmod_child(dir: BorrowedFd<'_>, name: &CStr, mode: u32) -> Result<(), Errno> {
+    let flags = libc::AT_SYMLINK_NOFOLLOW;
+    // SAFETY: `name` is a C string.
+    let r = unsafe { libc::syscall(SYS_FCHMODAT2, dir.as_raw_fd(), name.as_ptr(), mode & 0o7777, flags) };
+    if r < 0 { Err(last_errno()) } else { Ok(()) }
 }
 
 /// Opens the directory `dir` itself for calls that refuse `O_PATH`.

@@ -48,6 +48,36 @@ fn changes_reach_the_host() {
     assert_eq!(std::fs::read(dir.join("e/big")).expect("the file is there").last(), Some(&b'x'));
 }
 
+/// Guests meet at FIFOs and sockets in a volume, and give them the modes that they want.
+#[test]
+fn fifos_and_sockets_work_in_a_volume() {
+    if !have_kvm() || !have_program("python3") {
+        return;
+    }
+    let dir = fresh("meeting");
+    let script = "
+import os, socket
+os.chdir('/data')
+s = socket.socket(socket.AF_UNIX)
+s.bind('sock')
+os.chmod('sock', 0o777)
+s.listen()
+os.mkfifo('fifo', 0o600)
+os.chmod('fifo', 0o640)
+if os.fork() == 0:
+    c = socket.socket(socket.AF_UNIX)
+    c.connect('sock')
+    c.send(b'by socket')
+    open('fifo', 'w').write('by fifo')
+    os._exit(0)
+print(s.accept()[0].recv(100).decode(), open('fifo').read())
+for name in 'sock', 'fifo': print(oct(os.stat(name).st_mode))
+";
+    let outcome = with_volume(&format!("{}:/data", dir.display()), &["python3", "-c", script]);
+    let text = String::from_utf8_lossy(&outcome.stdout);
+    assert_eq!(text, "by socket by fifo\n0o140777\n0o10640\n", "{}", outcome.stderr_text());
+}
+
 #[test]
 fn a_read_only_volume_stays_as_it_is() {
     if !have_kvm() {

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use abi::Errno;
-use abi::errno::{EACCES, EPERM, EXDEV};
+use abi::errno::{EACCES, EOPNOTSUPP, EPERM, EXDEV};
 use host::file;
 
 use super::{HostInode, Place};
@@ -99,7 +99,11 @@ pub(super) fn set_attributes(inode: &HostInode, set: &SetAttributes) -> Result<(
         match inode.kind() {
             FileType::Regular => file::chmod(inode.fd()?.as_fd(), mode)?,
             FileType::Directory => file::chmod(file::reopen_dir(inode.fd()?.as_fd())?.as_fd(), mode)?,
-            _ => return Err(EPERM),
+            FileType::Symlink => return Err(EOPNOTSUPP),
+            _ => {
+                let dir = parent.as_ref().ok_or(EPERM)?.fd()?;
+                file::chmod_child(dir.as_fd(), &place.name, mode)?;
+            }
         }
     }
     if set.atime.is_some() || set.mtime.is_some() {

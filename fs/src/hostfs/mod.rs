@@ -34,6 +34,7 @@ use base::memmap::Memory;
 use base::time::Time;
 use host::file::{Stat, stat_child};
 
+use crate::anon::pipe::Fifo;
 use crate::file::{FileOps, Metadata};
 use crate::vfs::{FileType, Inode, Owner, SetAttributes, StatFs, XattrFlags, mode};
 use data::Data;
@@ -85,6 +86,8 @@ struct HostInode {
     place: Lock<Place, { rank::LEAF }>,
     fd: fds::Slot,
     data: OnceLock<Arc<Data>>,
+    /// What writers and readers of a FIFO share: guests meet there, the host does not take part.
+    fifo: OnceLock<Box<Fifo>>,
 }
 
 impl fmt::Debug for HostInode {
@@ -136,6 +139,7 @@ impl HostInode {
             place: Lock::new(place),
             fd: fds::Slot::default(),
             data: OnceLock::new(),
+            fifo: OnceLock::new(),
         })
     }
 
@@ -333,7 +337,7 @@ impl Inode for HostInode {
         self.change_xattr(name, None)
     }
 
-    fn open(self: Arc<Self>, _flags: u32) -> Result<Box<dyn FileOps>, Errno> {
+    fn open(self: Arc<Self>, flags: u32) -> Result<Box<dyn FileOps>, Errno> {
         match self.kind() {
             FileType::Regular => {
                 // Whether the host lets us, is said now.
@@ -343,7 +347,11 @@ impl Inode for HostInode {
             FileType::Directory => Ok(Box::new(open::OpenDirectory::new(self))),
             FileType::Symlink => Err(ELOOP),
             FileType::Char | FileType::Block => Err(EACCES),
-            FileType::Fifo | FileType::Socket | FileType::Anonymous => Err(ENXIO),
+            FileType::Fifo => {
+                let inode: Arc<dyn Inode> = self.clone();
+                self.fifo.get_or_init(Box::default).open(&inode, flags)
+            }
+            FileType::Socket | FileType::Anonymous => Err(ENXIO),
         }
     }
 }
