@@ -184,6 +184,7 @@ fn try_run(options: &Options) -> Result<u8, Failure> {
     .map_err(|e| program_failure(&shown, e))?;
     log::info!("platform {}; running {shown}", platform.name());
     let status = kernel.wait_for_end();
+    fs::hostfs::flush();
     if let Some(console) = console {
         console.finish();
     }

@@ -48,6 +48,44 @@ fn changes_reach_the_host() {
     assert_eq!(std::fs::read(dir.join("e/big")).expect("the file is there").last(), Some(&b'x'));
 }
 
+/// What is written through mappings reaches the host: after `munmap` and `close`, after `msync`, and when the sandbox ends.
+#[test]
+fn mapped_writes_reach_the_host() {
+    if !have_kvm() || !have_program("python3") {
+        return;
+    }
+    let dir = fresh("mapped");
+    let script = "
+import mmap, os
+def mapped(name):
+    f = open('/data/' + name, 'w+b')
+    f.truncate(10000)
+    m = mmap.mmap(f.fileno(), 10000)
+    m[:5] = m[9000:9005] = b'hello'
+    return f, m
+f, m = mapped('closed')
+m.close()
+f.close()
+f, m = mapped('synced')
+m.flush()
+if os.fork() == 0:
+    f, m = mapped('ended')
+    os.kill(os.getppid(), 15)
+    import time
+    time.sleep(60)
+os.wait()
+";
+    let _ = with_volume(&format!("{}:/data", dir.display()), &["python3", "-c", script]);
+    for name in ["closed", "synced", "ended"] {
+        let bytes = std::fs::read(dir.join(name)).expect(name);
+        assert_eq!(
+            (bytes.len(), &bytes[..5], &bytes[9000..9005]),
+            (10000, &b"hello"[..], &b"hello"[..]),
+            "{name}"
+        );
+    }
+}
+
 /// Guests meet at FIFOs and sockets in a volume, and give them the modes that they want.
 #[test]
 fn fifos_and_sockets_work_in_a_volume() {

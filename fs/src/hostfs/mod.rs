@@ -39,7 +39,7 @@ use crate::file::{FileOps, Metadata};
 use crate::vfs::{FileType, Inode, Owner, SetAttributes, StatFs, XattrFlags, mode};
 use data::Data;
 use fds::Fds;
-pub use reclaim::{cached_bytes, reclaim, set_cache_limit};
+pub use reclaim::{cached_bytes, flush, reclaim, set_cache_limit};
 
 /// Who changes the directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -342,7 +342,7 @@ impl Inode for HostInode {
             FileType::Regular => {
                 // Whether the host lets us, is said now.
                 let fd = self.fd()?;
-                Ok(Box::new(open::OpenFile::new(self, fd)?))
+                Ok(Box::new(open::OpenFile::new(self, fd, flags)?))
             }
             FileType::Directory => Ok(Box::new(open::OpenDirectory::new(self))),
             FileType::Symlink => Err(ELOOP),

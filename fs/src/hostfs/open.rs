@@ -12,7 +12,7 @@ use base::memmap::Mappable;
 
 use super::data::Data;
 use super::{HostInode, metadata};
-use crate::file::{DirEntry, FileOps, Metadata};
+use crate::file::{DirEntry, FileOps, Metadata, oflag};
 use crate::vfs::{FileType, Inode, SetAttributes};
 
 /// An open regular file.
@@ -22,14 +22,23 @@ pub(super) struct OpenFile {
     data: Arc<Data>,
     /// Of a writable tree, where the name may go while the file is open.
     pinned: Option<Arc<OwnedFd>>,
+    /// `O_SYNC` or `O_DSYNC`: a write is on the disk when it returns.
+    syncs: bool,
 }
 
 impl OpenFile {
-    pub(super) fn new(inode: Arc<HostInode>, fd: Arc<OwnedFd>) -> Result<Self, Errno> {
+    pub(super) fn new(inode: Arc<HostInode>, fd: Arc<OwnedFd>, flags: u32) -> Result<Self, Errno> {
         let data = inode.data()?.clone();
         data.pin(&fd);
         let pinned = (!inode.fs.mode.is_stable()).then_some(fd);
-        Ok(Self { inode, data, pinned })
+        Ok(Self { inode, data, pinned, syncs: flags & oflag::DSYNC != 0 })
+    }
+
+    fn written(&self, fd: &OwnedFd, n: usize) -> Result<usize, Errno> {
+        if self.syncs && n > 0 {
+            host::file::sync(fd.as_fd())?;
+        }
+        Ok(n)
     }
 
     fn fd(&self) -> Result<Arc<OwnedFd>, Errno> {
@@ -52,17 +61,22 @@ impl FileOps for OpenFile {
     fn write_at(&self, offset: u64, src: &mut dyn Source) -> Result<usize, Errno> {
         self.inode.want_write()?;
         let fd = self.fd()?;
-        let _writing = self.data.writing.lock();
-        self.data.write_at(&fd, offset, src)
+        let n = {
+            let _writing = self.data.writing.lock();
+            self.data.write_at(&fd, offset, src)?
+        };
+        self.written(&fd, n)
     }
 
     fn append(&self, src: &mut dyn Source) -> Result<(usize, u64), Errno> {
         self.inode.want_write()?;
         let fd = self.fd()?;
-        let _writing = self.data.writing.lock();
-        let end = host::file::stat(fd.as_fd())?.size;
-        let n = self.data.write_at(&fd, end, src)?;
-        Ok((n, end + n as u64))
+        let (n, end) = {
+            let _writing = self.data.writing.lock();
+            let end = host::file::stat(fd.as_fd())?.size;
+            (self.data.write_at(&fd, end, src)?, end)
+        };
+        Ok((self.written(&fd, n)?, end + n as u64))
     }
 
     fn metadata(&self) -> Result<Metadata, Errno> {
@@ -109,6 +123,15 @@ impl FileOps for OpenFile {
 
     fn as_any(&self) -> &dyn Any {
         self
+    }
+}
+
+impl Drop for OpenFile {
+    /// What was written through mappings goes to the host with the last of them, at the latest.
+    fn drop(&mut self) {
+        if self.data.write_back(0..u64::MAX).is_err() {
+            log::warn!("hostfs: pages written through a mapping could not be written");
+        }
     }
 }
 

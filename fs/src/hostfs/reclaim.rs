@@ -65,6 +65,16 @@ fn next() -> Option<Arc<Data>> {
     }
 }
 
+/// Writes to the host what guests wrote through mappings: the sandbox ends.
+pub fn flush() {
+    let files: Vec<Weak<Data>> = FILES.lock().iter().cloned().collect();
+    for data in files.iter().filter_map(Weak::upgrade) {
+        if data.write_back(0..u64::MAX).is_err() {
+            log::warn!("hostfs: pages written through a mapping could not be written");
+        }
+    }
+}
+
 /// Gives up all pages that can be: memory is short. Mapped ones only if there are no others, and enough of them that it is
 /// worth while: what a program needs to run would come back at once, at the price of what it wants the memory for.
 /// Returns how many bytes, 0 if too few to go on with. Called without locks of inodes, address
