@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use abi::Errno;
-use abi::errno::{EINVAL, ENODEV, ENOTDIR};
+use abi::errno::{EINVAL, ENODEV, ENOTDIR, EPERM};
+use base::cred::cap;
 use fs::vfs::{Inode, StatFs, SuperBlock, VfsPath, Walk};
 
 use crate::kernel::Kernel;
@@ -36,6 +37,8 @@ pub fn make(
             (crate::proc::new_procfs(kernel, Vec::new(), Vec::new()), "proc")
         }
         b"sysfs" if options.is_empty() => (crate::proc::new_sysfs(kernel), "sysfs"),
+        // Not for the root of a user namespace (Linux: no FS_USERNS_MOUNT).
+        b"devtmpfs" if !walk.cred.has(cap::SYS_ADMIN) => return Err(EPERM),
         b"devtmpfs" if options.is_empty() => {
             // There is one, wherever it is mounted.
             let mounts = kernel.mounts.mounts();
