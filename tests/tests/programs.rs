@@ -133,7 +133,7 @@ programs! {
     }
     procps needs ["ps", "top", "free", "pgrep", "vmstat", "uptime"] {
         case("own_row", &["/bin/bash", "-c", "ps -o ni=,pri=,nlwp=,user=,comm=,args= -p $$; cat /proc/$$/cmdline | tr '\\0' '|'; echo done"]),
-        case("children", bash!("exec 2>/dev/null; sleep 60 & ps -o stat=,comm=,args= --ppid $$ | grep sleep; kill -STOP $!; sleep 0.2; ps -o stat= -p $!; kill -KILL $!; wait 2>/dev/null; true")),
+        case("children", bash!("exec 2>/dev/null; sleep 60 & ps -o stat=,comm=,args= --ppid $$ | grep '[s]leep'; kill -STOP $!; sleep 0.2; ps -o stat= -p $!; kill -KILL $!; wait 2>/dev/null; true")),
         case("zombie", bash!("(sleep 0.1 & exec sleep 20) & for i in {1..80}; do ps -o stat= --ppid $! | grep -q Z && break; sleep 0.1; done; ps -o stat=,comm= --ppid $!; kill $!; wait")),
         case("columns", bash!("ps aux | head -1; top -b -n1 | sed -n 7p; free | head -1; free | awk '{print $1, NF}'; vmstat | head -2; uptime | wc -l")),
         case("pgrep", bash!("sleep 4711 & pgrep -xaf 'sleep 4711' | cut -d' ' -f2-; pkill -xf 'sleep 4711'; wait $!; echo $?")),

@@ -122,9 +122,14 @@ impl Engine {
             if machine.pool.waiting.load(Ordering::Relaxed) > 0
                 && let Some(cell) = self.cell.take()
             {
-                // Recalled for another context's sake: let it take the vCPU, then queue up for one.
+                // Recalled for another context's sake: let it take the vCPU, then queue up for one. On a busy host the
+                // other thread may need a while to run.
                 cell.park(&machine.pool, &self.fp);
-                std::thread::yield_now();
+                let mut patience = 10;
+                while patience > 0 && cell.is_parked() {
+                    std::thread::sleep(std::time::Duration::from_micros(200));
+                    patience -= 1;
+                }
                 self.cell = Some(cell);
             }
         }

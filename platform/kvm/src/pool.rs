@@ -195,6 +195,11 @@ impl Cell {
         }
     }
 
+    /// Whether the user is away and nobody has taken the vCPU.
+    pub(crate) fn is_parked(&self) -> bool {
+        self.seat.lock().parked
+    }
+
     /// Ends the use by the context whose state is `fp`.
     pub(crate) fn give_back(self: Arc<Self>, pool: &Pool, fp: &Arc<SavedFp>) {
         let Some(mut seat) = self.sit(fp) else { return };

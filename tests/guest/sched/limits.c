@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -63,6 +64,9 @@ int main(void) {
     R(SYS(SYS_getrusage, 2, &ru));
     R(SYS(SYS_getrusage, 0, NULL));
     burn(0.1);
+    volatile char *fresh = malloc(8 << 20);
+    for (int i = 0; i < 8 << 20; i += 4096)
+        fresh[i] = 1;
     getrusage(RUSAGE_SELF, &ru);
     printf("self used %d, has memory %d, faults %d\n", seconds(ru.ru_utime) + seconds(ru.ru_stime) > 0.09,
            ru.ru_maxrss > 100 && ru.ru_maxrss < 1 << 20, ru.ru_minflt > 0);
