@@ -241,3 +241,11 @@ fn every_thread_is_behind_the_filter() {
     child.wait().expect("it is ours");
     assert!(confined, "a thread of ringfence runs without the filter");
 }
+
+#[test]
+fn the_page_of_system_calls_is_current() {
+    let outcome = ringfence_with(&["syscalls", "--markdown"]);
+    let stored =
+        std::fs::read(ringfence_tests::workspace().join("docs/syscalls.md")).expect("the page is there");
+    assert!(outcome.stdout == stored, "run: ringfence syscalls --markdown >docs/syscalls.md");
+}
