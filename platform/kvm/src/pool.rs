@@ -158,7 +158,8 @@ impl Pool {
 
     fn steal_any(&self, machine: &Machine, fp: &Arc<SavedFp>) -> Result<Option<Arc<Cell>>, Error> {
         let all = self.lists.lock().all.clone();
-        let turn = machine.turn.fetch_add(1, Ordering::Relaxed);
+        // Only recalls move the turn on: if this did too, a waiter alone would recall every second context for ever.
+        let turn = machine.turn.load(Ordering::Relaxed);
         for i in 0..all.len() {
             let cell = &all[(turn + i) % all.len()];
             let Some(mut seat) = cell.seat.try_lock() else { continue };
