@@ -122,14 +122,9 @@ impl Engine {
             if machine.pool.waiting.load(Ordering::Relaxed) > 0
                 && let Some(cell) = self.cell.take()
             {
-                // Recalled for another context's sake: let it take the vCPU, then queue up for one. On a busy host the
-                // other thread may need a while to run.
+                // Recalled for another context's sake: let it take the vCPU, then queue up for one.
                 cell.park(&machine.pool, &self.fp);
-                let mut patience = 10;
-                while patience > 0 && cell.is_parked() {
-                    std::thread::sleep(std::time::Duration::from_micros(200));
-                    patience -= 1;
-                }
+                std::thread::yield_now();
                 self.cell = Some(cell);
             }
         }

@@ -37,8 +37,8 @@ pub(crate) type SavedFp = Lock<Fp, { rank::LEAF }>;
 
 /// A vCPU and its user.
 pub(crate) struct Cell {
-    /// Held by the user for its whole stay in the guest, by others only through `try_lock`: no rank, since nobody
-    /// waits for it who holds another lock.
+    /// Held by the user for its whole stay in the guest. Only the seat of a free vCPU is waited for, by nobody who holds
+    /// another lock, so it needs no rank.
     seat: Mutex<Seat>,
     /// The cell is in the list of parked ones.
     queued: AtomicBool,
@@ -175,9 +175,19 @@ impl Pool {
 }
 
 impl Cell {
-    /// The seat, if it is still that of the context whose state is `fp`.
+    /// The seat, if it is still that of the context whose state is `fp`. Never waits for the stay of another context,
+    /// which may not end unless somebody asks for it.
     pub(crate) fn sit(&self, fp: &Arc<SavedFp>) -> Option<MutexGuard<'_, Seat>> {
-        let mut seat = self.seat.lock();
+        let mut seat = loop {
+            if let Some(seat) = self.seat.try_lock() {
+                break seat;
+            }
+            // Whoever takes the vCPU saves our state first; others look at the seat for a moment only.
+            if !matches!(*fp.lock(), Fp::Loaded) {
+                return None;
+            }
+            std::thread::yield_now();
+        };
         if !seat.owner.as_ref().is_some_and(|owner| Arc::ptr_eq(owner, fp)) {
             return None;
         }
@@ -194,11 +204,6 @@ impl Cell {
         if !self.queued.swap(true, Ordering::AcqRel) {
             pool.lists.lock().parked.push_back(self.clone());
         }
-    }
-
-    /// Whether the user is away and nobody has taken the vCPU.
-    pub(crate) fn is_parked(&self) -> bool {
-        self.seat.lock().parked
     }
 
     /// Ends the use by the context whose state is `fp`.

@@ -15,7 +15,6 @@ fn moves(p: &KvmPlatform) -> u64 {
 }
 
 #[test]
-#[ignore = "known defect: with fewer vCPUs than threads, two that never leave the guest may keep theirs: recalls get lost"]
 fn threads_share_the_vcpus_that_there_are() {
     if platform().is_none() {
         return;
