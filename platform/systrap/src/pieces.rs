@@ -37,7 +37,9 @@ impl Pieces {
 
     /// The parts of pieces inside `range`.
     pub(crate) fn overlapping(&self, range: Range<u64>) -> impl Iterator<Item = (u64, Piece)> {
-        let before = self.0.range(..range.start).next_back().filter(|(_, p)| p.end > range.start);
+        // An empty range meets nothing, not even a piece that it lies within.
+        let before =
+            self.0.range(..range.start).next_back().filter(|(_, p)| p.end > range.start && !range.is_empty());
         let inside = self.0.range(range.start..range.end.max(range.start));
         before.into_iter().chain(inside).map(move |(&start, p)| {
             let from = start.max(range.start);
@@ -127,6 +129,15 @@ mod tests {
 
     fn list(p: &Pieces) -> Vec<(u64, u64, u64, bool)> {
         p.0.iter().map(|(&s, p)| (s, p.end, p.offset, p.access == RW)).collect()
+    }
+
+    #[test]
+    fn an_empty_range_meets_nothing() {
+        let mut p = Pieces::default();
+        p.insert(0x1000, Piece { end: 0x3000, offset: 0x9000, access: RW });
+        assert!(!p.intersects(0x2000..0x2000));
+        assert!(p.protect(0x2000..0x2000, R).is_empty());
+        assert_eq!(list(&p), [(0x1000, 0x3000, 0x9000, true)]);
     }
 
     #[test]
