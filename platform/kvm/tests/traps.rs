@@ -1,52 +1,17 @@
 //! Every way out of user code: system calls, exceptions, kicks; and what user code cannot do.
+#![allow(clippy::unwrap_used, reason = "an error fails the test")]
 
 mod guest;
 
-use std::time::{Duration, Instant};
+#[path = "../../contract/traps.rs"]
+mod contract;
 
-use abi::regs::{USER_CS, USER_DS, USER32_CS, UserRegs};
+use abi::regs::{USER_CS, USER_DS, UserRegs};
 use base::memmap::Access;
+use contract::host_tsc;
 use guest::*;
-use platform::{Context, FpState, Platform, Trap, XsaveLayout};
+use platform::{Platform, Trap, XsaveLayout};
 use ringfence_platform_kvm::Entry;
-
-#[test]
-fn a_system_call_keeps_every_register() {
-    let Some(p) = platform() else { return };
-    let mut g = Guest::new(&p);
-    g.memory().write(g.code.offset, &[0x0f, 0x05, 0x0f, 0x05]);
-    let before = UserRegs {
-        r15: 15,
-        r14: 14,
-        r13: 13,
-        r12: 12,
-        rbp: 11,
-        rbx: 10,
-        r11: 9,
-        r10: 8,
-        r9: 7,
-        r8: 6,
-        rax: 39,
-        rcx: 4,
-        rdx: 3,
-        rsi: 2,
-        rdi: 1,
-        rip: CODE,
-        rflags: 0x202 | 0xcd5,
-        rsp: 0x1234_5678,
-        fs_base: 0x7fff_0000_1000,
-        gs_base: 0x10,
-        ..UserRegs::new_user64()
-    };
-    g.regs = before;
-    assert_eq!(g.go(), Trap::Syscall);
-    let after = UserRegs { rip: CODE + 2, rcx: CODE + 2, r11: before.rflags, ..before };
-    assert_eq!(g.regs, after);
-    g.regs.fs_base = 0x2000;
-    g.regs.rax = 1;
-    assert_eq!(g.go(), Trap::Syscall);
-    assert_eq!((g.regs.fs_base, g.regs.rax, g.regs.rip), (0x2000, 1, CODE + 4));
-}
 
 #[test]
 fn exceptions_arrive_with_vector_code_and_address() {
@@ -80,36 +45,6 @@ fn exceptions_arrive_with_vector_code_and_address() {
     // QEMU's emulation of SSE raises no exceptions: there the system call behind is reached.
     let trap = g.run(&simd);
     assert!(trap == exception(19, 0) || (p.entry() == Entry::Stub && trap == Trap::Syscall), "{trap:?}");
-}
-
-#[test]
-fn a_single_step_traps_behind_the_instruction() {
-    let Some(p) = platform() else { return };
-    let mut g = Guest::new(&p);
-    g.memory().write(g.code.offset, &[0x90, 0x90, 0x0f, 0x05, 0x90, 0x90]);
-    g.regs.rip = CODE;
-    g.regs.rflags = 0x302;
-    assert_eq!(g.go(), exception(1, 0));
-    assert_eq!((g.regs.rip, g.regs.rflags & 0x100), (CODE + 1, 0x100));
-    assert_eq!(g.go(), exception(1, 0));
-    assert_eq!(g.regs.rip, CODE + 2);
-    assert_eq!(g.go(), Trap::Syscall);
-    assert_eq!((g.regs.rip, g.regs.rflags & 0x100), (CODE + 4, 0x100));
-    assert_eq!(g.go(), exception(1, 0));
-    g.regs.rflags &= !0x100;
-    // "mov ss; syscall" under TF: on processors the step is delayed into ring 0.
-    g.regs.rax = USER_DS;
-    g.memory().write(g.code.offset, &[0x8e, 0xd0, 0x0f, 0x05]);
-    g.regs.rip = CODE;
-    g.regs.rflags = 0x302;
-    g.regs.rsp = STACK + 0x100;
-    let trap = loop {
-        match g.go() {
-            Trap::Exception { vector: 1, .. } => {}
-            trap => break trap,
-        }
-    };
-    assert_eq!((trap, g.regs.rip, g.regs.rsp), (Trap::Syscall, CODE + 4, STACK + 0x100));
 }
 
 #[test]
@@ -168,108 +103,6 @@ fn the_kernel_half_is_out_of_reach() {
 }
 
 #[test]
-fn code_of_32_bits_runs_and_returns() {
-    let Some(p) = platform() else { return };
-    let mut g = Guest::new(&p);
-    // In 32-bit mode 48 is "dec eax"; in 64-bit mode a prefix: 48 ff c0 48 0f 0b.
-    g.memory().write(g.code.offset, &[0x48, 0x40, 0x0f, 0x0b]);
-    g.regs =
-        UserRegs { rip: CODE, cs: USER32_CS, ds: USER_DS, es: USER_DS, rax: 5, rsp: STACK + 64, ..g.regs };
-    assert_eq!(g.go(), exception(6, 0));
-    assert_eq!((g.regs.rip, g.regs.rax as u32, g.regs.cs), (CODE + 2, 5, USER32_CS));
-    g.memory().write(g.code.offset, &[0xcd, 0x80]);
-    g.regs.rip = CODE;
-    assert_eq!(g.go(), Trap::Syscall32);
-    // jmp 0x33:CODE+16 (ljmp); then in 64-bit mode: syscall
-    g.memory().write(g.code.offset, &[0xea, 0x10, 0, 0x40, 0, 0x33, 0]);
-    g.memory().write(g.code.offset + 16, &[0x0f, 0x05]);
-    g.regs.rip = CODE;
-    assert_eq!((g.go(), g.regs.cs), (Trap::Syscall, USER_CS));
-}
-
-#[test]
-fn fs_and_gs_bases_can_be_written_by_user_code() {
-    let Some(p) = platform() else { return };
-    let mut g = Guest::new(&p);
-    g.regs.rax = 0x7fff_1234_5000;
-    // wrfsbase rax; wrgsbase rax; syscall
-    assert_eq!(
-        g.run(&[0xf3, 0x48, 0x0f, 0xae, 0xd0, 0xf3, 0x48, 0x0f, 0xae, 0xd8, 0x0f, 0x05]),
-        Trap::Syscall
-    );
-    assert_eq!((g.regs.fs_base, g.regs.gs_base), (0x7fff_1234_5000, 0x7fff_1234_5000));
-}
-
-/// `vpcmpeqd ymm0, ymm0, ymm0; syscall`, then `vmovdqu [rdi], ymm0; syscall`.
-const YMM: [u8; 16] =
-    [0xc5, 0xfd, 0x76, 0xc0, 0x0f, 0x05, 0xc5, 0xfe, 0x7f, 0x07, 0x0f, 0x05, 0x90, 0x90, 0x90, 0x90];
-
-#[test]
-fn floating_point_state_stays_with_its_context() {
-    let Some(p) = platform() else { return };
-    if p.xsave_layout().features & 4 == 0 {
-        eprintln!("skipped: no AVX");
-        return;
-    }
-    let mut a = Guest::new(&p);
-    let page = a.page(0);
-    let addr = 0x1000_0000;
-    a.space.map(addr, page, RW).unwrap();
-    a.regs.rdi = addr;
-    let initial = a.context.fp_state().unwrap();
-    assert_eq!(a.run(&YMM), Trap::Syscall);
-    let set = a.context.fp_state().unwrap();
-    assert_ne!(initial, set);
-    // Parked, its vCPU goes to others sooner or later; the state comes back either way.
-    a.context.park().unwrap();
-    let mut others: Vec<Guest> = (0..20).map(|_| a.thread()).collect();
-    for other in &mut others {
-        other.regs.rip = CODE + 6;
-        assert_eq!(other.go(), Trap::Syscall);
-        let mut bytes = [1; 32];
-        other.memory().read(page.offset, &mut bytes);
-        assert_eq!(bytes, [0; 32], "a new context starts with the initial state");
-        other.context.park().unwrap();
-    }
-    assert_eq!(a.context.fp_state().unwrap(), set);
-    assert_eq!(a.go(), Trap::Syscall);
-    let mut bytes = [0; 32];
-    a.memory().read(page.offset, &mut bytes);
-    assert_eq!(bytes, [0xff; 32]);
-    // To another context, as fork does it; and hostile bytes, as a signal frame may hold them.
-    others[0].context.set_fp_state(&set).unwrap();
-    a.memory().write(page.offset, &[0; 32]);
-    others[0].regs.rip = CODE + 6;
-    assert_eq!(others[0].go(), Trap::Syscall);
-    a.memory().read(page.offset, &mut bytes);
-    assert_eq!(bytes, [0xff; 32]);
-    for other in &mut others[..2] {
-        other.context.set_fp_state(&FpState(vec![0xff; 5000])).unwrap();
-        other.regs.rip = CODE + 6;
-        assert_eq!(other.go(), Trap::Syscall);
-    }
-    drop(others);
-    // vCPUs that come back are clean.
-    let mut fresh = a.thread();
-    fresh.regs.rip = CODE + 6;
-    assert_eq!(fresh.go(), Trap::Syscall);
-    a.memory().read(page.offset, &mut bytes);
-    assert_eq!(bytes, [0; 32]);
-}
-
-#[test]
-fn avx512_works_where_the_processor_has_it() {
-    let Some(p) = platform() else { return };
-    if p.xsave_layout().features & 0xe0 == 0 {
-        eprintln!("skipped: no AVX-512");
-        return;
-    }
-    let mut g = Guest::new(&p);
-    assert_eq!(g.run(&[0x62, 0xf1, 0x7d, 0x48, 0xef, 0xc0, 0x0f, 0x05]), Trap::Syscall); // vpxord zmm0
-    assert!(p.xsave_layout().size >= 2688);
-}
-
-#[test]
 fn xgetbv_cpuid_and_the_layout_agree() {
     let Some(p) = platform() else { return };
     let mut g = Guest::new(&p);
@@ -311,83 +144,6 @@ fn the_time_stamp_counter_is_the_hosts() {
     assert!((before..=after).contains(&guest), "{before} {guest} {after}");
 }
 
-#[allow(unsafe_code, reason = "RDTSC has no safe wrapper")]
-fn host_tsc() -> u64 {
-    // SAFETY: RDTSC reads a counter and is never trapped for user code on Linux unless it asked for that.
-    unsafe { std::arch::x86_64::_rdtsc() }
-}
-
-#[test]
-fn a_kick_interrupts_a_running_guest_and_one_before_the_entry_counts() {
-    let Some(p) = platform() else { return };
-    let mut g = Guest::new(&p);
-    let kick = g.context.kicker();
-    kick.kick();
-    kick.kick();
-    g.regs.rip = CODE;
-    assert_eq!(g.go(), Trap::Interrupted);
-    assert_eq!(g.run(&[0x0f, 0x05]), Trap::Syscall, "the kicks counted as one");
-    let started = Instant::now();
-    let thread = std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_millis(50));
-        kick.kick();
-    });
-    assert_eq!(g.run(&[0xeb, 0xfe]), Trap::Interrupted); // jmp $
-    assert_eq!(g.regs.rip, CODE);
-    assert!(started.elapsed() >= Duration::from_millis(40));
-    thread.join().unwrap();
-}
-
-#[test]
-fn no_kick_is_lost_while_system_calls_and_faults_go_on() {
-    let Some(p) = platform() else { return };
-    let mut g = Guest::new(&p);
-    let (sent, seen) = (std::sync::atomic::AtomicU32::new(0), std::sync::atomic::AtomicU32::new(0));
-    let kick = g.context.kicker();
-    use std::sync::atomic::Ordering::SeqCst;
-    std::thread::scope(|s| {
-        s.spawn(|| {
-            for i in 0..1000u64 {
-                // At every point of a stay: it takes some tens of microseconds.
-                let until = Instant::now() + Duration::from_micros(i * 7 % 150);
-                while Instant::now() < until {
-                    std::hint::spin_loop();
-                }
-                sent.fetch_add(1, SeqCst);
-                kick.kick();
-                // Each kick waits for its report: a lost one hangs here, and the guest's loop gives up.
-                let started = Instant::now();
-                while seen.load(SeqCst) < sent.load(SeqCst) {
-                    if started.elapsed() > Duration::from_secs(20) {
-                        return;
-                    }
-                    std::thread::yield_now();
-                }
-            }
-        });
-        let mut last = Instant::now();
-        while seen.load(SeqCst) < 1000 {
-            let n = seen.load(SeqCst);
-            let trap = match n % 3 {
-                0 => g.run(&[0x0f, 0x05]),
-                1 => g.load(0x6000_0000),
-                _ => g.run(&[0x0f, 0x0b]),
-            };
-            match trap {
-                Trap::Interrupted => {
-                    seen.fetch_add(1, SeqCst);
-                    last = Instant::now();
-                }
-                Trap::Syscall => assert_eq!(n % 3, 0),
-                Trap::Fault { addr, .. } => assert_eq!((n % 3, addr), (1, 0x6000_0000)),
-                Trap::Exception { vector, .. } => assert_eq!((n % 3, vector), (2, 6)),
-                trap => panic!("{trap:?}"),
-            }
-            assert!(last.elapsed() < Duration::from_secs(15), "a kick was lost");
-        }
-    });
-}
-
 #[test]
 fn the_probe_names_the_kind_of_kvm() {
     let Some(p) = platform() else { return };
@@ -395,8 +151,4 @@ fn the_probe_names_the_kind_of_kvm() {
     assert_eq!(p.entry() != Entry::Stub, nested, "{:?}", p.entry());
     let counters = p.counters();
     assert!(counters.iter().any(|(name, _)| *name == "exits"));
-}
-
-fn _context_is_send(c: Box<dyn Context>) -> impl Send {
-    c
 }
