@@ -27,6 +27,8 @@ use crate::{Common, Namespace};
 const PIECE: usize = 16 << 10;
 /// The most bytes that one call moves.
 const MOST: usize = 256 << 10;
+/// The longest datagram that any family carries: its length has 16 bits.
+const DATAGRAM_MAX: usize = 65535;
 
 /// What watches the host's sockets.
 #[derive(Debug)]
@@ -295,7 +297,11 @@ impl Socket for HostSocket {
         }
         let flags = message.flags & FLAGS;
         if !self.common.is_stream() {
-            let mut data = vec![0; message.data.remaining()];
+            let len = message.data.remaining();
+            if len > DATAGRAM_MAX {
+                return Err(abi::errno::EMSGSIZE);
+            }
+            let mut data = vec![0; len];
             if !data.is_empty() && message.data.take(&mut data)? < data.len() {
                 return Err(abi::errno::EFAULT);
             }

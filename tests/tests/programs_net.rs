@@ -345,6 +345,8 @@ c = socket.create_connection(l.getsockname()); c.sendall(bytes(8000000)); c.shut
 u = socket.socket(type=socket.SOCK_DGRAM); u.bind(('127.0.0.1', 0))
 v = socket.socket(type=socket.SOCK_DGRAM); v.connect(u.getsockname()); v.send(b'x' * 60000); d, a = u.recvfrom(70000); print(len(d), a == v.getsockname())
 u.sendto(b'back', a); print(v.recv(9))
+try: v.send(bytes(70000))
+except OSError as e: print(e)
 c.setsockopt(socket.SOL_TCP, socket.TCP_NODELAY, 1); print(c.getsockopt(socket.SOL_TCP, socket.TCP_NODELAY))
 try: c.setsockopt(socket.SOL_TCP, 19, 1)
 except OSError as e: print(e)
@@ -363,6 +365,6 @@ asyncio.run(main())
     let mut command = std::process::Command::new(ringfence_tests::ringfence());
     command.args(["run", "--net", "host", "--", "/usr/bin/python3", "-c", PROGRAM]);
     let outcome = ringfence_tests::outcome::run(command, b"", Duration::from_secs(90));
-    let expected = "b'8000000'\n60000 True\nb'back'\n1\n[Errno 92] Protocol not available\nTrue 0\n{(250000, b'HELLO')}\n";
+    let expected = "b'8000000'\n60000 True\nb'back'\n[Errno 90] Message too long\n1\n[Errno 92] Protocol not available\nTrue 0\n{(250000, b'HELLO')}\n";
     assert_eq!(String::from_utf8_lossy(&outcome.stdout), expected, "{}", outcome.stderr_text());
 }
