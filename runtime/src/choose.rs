@@ -16,7 +16,7 @@ pub(crate) const NAMES: [&str; 3] = ["auto", "kvm", "systrap"];
 pub(crate) fn make(name: &str, kvm_options: &platform_kvm::Options) -> Result<Arc<dyn Platform>, String> {
     match name {
         "kvm" => Ok(kvm(kvm_options)?),
-        "systrap" => Ok(systrap()?),
+        "systrap" => Ok(systrap(kvm_options.patch)?),
         _ => auto(kvm_options),
     }
 }
@@ -27,18 +27,19 @@ fn kvm(options: &platform_kvm::Options) -> Result<Arc<KvmPlatform>, String> {
     Ok(platform)
 }
 
-fn systrap() -> Result<Arc<SystrapPlatform>, String> {
-    SystrapPlatform::new(&platform_systrap::Options::default()).map_err(|e| e.to_string())
+fn systrap(patch: bool) -> Result<Arc<SystrapPlatform>, String> {
+    let options = platform_systrap::Options { patch, ..Default::default() };
+    SystrapPlatform::new(&options).map_err(|e| e.to_string())
 }
 
-/// KVM where it works: patched call sites, which answer most calls without a trap, are its alone so far.
+/// KVM where it works.
 fn auto(kvm_options: &platform_kvm::Options) -> Result<Arc<dyn Platform>, String> {
     match kvm(kvm_options) {
         Ok(kvm) => Ok(kvm),
         Err(no_kvm) => {
             log::info!("auto: systrap, since {no_kvm}");
             let both = |no_systrap| format!("no platform works here: {no_kvm}; {no_systrap}");
-            Ok(systrap().map_err(both)?)
+            Ok(systrap(kvm_options.patch).map_err(both)?)
         }
     }
 }

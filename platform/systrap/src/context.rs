@@ -1,17 +1,25 @@
 //! A guest thread's context: enters a stub's thread, waits, and says what made it stop.
+//!
+//! A stay ends with a trap, which the stub's signal handler hands over, or with a request: a call from a patched site that
+//! comes through the [mailbox](platform::window) while the context looks there. Then the guest thread waits in the window
+//! until the context goes on, and goes the way of a trap if that takes long.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use abi::regs::UserRegs;
-use platform::{AddressSpace, Context, Error, FpState, Kick, Trap};
+use platform::window::Zone;
+use platform::window::mailbox::{Mailbox, State};
+use platform::window::thread::FP_LEN;
+use platform::{AddressSpace, Context, Error, FpState, Kick, ThreadPage, Trap};
 
 use crate::counters::Counters;
 use crate::kick::Runner;
 use crate::shared::Shared;
 use crate::space::SystrapSpace;
 use crate::spin::{Spin, WAKE_TICKS};
+use crate::stub::KICK;
 use crate::thread::{Thread, Wait, is_canonical};
 use crate::xstate;
 
@@ -21,6 +29,8 @@ const GENERAL_PROTECTION: u8 = 13;
 const LOOK: Duration = Duration::from_secs(1);
 /// Looks that a kicked guest thread may let pass: user code can block the signal that kicks.
 const DEAF: u32 = 5;
+/// How long a thread that leaves the window is waited for awake, in ticks of the time stamp counter.
+const LEAVING: u64 = 20_000;
 
 /// One guest thread.
 pub(crate) struct SystrapContext {
@@ -31,75 +41,201 @@ pub(crate) struct SystrapContext {
     /// The floating-point state while no thread is bound; `None`: the initial one.
     fp: Option<FpState>,
     spin: Spin,
+    page: Option<ThreadPage>,
+    /// The registers at a request that is not answered yet.
+    taken: Option<UserRegs>,
+    /// What the last answer told the guest thread to go on with.
+    posted: Option<Posted>,
+    /// The floating-point state that the thread is to go on with, while a request is unanswered.
+    next_fp: Option<FpState>,
+}
+
+/// An answer.
+struct Posted {
+    regs: UserRegs,
+    fp: Option<FpState>,
 }
 
 impl SystrapContext {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         let runner = Arc::new(Runner::new(shared.clone()));
-        Self { shared, runner, bound: None, fp: None, spin: Spin::default() }
+        Self {
+            shared,
+            runner,
+            bound: None,
+            fp: None,
+            spin: Spin::default(),
+            page: None,
+            taken: None,
+            posted: None,
+            next_fp: None,
+        }
+    }
+
+    fn is_in(&self, space: &SystrapSpace) -> bool {
+        matches!(&self.bound, Some((at, _)) if std::ptr::eq(at.as_ptr(), space))
     }
 
     /// Makes sure that a thread in `space` is bound.
-    fn bind(&mut self, space: &SystrapSpace) -> Result<&mut Thread, Error> {
-        let here = matches!(&self.bound, Some((at, _)) if std::ptr::eq(at.as_ptr(), space));
-        if !here {
-            self.unbind();
-            let (thread, is_fresh) = space.take_thread()?;
-            self.runner.bind(&thread, is_fresh);
-            if !is_fresh
-                && self.shared.has_affinity.load(Ordering::Relaxed)
-                && let Ok(mask) = host::system::affinity(0)
-            {
-                thread.process().set_affinity(thread.tid(), &mask);
-            }
-            let state = self.fp.take().unwrap_or_else(|| xstate::initial(self.shared.xsave_layout()));
-            thread.set_fp_state(&state);
-            self.bound = Some((space.weak(), thread));
+    fn bind(&mut self, space: &SystrapSpace) -> Result<(), Error> {
+        if self.is_in(space) {
+            return Ok(());
         }
-        match &mut self.bound {
-            Some((_, thread)) => Ok(thread),
-            None => Err(Error::Broken("systrap: no thread".into())),
+        self.unbind()?;
+        let (thread, is_fresh) = space.take_thread()?;
+        self.runner.bind(&thread, is_fresh);
+        if !is_fresh
+            && self.shared.has_affinity.load(Ordering::Relaxed)
+            && let Ok(mask) = host::system::affinity(0)
+        {
+            thread.process().set_affinity(thread.tid(), &mask);
         }
+        let state = self.fp.take().unwrap_or_else(|| xstate::initial(self.shared.xsave_layout()));
+        thread.set_fp_state(&state);
+        self.bound = Some((space.weak(), thread));
+        Ok(())
     }
 
     /// Gives the thread back, and keeps the floating-point state.
-    fn unbind(&mut self) {
+    fn unbind(&mut self) -> Result<(), Error> {
+        let called = self.call_out();
         if let Some((space, thread)) = self.bound.take() {
             self.fp = Some(thread.fp_state());
             self.runner.unbind();
-            if let Some(space) = space.upgrade() {
+            if let Some(space) = space.upgrade()
+                && called.is_ok()
+            {
                 space.give_thread(thread);
             }
         }
+        called
     }
-}
 
-impl Context for SystrapContext {
-    fn switch(&mut self, space: &Arc<dyn AddressSpace>, regs: &mut UserRegs) -> Result<Trap, Error> {
-        let Some(space) = space.as_any().downcast_ref::<SystrapSpace>() else {
-            return Err(Error::Broken("systrap: an address space of another platform".into()));
-        };
-        if !is_canonical(regs.rip) {
-            // IRET or SYSRET on Linux would fault as well.
-            return Ok(Trap::Exception { vector: GENERAL_PROTECTION, code: 0 });
+    /// Makes a guest thread that waits for an answer leave the window, as for a trap.
+    fn call_out(&mut self) -> Result<(), Error> {
+        let Some(taken) = self.taken.take() else { return Ok(()) };
+        let (Some((_, thread)), Some(page)) = (&mut self.bound, self.page) else { return Ok(()) };
+        let mailbox = Mailbox::new(&*self.shared.memory, page);
+        let mut spin = LEAVING;
+        for looks in 0.. {
+            mailbox.dismiss();
+            match thread.wait(spin, LOOK, None, || true).0 {
+                Wait::Trapped => break,
+                Wait::Dead => return Err(dead(&self.shared)),
+                Wait::TimedOut | Wait::Requested => {}
+            }
+            spin = 0;
+            thread.process().signal(thread.tid(), KICK);
+            if looks > DEAF {
+                thread.process().kill_and_wait();
+            }
         }
-        self.bind(space)?;
-        space.flush()?;
+        log::trace!("systrap: called out of the window, from {:#x}", taken.rip);
+        thread.refresh();
+        mailbox.reset();
+        if let Some(fp) = self.next_fp.take() {
+            thread.set_fp_state(&fp);
+        }
+        Ok(())
+    }
+
+    /// Answers the request with `regs`, if there is one and the guest thread still waits. False: it has trapped.
+    fn answer(&mut self, regs: &UserRegs) -> Result<bool, Error> {
+        let (Some(taken), Some(page)) = (&self.taken, self.page) else { return Ok(false) };
+        let mailbox = Mailbox::new(&*self.shared.memory, page);
+        if mailbox.answer(taken, regs, self.next_fp.as_ref().map(|fp| &fp.0[..])) {
+            self.taken = None;
+            self.posted = Some(Posted { regs: *regs, fp: self.next_fp.take() });
+            return Ok(true);
+        }
+        if mailbox.state() == State::Left
+            && let Some(window) = self.shared.window.get()
+        {
+            window.counts.left.fetch_add(1, Ordering::Relaxed);
+        }
+        self.call_out()?;
+        Ok(false)
+    }
+
+    /// What `trap` is where the guest thread was interrupted in the window's code.
+    fn settle(&mut self, trap: Trap, regs: &mut UserRegs) -> Trap {
+        let (Some(page), Some(window)) = (self.page, self.shared.window.get()) else { return trap };
+        if !window.contains(regs.rip) {
+            return trap;
+        }
+        let mailbox = Mailbox::new(&*self.shared.memory, page);
+        match window.zone(regs.rip) {
+            Some(Zone::Borrowed) => regs.rsp = mailbox.borrowed_rsp(),
+            Some(Zone::Saved) => (regs.rsp, regs.rflags) = (mailbox.borrowed_rsp(), mailbox.saved_rflags()),
+            Some(Zone::Requested) => {
+                if mailbox.state() != State::Idle {
+                    mailbox.take(regs);
+                    mailbox.reset();
+                    return Trap::Syscall;
+                }
+                if let Some(posted) = &self.posted {
+                    *regs = posted.regs;
+                    if let (Some(fp), Some((_, thread))) = (&posted.fp, &self.bound) {
+                        thread.set_fp_state(fp);
+                    }
+                }
+            }
+            _ => {}
+        }
+        trap
+    }
+
+    /// The floating-point state of a guest thread that waits for an answer, from the thread itself.
+    fn ask_fp(&self) -> Option<FpState> {
+        self.taken.as_ref()?;
+        let layout = self.shared.frame.get()?;
+        let size = layout.xstate.layout.size;
+        if size as u64 > FP_LEN {
+            return None;
+        }
+        let mailbox = Mailbox::new(&*self.shared.memory, self.page?);
+        if !mailbox.ask_fp() {
+            return None;
+        }
+        let began = host::clock::tsc();
+        while mailbox.state() == State::Busy {
+            if host::clock::tsc().wrapping_sub(began) > LEAVING {
+                return None;
+            }
+            std::hint::spin_loop();
+        }
+        (mailbox.state() == State::Request)
+            .then(|| layout.xstate.sanitised(&FpState(mailbox.fp(size))))
+    }
+
+    /// Runs user code and waits for the end of the stay.
+    fn stay(&mut self, regs: &mut UserRegs) -> Result<Trap, Error> {
+        let answered = self.answer(regs)?;
+        let shared = self.shared.clone();
         let Some((_, thread)) = &mut self.bound else {
             return Err(Error::Broken("systrap: no thread".into()));
         };
-        if !self.runner.enter() {
-            return Ok(Trap::Interrupted);
-        }
-        thread.load(regs);
-        let shared = &*self.shared;
+        let hidden_gs = self.page.map_or(0, |page| page.addr);
+        let mailbox = self.page.map(|page| Mailbox::new(&*shared.memory, page));
         let running = shared.running.fetch_add(1, Ordering::Relaxed) + 1;
         let (mine, guests) = self.spin.begin(running * 2 <= shared.cpus);
-        let woken = thread.resume(guests);
+        let began = host::clock::tsc();
+        let woken = if answered {
+            false
+        } else {
+            thread.load(regs, hidden_gs);
+            match mailbox {
+                Some(mailbox) if mine > 0 => mailbox.open((u64::from(guests) / shared.round) as u32),
+                Some(mailbox) => mailbox.reset(),
+                None => {}
+            }
+            thread.resume(guests)
+        };
         let mut spin = if woken && mine > 0 { mine + WAKE_TICKS } else { mine };
         let (mut deaf, mut awake, mut slept) = (0, 0, false);
+        let is_alone = || shared.running.load(Ordering::Relaxed) * 2 <= shared.cpus;
         let end = loop {
-            let (end, ticks) = thread.wait(spin, LOOK);
+            let (end, ticks) = thread.wait(spin, LOOK, mailbox, is_alone);
             awake += ticks.awake;
             if ticks.slept {
                 slept = true;
@@ -120,17 +256,50 @@ impl Context for SystrapContext {
             }
         };
         shared.running.fetch_sub(1, Ordering::Relaxed);
-        let trap = match end {
-            Wait::Trapped => thread.trap(regs),
-            _ if shared.is_ending.load(Ordering::SeqCst) => loop {
-                // The process ends any moment; there is nobody to tell.
-                std::thread::sleep(LOOK);
-            },
-            _ => Err(Error::Exhausted("systrap: the stub of a guest process has died".into())),
+        let (trap, ran) = match (end, mailbox, shared.window.get()) {
+            (Wait::Requested, Some(mailbox), Some(window)) => {
+                mailbox.take(regs);
+                self.taken = Some(*regs);
+                window.counts.mailed.fetch_add(1, Ordering::Relaxed);
+                (Ok(Trap::Syscall), host::clock::tsc().wrapping_sub(began))
+            }
+            (Wait::Trapped, ..) => (thread.trap(regs, hidden_gs), thread.ran()),
+            _ => (Err(dead(&shared)), 0),
         };
-        let ran = self.spin.end(thread.ran(), slept);
+        let ran = self.spin.end(ran, slept);
         self.runner.leave(matches!(trap, Ok(Trap::Interrupted)), ran, awake);
-        let counters = &shared.counters;
+        if end == Wait::Requested {
+            return trap;
+        }
+        trap.map(|trap| self.settle(trap, regs))
+    }
+}
+
+/// The error when a stub has died. While the sandbox ends there is nobody to tell.
+fn dead(shared: &Shared) -> Error {
+    while shared.is_ending.load(Ordering::SeqCst) {
+        // The process ends any moment.
+        std::thread::sleep(LOOK);
+    }
+    Error::Exhausted("systrap: the stub of a guest process has died".into())
+}
+
+impl Context for SystrapContext {
+    fn switch(&mut self, space: &Arc<dyn AddressSpace>, regs: &mut UserRegs) -> Result<Trap, Error> {
+        let Some(space) = space.as_any().downcast_ref::<SystrapSpace>() else {
+            return Err(Error::Broken("systrap: an address space of another platform".into()));
+        };
+        if !is_canonical(regs.rip) {
+            // IRET or SYSRET on Linux would fault as well.
+            return Ok(Trap::Exception { vector: GENERAL_PROTECTION, code: 0 });
+        }
+        self.bind(space)?;
+        space.flush()?;
+        if !self.runner.enter() {
+            return Ok(Trap::Interrupted);
+        }
+        let trap = self.stay(regs);
+        let counters = &self.shared.counters;
         Counters::add(match &trap {
             Ok(Trap::Syscall | Trap::Syscall32) => &counters.syscalls,
             Ok(Trap::Fault { .. }) => &counters.faults,
@@ -145,6 +314,13 @@ impl Context for SystrapContext {
     }
 
     fn fp_state(&mut self) -> Result<FpState, Error> {
+        if let Some(fp) = &self.next_fp {
+            return Ok(fp.clone());
+        }
+        if let Some(fp) = self.ask_fp() {
+            return Ok(fp);
+        }
+        self.call_out()?;
         Ok(match (&self.bound, &self.fp) {
             (Some((_, thread)), _) => thread.fp_state(),
             (None, Some(state)) => state.clone(),
@@ -153,11 +329,28 @@ impl Context for SystrapContext {
     }
 
     fn set_fp_state(&mut self, state: &FpState) -> Result<(), Error> {
-        match &self.bound {
-            Some((_, thread)) => thread.set_fp_state(state),
-            None => self.fp = Some(state.clone()),
+        match (&self.bound, self.shared.frame.get()) {
+            (Some(_), Some(layout)) if self.taken.is_some() => {
+                self.next_fp = Some(layout.xstate.sanitised(state));
+            }
+            (Some((_, thread)), _) => thread.set_fp_state(state),
+            (None, _) => self.fp = Some(state.clone()),
         }
         Ok(())
+    }
+
+    fn set_thread_page(&mut self, page: Option<ThreadPage>) {
+        if let Err(e) = self.call_out() {
+            log::error!("{e}");
+        }
+        self.page = page;
+        self.posted = None;
+    }
+
+    fn relax(&mut self) {
+        if let (Some(_), Some(page)) = (&self.taken, self.page) {
+            Mailbox::new(&*self.shared.memory, page).dismiss();
+        }
     }
 
     fn park(&mut self) -> Result<(), Error> {
@@ -167,6 +360,8 @@ impl Context for SystrapContext {
 
 impl Drop for SystrapContext {
     fn drop(&mut self) {
-        self.unbind();
+        if let Err(e) = self.unbind() {
+            log::debug!("{e}");
+        }
     }
 }

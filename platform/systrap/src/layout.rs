@@ -1,6 +1,7 @@
 //! Where things lie: the stub's pages at the top of every guest address space, and the control file behind them.
 //!
 //! ```text
+//! WINDOW         where patched call sites lead, among the guest's own addresses
 //! STUB_TEXT      the stub's code and its filters: the same two pages in every stub, read and execute
 //! STUB_MM        commands for the thread that changes mappings: one page of the control file, read only
 //! AREAS          an area for each guest thread: a page of data, then its signal stack; read and write
@@ -25,6 +26,10 @@ pub const AREA_LEN: u64 = 4 * PAGE_SIZE;
 pub(crate) const STUB_END: u64 = 0x7fff_ffff_f000;
 /// Areas that fit.
 pub(crate) const MAX_AREAS: u64 = (STUB_END - AREAS) / AREA_LEN;
+
+/// Where patched call sites lead: the highest place in the lower 2 GiB, where their jumps reach, that is below what
+/// sanitizers map at fixed addresses (0x7fff8000).
+pub(crate) const WINDOW: std::ops::Range<u64> = 0x7e60_0000..0x7e60_0000 + platform::window::LEN;
 
 /// The descriptors of a stub: the memory file and the control file.
 pub(crate) const MEMORY_FD: u32 = 3;
@@ -103,8 +108,6 @@ pub mod area {
     pub(crate) const TRAP_TSC: u64 = 72;
     /// The time stamp counter when the stay began.
     pub(crate) const RESUME_TSC: u64 = 80;
-    /// The rest of the page is free for code that runs in the guest: patched call sites.
-    pub const FREE: u64 = 512;
 }
 
 /// Fields of the signal frame, from the stack pointer that the handler begins with (Linux

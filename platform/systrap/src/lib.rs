@@ -16,6 +16,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use platform::memory::MemoryFile;
+use platform::window::Window;
 use platform::{AddressSpace, Context, Error, Platform, XsaveLayout};
 
 pub mod check;
@@ -47,11 +48,13 @@ pub struct Options {
     pub memory_limit: u64,
     /// Whether system calls are caught by syscall user dispatch where the host has it; else by the filter.
     pub user_dispatch: bool,
+    /// Whether hot call sites are patched.
+    pub patch: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { memory_limit: 1 << 40, user_dispatch: true }
+        Self { memory_limit: 1 << 40, user_dispatch: true, patch: true }
     }
 }
 
@@ -91,6 +94,8 @@ impl SystrapPlatform {
                 .max(256),
             cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             frame: OnceLock::new(),
+            window: OnceLock::new(),
+            round: spin::round_ticks(),
             running: AtomicUsize::new(0),
             has_affinity: AtomicBool::new(false),
             is_ending: AtomicBool::new(false),
@@ -101,6 +106,13 @@ impl SystrapPlatform {
         let first = space::SystrapSpace::new(platform.shared.clone());
         let (thread, _) = first.take_thread()?;
         first.give_thread(thread);
+        if options.patch {
+            let shared = &platform.shared;
+            let window =
+                Window::new(&*shared.memory, layout::WINDOW.start, shared.xsave_layout().features)
+                    .map_err(|e| Error::Exhausted(format!("systrap: window of call sites: {e}")))?;
+            shared.window.get_or_init(|| Arc::new(window));
+        }
         Ok(platform)
     }
 }
@@ -178,6 +190,10 @@ impl Platform for SystrapPlatform {
         self.shared.xsave_layout()
     }
 
+    fn window(&self) -> Option<&Arc<Window>> {
+        self.shared.window.get()
+    }
+
     fn tsc_offset(&self) -> Option<i64> {
         Some(0)
     }
@@ -191,6 +207,7 @@ impl Platform for SystrapPlatform {
     fn counters(&self) -> Vec<(&'static str, u64)> {
         let mut list = self.shared.counters.list();
         list.push(("stubs", self.shared.family.made()));
+        list.extend(self.shared.window.get().iter().flat_map(|window| window.counts.list()));
         list
     }
 }

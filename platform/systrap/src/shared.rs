@@ -8,6 +8,7 @@ use base::PAGE_SIZE;
 use host::clock::HostClock;
 use platform::XsaveLayout;
 use platform::memory::MemoryFile;
+use platform::window::Window;
 
 use crate::counters::Counters;
 use crate::process::Family;
@@ -19,6 +20,10 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     /// The addresses that guests may map.
     pub(crate) range: Range<u64>,
+    /// Where patched call sites lead, once the platform is made.
+    pub(crate) window: OnceLock<Arc<Window>>,
+    /// Ticks of the time stamp counter that a round of waiting in the window takes.
+    pub(crate) round: u64,
     /// `vm.max_map_count`.
     pub(crate) map_limit: usize,
     /// Processors that the sandbox may use.

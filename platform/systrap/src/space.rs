@@ -17,7 +17,7 @@ use base::memmap::{Access, MemRange};
 use platform::{AddressSpace, Error};
 
 use crate::counters::Counters;
-use crate::layout::STUB_TEXT;
+use crate::layout::{STUB_TEXT, WINDOW};
 use crate::pieces::{Piece, Pieces};
 use crate::process::{Command, Failure, Process};
 use crate::shared::Shared;
@@ -38,7 +38,9 @@ pub(crate) struct SystrapSpace {
 struct State {
     process: Option<Arc<Process>>,
     pieces: Pieces,
-    /// Mappings in `pieces` that the stub has not made yet.
+    /// What is mapped in the window, which stays when all else is dropped: no fault brings it back.
+    window: Pieces,
+    /// Mappings in `pieces` and `window` that the stub has not made yet.
     pending: Vec<Command>,
     /// The last mapping was refused.
     has_failed: bool,
@@ -110,7 +112,7 @@ impl State {
 
     /// Drops all guest mappings when `more` could break the host's limit.
     fn make_room(&mut self, shared: &Shared, more: usize) {
-        if self.pieces.len() + self.threads + SPARE + more > shared.map_limit {
+        if self.pieces.len() + self.window.len() + self.threads + SPARE + more > shared.map_limit {
             self.drop_all(shared);
         }
     }
@@ -121,7 +123,13 @@ impl State {
         self.pending.clear();
         let Some(process) = &self.process else { return };
         Counters::add(&shared.counters.evictions);
-        if let Err(Failure::Call(errno)) = process.run(&[Command::unmap(PAGE_SIZE, STUB_TEXT - PAGE_SIZE)]) {
+        let all = [PAGE_SIZE..WINDOW.start, WINDOW.end..STUB_TEXT];
+        let mut commands: Vec<Command> = all.map(|r| Command::unmap(r.start, r.end - r.start)).into();
+        // The last of them may not have been made yet.
+        for (start, p) in self.window.overlapping(WINDOW) {
+            commands.push(Command::map(start, p.end - start, p.access.bits().into(), p.offset));
+        }
+        if let Err(Failure::Call(errno)) = process.run(&commands) {
             log::error!("systrap: unmapping all: error {errno}");
             process.kill_and_wait();
         }
@@ -168,13 +176,20 @@ impl State {
     }
 }
 
+/// What of `range` lies below the window and above it.
+fn around_window(range: Range<u64>) -> [Range<u64>; 2] {
+    let (below, above) = (range.end.min(WINDOW.start), range.start.max(WINDOW.end));
+    [range.start..below.max(range.start), above..range.end.max(above)]
+}
+
 impl AddressSpace for SystrapSpace {
     fn map(&self, addr: u64, range: MemRange, access: Access) -> Result<(), Error> {
         self.shared.check(addr, range.len);
         let mut st = self.state.lock();
         st.make_room(&self.shared, 2);
-        let replaces = st.pieces.intersects(addr..addr + range.len);
-        st.pieces.insert(addr, Piece { end: addr + range.len, offset: range.offset, access });
+        let pieces = if WINDOW.contains(&addr) { &mut st.window } else { &mut st.pieces };
+        let replaces = pieces.intersects(addr..addr + range.len);
+        pieces.insert(addr, Piece { end: addr + range.len, offset: range.offset, access });
         st.pending.push(Command::map(addr, range.len, access.bits().into(), range.offset));
         if replaces || st.pending.len() >= MAX_PENDING {
             // What was there is the caller's to give to others.
@@ -187,9 +202,11 @@ impl AddressSpace for SystrapSpace {
     fn unmap(&self, addr: u64, len: u64) {
         self.shared.check(addr, len);
         let mut st = self.state.lock();
-        if st.pieces.intersects(addr..addr + len) {
-            st.restrict(&self.shared, &[Command::unmap(addr, len)]);
-            st.pieces.remove(addr..addr + len);
+        for part in around_window(addr..addr + len) {
+            if st.pieces.intersects(part.clone()) {
+                st.restrict(&self.shared, &[Command::unmap(part.start, part.end - part.start)]);
+                st.pieces.remove(part);
+            }
         }
     }
 

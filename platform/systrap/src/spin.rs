@@ -18,6 +18,17 @@ const FIRST: u64 = 20_000;
 /// What is added to twice the usual time.
 const MARGIN: u64 = 4_000;
 
+/// How many ticks of the time stamp counter a round of waiting in the window takes.
+pub(crate) fn round_ticks() -> u64 {
+    const ROUNDS: u64 = 64;
+    let once = || {
+        let start = host::clock::tsc();
+        (0..ROUNDS).for_each(|_| std::hint::spin_loop());
+        host::clock::tsc().wrapping_sub(start) / ROUNDS
+    };
+    (0..4).map(|_| once()).min().unwrap_or(0).clamp(10, 1000)
+}
+
 /// Usual times of one context, in ticks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Spin {

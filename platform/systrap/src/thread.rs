@@ -9,6 +9,7 @@ use std::time::Duration;
 use abi::regs::{USER_CS, USER_DS, USER_FIXED_FLAGS, USER_SETTABLE_FLAGS, USER32_CS, UserRegs};
 use base::memmap::Access;
 use host::mapping::Mapping;
+use platform::window::mailbox::{Mailbox, State};
 use platform::{Error, FpState, Trap};
 
 use crate::control::Area;
@@ -46,6 +47,8 @@ pub(crate) struct Thread {
 pub(crate) enum Wait {
     /// The sentry's turn.
     Trapped,
+    /// The mailbox has a request.
+    Requested,
     /// The thread or its process has ended.
     Dead,
     /// The limit is over.
@@ -167,8 +170,8 @@ impl Thread {
         }
     }
 
-    /// Puts `r` into the frame, what is not there yet.
-    pub(crate) fn load(&mut self, r: &UserRegs) {
+    /// Puts `r` into the frame, what is not there yet. GS leads to `hidden_gs` while `r` has 0 there.
+    pub(crate) fn load(&mut self, r: &UserRegs, hidden_gs: u64) {
         let old = self.loaded;
         let put = |field: u64, new: u64, old: u64| {
             if new != old {
@@ -202,7 +205,8 @@ impl Thread {
             }
         };
         put(area::FS_BASE, base(r.fs_base), old.fs_base);
-        put(area::GS_BASE, base(r.gs_base), old.gs_base);
+        let gs_base = if r.gs_base == 0 { hidden_gs } else { base(r.gs_base) };
+        put(area::GS_BASE, gs_base, old.gs_base);
     }
 
     /// Lets user code run. The stub waits awake for `spin` ticks of the time stamp counter when it traps again. Says whether
@@ -233,12 +237,22 @@ impl Thread {
         }
     }
 
-    /// Waits for the guest's next trap: awake for `spin` ticks, then asleep.
-    pub(crate) fn wait(&self, spin: u64, limit: Duration) -> (Wait, Ticks) {
+    /// Waits for the guest's next trap, or for a request in `mailbox`: awake for `spin` ticks and while `may_spin`, then
+    /// asleep, with the mailbox closed.
+    pub(crate) fn wait(
+        &self,
+        spin: u64,
+        limit: Duration,
+        mailbox: Option<Mailbox<'_>>,
+        may_spin: impl Fn() -> bool,
+    ) -> (Wait, Ticks) {
         let mut ticks = Ticks { awake: 0, slept: false };
         if spin > 0 {
             let start = host::clock::tsc();
-            while ticks.awake <= spin {
+            while ticks.awake <= spin && may_spin() {
+                if mailbox.is_some_and(|m| m.state() == State::Request) {
+                    return (Wait::Requested, ticks);
+                }
                 if let Some(end) = self.state() {
                     return (end, ticks);
                 }
@@ -247,6 +261,10 @@ impl Thread {
             }
         } else if let Some(end) = self.state() {
             return (end, ticks);
+        }
+        if mailbox.is_some_and(|m| !m.close()) {
+            // What the thread says of itself counts only while it has not trapped since.
+            return (self.state().unwrap_or(Wait::Requested), ticks);
         }
         let (m, at) = (self.m(), self.area.offset());
         m.swap_u32(at + area::SENTRY_SLEEPS, 1);
@@ -272,12 +290,20 @@ impl Thread {
         word(area::TRAP_TSC).saturating_sub(word(area::RESUME_TSC))
     }
 
-    /// What the trap was, and the registers at it.
-    pub(crate) fn trap(&mut self, r: &mut UserRegs) -> Result<Trap, Error> {
-        let signal = self.m().load_u32(self.area.offset() + area::SIGNAL).cast_signed();
+    /// Takes the registers of a trap that is known already from elsewhere.
+    pub(crate) fn refresh(&mut self) {
         self.loaded = self.registers();
+    }
+
+    /// What the trap was, and the registers at it; a GS base of `hidden_gs` is told as 0.
+    pub(crate) fn trap(&mut self, r: &mut UserRegs, hidden_gs: u64) -> Result<Trap, Error> {
+        let signal = self.m().load_u32(self.area.offset() + area::SIGNAL).cast_signed();
+        self.refresh();
         let (ds, es, fs, gs) = (r.ds, r.es, r.fs, r.gs);
         *r = UserRegs { orig_rax: r.orig_rax, ds, es, fs, gs, ..self.loaded };
+        if r.gs_base == hidden_gs {
+            r.gs_base = 0;
+        }
         r.cs = if r.cs == USER32_CS { USER32_CS } else { USER_CS };
         r.ss = USER_DS;
         let number = self.word(frame::TRAPNO);

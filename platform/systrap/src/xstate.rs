@@ -47,12 +47,18 @@ impl Xstate {
         FpState(bytes)
     }
 
-    /// Copies a state to `at`; the kernel's own words there stay.
-    pub(crate) fn write(&self, m: &Mapping, at: u64, state: &FpState) {
+    /// A state that XRSTOR takes.
+    pub(crate) fn sanitised(&self, state: &FpState) -> FpState {
         let mut bytes = initial(self.layout).0;
         let len = state.0.len().min(bytes.len());
         bytes[..len].copy_from_slice(&state.0[..len]);
         self.sanitise(&mut bytes);
+        FpState(bytes)
+    }
+
+    /// Copies a state to `at`; the kernel's own words there stay.
+    pub(crate) fn write(&self, m: &Mapping, at: u64, state: &FpState) {
+        let bytes = self.sanitised(state).0;
         m.write(at, &bytes[..SOFTWARE]);
         m.write(at + HEADER as u64, &bytes[HEADER..]);
     }

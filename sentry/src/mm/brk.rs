@@ -42,7 +42,9 @@ impl MemoryManager {
         if new > self.range.end - PAGE_SIZE || old < self.range.start {
             return None;
         }
-        if st.vmas.find_from(old).is_some_and(|next| new + PAGE_SIZE > next.start_gap()) {
+        if st.vmas.find_from(old).is_some_and(|next| new + PAGE_SIZE > next.start_gap())
+            || st.vmas.is_reserved(&(old..new))
+        {
             return None;
         }
         let flags = VmFlags::READ | VmFlags::WRITE | VmFlags::MAY_ALL | VmFlags::ACCOUNT | st.def_flags;

@@ -163,6 +163,7 @@ impl MemoryManager {
                     || to.saturating_sub(below.end) >= STACK_GUARD_GAP
             });
             free && to >= MMAP_MIN_ADDR.max(self.range.start)
+                && !st.vmas.is_reserved(&(to..start))
                 && end - to <= self.limits.stack.load(Ordering::Relaxed)
                 && self.may_expand(st, flags, start - to)
                 && (!flags.contains(VmFlags::LOCKED)

@@ -403,6 +403,10 @@ impl MemoryManager {
             if addr < MMAP_MIN_ADDR && !req.privileges.contains(Privileges::RAW_IO) {
                 return Err(EPERM);
             }
+            if st.vmas.is_reserved(&(addr..addr + len)) {
+                let replaces = !req.flags.contains(MapFlags::FIXED_NOREPLACE);
+                return Err(if replaces { ENOMEM } else { EEXIST });
+            }
             // What the platform cannot map is not there for anybody.
             return if addr < self.range.start { Err(EPERM) } else { Ok(addr) };
         }
@@ -443,7 +447,7 @@ impl MemoryManager {
                 Some(v) => hint + len <= v.start_gap() && v.start > hint,
                 None => true,
             };
-            if free {
+            if free && !st.vmas.is_reserved(&(hint..hint + len)) {
                 return Ok(hint);
             }
         }

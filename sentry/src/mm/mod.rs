@@ -259,13 +259,17 @@ impl MemoryManager {
             ENOMEM
         })?;
         let range = range.start.max(PAGE_SIZE)..range.end.min(TASK_SIZE);
+        let mut vmas = VmaSet::new(range.clone());
+        if let Some(window) = window.as_ref().filter(|w| w.base() < range.end) {
+            vmas.reserve(window.base()..window.base() + platform::window::LEN);
+        }
         Ok(Arc::new_cyclic(|this: &Weak<Self>| Self {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             space,
             state: RwLock::new(State {
                 memory: memory.clone(),
                 this: this.clone(),
-                vmas: VmaSet::new(range.clone()),
+                vmas,
                 pmas: PmaMap::default(),
                 patches: Patches::default(),
                 layout: ExecLayout::default(),

@@ -79,7 +79,10 @@ impl MemoryManager {
             {
                 return Err(EINVAL);
             }
-            if st.vmas.count() + 2 >= MAX_MAP_COUNT - 3 {
+            let target = new_addr..new_addr + call.new_len;
+            if st.vmas.count() + 2 >= MAX_MAP_COUNT - 3
+                || call.flags.contains(RemapFlags::FIXED) && st.vmas.is_reserved(&target)
+            {
                 return Err(ENOMEM);
             }
             if call.flags.contains(RemapFlags::FIXED) && call.old_len == call.new_len {
@@ -269,7 +272,7 @@ impl MemoryManager {
     /// Appends `more` bytes to the area if there is room.
     fn grow_in_place(&self, st: &mut State, vma: &Vma, more: u64) -> bool {
         let Some(end) = vma.end.checked_add(more).filter(|&e| e <= self.range.end) else { return false };
-        if st.vmas.intersects(vma.end..end) {
+        if st.vmas.intersects(vma.end..end) || st.vmas.is_reserved(&(vma.end..end)) {
             return false;
         }
         let backing = match &vma.backing {

@@ -298,12 +298,25 @@ pub(super) struct VmaSet {
     map: BTreeMap<u64, Vma>,
     gaps: Gaps,
     sizes: VmSizes,
+    /// Where no area may be, though it lies between addresses where areas may be.
+    reserved: Range<u64>,
 }
 
 impl VmaSet {
     /// No areas in `range`.
     pub(super) fn new(range: Range<u64>) -> Self {
-        Self { map: BTreeMap::new(), gaps: Gaps::new(range), sizes: VmSizes::default() }
+        Self { map: BTreeMap::new(), gaps: Gaps::new(range), sizes: VmSizes::default(), reserved: 0..0 }
+    }
+
+    /// Keeps areas away from `range`, where none is yet. Once.
+    pub(super) fn reserve(&mut self, range: Range<u64>) {
+        self.gaps.occupy(range.clone());
+        self.reserved = range;
+    }
+
+    /// Whether `range` meets what areas are kept away from.
+    pub(super) fn is_reserved(&self, range: &Range<u64>) -> bool {
+        range.start < self.reserved.end && self.reserved.start < range.end
     }
 
     pub(super) fn gaps(&self) -> &Gaps {
