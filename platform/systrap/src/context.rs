@@ -204,8 +204,7 @@ impl SystrapContext {
             }
             std::hint::spin_loop();
         }
-        (mailbox.state() == State::Request)
-            .then(|| layout.xstate.sanitised(&FpState(mailbox.fp(size))))
+        (mailbox.state() == State::Request).then(|| layout.xstate.sanitised(&FpState(mailbox.fp(size))))
     }
 
     /// Runs user code and waits for the end of the stay.

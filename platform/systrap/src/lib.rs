@@ -108,9 +108,8 @@ impl SystrapPlatform {
         first.give_thread(thread);
         if options.patch {
             let shared = &platform.shared;
-            let window =
-                Window::new(&*shared.memory, layout::WINDOW.start, shared.xsave_layout().features)
-                    .map_err(|e| Error::Exhausted(format!("systrap: window of call sites: {e}")))?;
+            let window = Window::new(&*shared.memory, layout::WINDOW.start, shared.xsave_layout().features)
+                .map_err(|e| Error::Exhausted(format!("systrap: window of call sites: {e}")))?;
             shared.window.get_or_init(|| Arc::new(window));
         }
         Ok(platform)

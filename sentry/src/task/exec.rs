@@ -340,6 +340,10 @@ impl Ctx<'_> {
         if Arc::strong_count(&self.files) > 2 {
             self.files = self.files.duplicate();
         }
+        // Before descriptors close, which shows others that the call succeeds (Linux fs/exec.c, `begin_new_exec`).
+        if let Some(p) = self.task.kernel.tree.lock().processes.get_mut(&self.task.group.pid) {
+            p.has_execed = true;
+        }
         self.files.close_on_exec();
         self.altstack = StackT::NONE;
         self.regs = UserRegs { rip: entry, rsp: sp, ..UserRegs::new_user64() };
@@ -353,9 +357,6 @@ impl Ctx<'_> {
         state.files = self.files.clone();
         state.name = name[..name.len().min(15)].to_vec();
         drop(state);
-        if let Some(p) = self.task.kernel.tree.lock().processes.get_mut(&self.task.group.pid) {
-            p.has_execed = true;
-        }
         Ok(())
     }
 
