@@ -98,7 +98,10 @@ int main(void) {
     pthread_create(&th, 0, vwaiter, 0);
     while (!tid) sched_yield();
     wait_thread_asleep(tid);
-    printf("woke %ld ", syscall(SYS_futex_wake, &w[i], -1, 1, U32 | PRIV));
+    long woke;
+    /* It sleeps by its state before the last word is queued. */
+    while (!(woke = syscall(SYS_futex_wake, &w[i], -1, 1, U32 | PRIV))) ms(1);
+    printf("woke %ld ", woke);
     pthread_join(th, 0);
     printf("index %d\n", index_got);
   }

@@ -1,5 +1,6 @@
 //! Runs the suite: every program natively and, if there is a runner, under it, on several threads.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -7,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use crate::conformance::results::Row;
-use crate::conformance::run::Runner;
+use crate::conformance::run::{Observed, Runner};
 use crate::conformance::suite::{self, Case};
 use crate::conformance::{compile, verdict};
 
@@ -86,6 +87,38 @@ impl Plan {
     }
 }
 
+/// The cases that differ from the first native run and equal another one. What Linux does may depend on chance (which of
+/// two threads is first, what an accounting that runs behind has seen), so the oracle is a set of outcomes: it is
+/// asked again, never the runner under test.
+fn allowed_too(
+    host: &Runner,
+    program: &suite::Program,
+    wanted: &[Case],
+    native: &BTreeMap<String, Observed>,
+    other: &BTreeMap<String, Observed>,
+) -> Result<BTreeSet<String>, String> {
+    const SAMPLES: usize = 6;
+    let mut found = BTreeSet::new();
+    let passes =
+        |native: &Observed, name: &str| verdict::beside(native, &other[name]).0 != verdict::Result::Fail;
+    let mut differ: Vec<Case> =
+        wanted.iter().filter(|case| !passes(&native[&case.name], &case.name)).cloned().collect();
+    for _ in 0..SAMPLES {
+        if differ.is_empty() {
+            break;
+        }
+        let again = host.run(program, &differ)?;
+        differ.retain(|case| {
+            let same = again[&case.name] == other[&case.name];
+            if same {
+                found.insert(case.name.clone());
+            }
+            !same
+        });
+    }
+    Ok(found)
+}
+
 /// One program.
 fn one(plan: &Plan, program: &suite::Program) -> Result<Vec<Row>, String> {
     let wanted: Vec<Case> = program
@@ -108,9 +141,16 @@ fn one(plan: &Plan, program: &suite::Program) -> Result<Vec<Row>, String> {
         }));
     }
     let other = plan.runner.as_ref().map(|runner| runner.run(program, &wanted)).transpose()?;
+    let also = match &other {
+        Some(other) => allowed_too(&host, program, &wanted, &native, other)?,
+        None => BTreeSet::new(),
+    };
     let row = |case: &Case| {
         let seen = &native[&case.name];
         let (mut result, mut detail) = match &other {
+            Some(_) if also.contains(&case.name) => {
+                (verdict::Result::Pass, "as one of several native runs, which differ".to_owned())
+            }
             Some(other) => verdict::beside(seen, &other[&case.name]),
             None if program.has_cases => verdict::alone(seen),
             None => (verdict::Result::Pass, String::new()),
