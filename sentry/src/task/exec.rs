@@ -9,6 +9,7 @@ use abi::mman::{MapFlags, Prot};
 use abi::regs::UserRegs;
 use abi::signal::StackT;
 use abi::{Errno, UserAddr};
+use base::PAGE_SIZE;
 use base::cred::Credentials;
 use base::lock::Lock;
 use base::memmap::{Access, MappedFile, MappingOrigin};
@@ -21,7 +22,9 @@ use loader::stack::{AuxInput, StackInput, StackPlan};
 
 use super::block::Registration;
 use super::{Ctx, Task, TaskState};
-use crate::mm::{FileMapping, MapBacking, MapRequest, MapType, MemoryManager, Params, VmFlags, VmName};
+use crate::mm::{
+    FileMapping, MapBacking, MapRequest, MapType, MemoryManager, Params, VDSO, VVAR, VmFlags, VmName,
+};
 
 /// A mapped file's name, and the reference that keeps it open.
 #[derive(Debug)]
@@ -340,11 +343,6 @@ impl Ctx<'_> {
         if Arc::strong_count(&self.files) > 2 {
             self.files = self.files.duplicate();
         }
-        // Before descriptors close, which shows others that the call succeeds (Linux fs/exec.c, `begin_new_exec`).
-        if let Some(p) = self.task.kernel.tree.lock().processes.get_mut(&self.task.group.pid) {
-            p.has_execed = true;
-        }
-        self.files.close_on_exec();
         self.altstack = StackT::NONE;
         self.regs = UserRegs { rip: entry, rsp: sp, ..UserRegs::new_user64() };
         let fp = crate::signal::frame::initial_fp(self.task.kernel.platform.xsave_layout());
@@ -357,6 +355,11 @@ impl Ctx<'_> {
         state.files = self.files.clone();
         state.name = name[..name.len().min(15)].to_vec();
         drop(state);
+        if let Some(p) = self.task.kernel.tree.lock().processes.get_mut(&self.task.group.pid) {
+            p.has_execed = true;
+        }
+        // Last: who waits for the end of a pipe that closes on exec then finds all of the new program.
+        self.files.close_on_exec();
         Ok(())
     }
 
@@ -372,13 +375,15 @@ impl Ctx<'_> {
 
     fn map_vdso(&self, mm: &MemoryManager) -> Result<u64, Errno> {
         let kernel = &self.task.kernel;
-        let base = mm.map(MapRequest::anonymous(0, 8192, Prot::empty(), MapFlags::empty()))?;
+        // Lengths as Linux's; a touch beyond what there is gives SIGBUS, as there.
+        let (data, code) = (loader::vdso::VVAR_SIZE, 2 * PAGE_SIZE);
+        let base = mm.map(MapRequest::anonymous(0, data + code, Prot::empty(), MapFlags::empty()))?;
         let pieces = [
-            (base, &kernel.vvar, Prot::READ, "[vvar]"),
-            (base + 4096, &kernel.vdso, Prot::READ | Prot::EXEC, "[vdso]"),
+            (base, data, &kernel.vvar, Prot::READ, VVAR),
+            (base + data, code, &kernel.vdso, Prot::READ | Prot::EXEC, VDSO),
         ];
-        for (addr, pages, prot, name) in pieces {
-            let mut request = MapRequest::anonymous(addr, 4096, prot, MapFlags::FIXED);
+        for (addr, len, pages, prot, name) in pieces {
+            let mut request = MapRequest::anonymous(addr, len, prot, MapFlags::FIXED);
             request.kind = Some(MapType::Shared);
             request.backing = MapBacking::File(FileMapping {
                 file: Ok(pages.mapped()),
@@ -392,7 +397,7 @@ impl Ctx<'_> {
             request.name = VmName::Special(name);
             mm.map(request)?;
         }
-        Ok(base + 4096)
+        Ok(base + data)
     }
 
     /// Ends the other threads of the process, for exec, and takes over the leader's ID.
