@@ -497,7 +497,7 @@ impl FileDescription {
             return Ok(n);
         }
         let mut position = self.position.lock();
-        if self.flags() & oflag::APPEND != 0 {
+        if self.flags() & oflag::APPEND != 0 && src.remaining() > 0 {
             let (n, end) = self.ops.append(src)?;
             *position = end;
             drop(position);
@@ -573,6 +573,10 @@ impl FileDescription {
         if self.ops.keeps_position() {
             *self.position.lock() = 0;
             return Ok(0);
+        }
+        // As in tmpfs and merged directories of overlayfs (Linux 6.18 fs/libfs.c, offset_dir_llseek).
+        if whence > 1 && self.ops.metadata()?.is_dir() {
+            return Err(EINVAL);
         }
         let mut position = self.position.lock();
         let size = || self.ops.metadata().map(|m| m.size);

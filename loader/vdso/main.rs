@@ -13,7 +13,7 @@ use std::path::Path;
 
 const PAGE_SIZE: u64 = 4096;
 /// Bytes of the data pages below the image.
-const VVAR_SIZE: u64 = PAGE_SIZE;
+const VVAR_SIZE: u64 = 4 * PAGE_SIZE;
 /// Symbol version of all functions.
 const VERSION: &str = "LINUX_2.6";
 /// Name of the shared object.

@@ -226,7 +226,7 @@ impl PipeEnd {
         self.pipe.queue.notify(Events::READABLE);
     }
 
-    /// How many bytes can be written now.
+    /// How many bytes can be spliced into it now: as for poll, one of Linux's buffers, a page each, must be free.
     ///
     /// # Errors
     /// `EPIPE`: nobody reads; `EAGAIN`: none.
@@ -234,7 +234,7 @@ impl PipeEnd {
         let ring = self.pipe.ring.lock();
         match ring.room() {
             _ if ring.readers == 0 => Err(EPIPE),
-            0 => Err(EAGAIN),
+            n if n < PIPE_BUF => Err(EAGAIN),
             n => Ok(n),
         }
     }
@@ -447,7 +447,6 @@ impl Drop for PipeEnd {
         if self.reads {
             ring.readers -= 1;
             if ring.readers == 0 {
-                // What nobody can read any more need not be kept, unless a FIFO's writer waits for the next reader.
                 events |= Events::ERR | Events::WRITABLE;
             }
         }
@@ -456,9 +455,6 @@ impl Drop for PipeEnd {
             if ring.writers == 0 {
                 events |= Events::HUP | Events::READABLE;
             }
-        }
-        if ring.readers == 0 && self.inode.is_none() {
-            ring.bytes = VecDeque::new();
         }
         drop(ring);
         if !events.is_empty() {

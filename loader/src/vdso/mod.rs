@@ -11,7 +11,7 @@ mod vvar;
 pub use vvar::{CLOCKS_COVERED, COARSE_RESOLUTION_NS, ClockParams, CpuMode, TscMode, VvarPage};
 
 /// Bytes of the data pages below the image.
-pub const VVAR_SIZE: u64 = crate::PAGE_SIZE;
+pub const VVAR_SIZE: u64 = 4 * crate::PAGE_SIZE;
 
 /// The image: a whole number of pages, to be mapped readable and executable [`VVAR_SIZE`] bytes above the data page.
 pub const IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/vdso.so"));

@@ -209,7 +209,9 @@ impl UnixSocket {
         drop(queue);
         wake_waiting(waiting);
         if let Some(other) = self.link.get() {
-            if stream.len() > 0 || !messages.is_empty() || was_waiting {
+            // Linux 6.18 takes an empty message at the head for a mark that urgent data has left.
+            let is_mark = usize::from(messages.front().is_some_and(|m| m.len() == 0));
+            if stream.len() > 0 || messages.len() > is_mark || was_waiting {
                 other.common.set_error(ECONNRESET);
             }
             other.shut(BOTH);

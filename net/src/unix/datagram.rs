@@ -102,9 +102,6 @@ impl UnixSocket {
             Some(peer) => Some(peer.clone()),
             None => self.state.lock().peer.clone(),
         };
-        if address.is_none() && connected.is_none() {
-            return Err(ENOTCONN);
-        }
         self.autobind()?;
         let len = message.data.remaining();
         if len > self.common.send_limit().saturating_sub(32) {
@@ -167,8 +164,14 @@ impl UnixSocket {
         let mut state = self.state.lock();
         if state.peer.as_ref().is_some_and(|p| Arc::ptr_eq(p, dead)) {
             let old = state.peer.take();
-            self.end.queue.lock().only_from = None;
+            // unix_dgram_disconnected: what it sent is forgotten.
+            let forgotten = {
+                let mut queue = self.end.queue.lock();
+                queue.only_from = None;
+                std::mem::take(&mut queue.messages)
+            };
             drop(state);
+            drop(forgotten);
             drop(old);
         }
         ECONNREFUSED

@@ -285,6 +285,9 @@ impl MemoryManager {
         if st.vmas.splits_needed(&range) == 2 && st.vmas.count() >= MAX_MAP_COUNT {
             return Err(ENOMEM);
         }
+        if st.vmas.cuts_whole_area(&range) {
+            return Err(EINVAL);
+        }
         let shared_memory = matches!(req.backing, MapBacking::Anonymous)
             && req.kind != Some(MapType::Private)
             && !flags.contains(VmFlags::NORESERVE);
@@ -514,6 +517,7 @@ impl MemoryManager {
     /// In the order checked:
     /// - `EINVAL`: `addr` is not a multiple of the page size, the range is not a user's, or `len` is 0.
     /// - `ENOMEM`: too many mappings.
+    /// - `EINVAL`: it would cut the vDSO in two.
     pub fn unmap(&self, addr: u64, len: u64) -> Result<(), Errno> {
         if !addr.is_multiple_of(PAGE_SIZE) || addr > self.range.end || len > self.range.end - addr {
             return Err(EINVAL);
@@ -577,6 +581,9 @@ impl MemoryManager {
         let middle = st.vmas.find(range.start).is_some_and(|v| v.start < range.start && v.end > range.end);
         if middle && st.vmas.count() >= MAX_MAP_COUNT {
             return Err(ENOMEM);
+        }
+        if st.vmas.cuts_whole_area(&range) {
+            return Err(EINVAL);
         }
         self.unmap_locked(st, range, trash);
         Ok(())

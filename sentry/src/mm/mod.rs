@@ -51,7 +51,7 @@ pub use map::{FileMapping, MapBacking, MapCall, MapRequest, MapType, mmap_base};
 pub use patch::InWindow;
 pub use report::{MemoryUse, Region};
 pub use shared::{FixedPages, SharedMemory};
-pub use vma::{Backing, STACK_GUARD_GAP, VmFlags, VmName, VmSizes, Vma};
+pub use vma::{Backing, STACK_GUARD_GAP, VDSO, VVAR, VmFlags, VmName, VmSizes, Vma};
 
 use patch::{Heat, Patches};
 use pma::{Pma, PmaMap};

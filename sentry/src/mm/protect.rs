@@ -111,6 +111,9 @@ impl MemoryManager {
         if st.vmas.count() + st.vmas.splits_needed(&range) > MAX_MAP_COUNT {
             return Err(ENOMEM);
         }
+        if st.vmas.cuts_whole_area(&range) {
+            return Err(EINVAL);
+        }
         if new.contains(VmFlags::WRITE) {
             self.restore_sites(st, range.clone());
         }

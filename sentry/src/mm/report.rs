@@ -130,7 +130,11 @@ impl MemoryManager {
                 });
                 regions.push(Region {
                     range: v.start..v.end,
-                    flags: v.flags,
+                    flags: if v.is_vdso() {
+                        v.flags - (VmFlags::SHARED | VmFlags::MAYSHARE)
+                    } else {
+                        v.flags
+                    },
                     offset: v.file_offset(v.start),
                     dev: 0,
                     ino: 0,

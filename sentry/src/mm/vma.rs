@@ -136,6 +136,11 @@ impl std::fmt::Debug for Backing {
     }
 }
 
+/// The name of the area with the data of the vDSO.
+pub const VVAR: &str = "[vvar]";
+/// The name of the area with the code of the vDSO.
+pub const VDSO: &str = "[vdso]";
+
 /// A name for `/proc/PID/maps` that does not come from a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum VmName {
@@ -234,6 +239,12 @@ impl Vma {
     /// Whether writes may reach the file, now or after mprotect(2): the `write` of `Mappable::add_mapping`.
     pub(super) fn may_write_file(&self) -> bool {
         self.flags.contains(VmFlags::SHARED | VmFlags::MAYWRITE)
+    }
+
+    /// Whether it holds the vDSO's code or data, which are never cut and are private by what `/proc/PID/maps` says
+    /// (Linux 6.18 mm/mmap.c, special_mapping_split).
+    pub(super) fn is_vdso(&self) -> bool {
+        matches!(self.name, VmName::Special(VVAR | VDSO))
     }
 
     /// Cuts off and returns what is at and beyond `at`.
@@ -382,6 +393,12 @@ impl VmaSet {
     pub(super) fn splits_needed(&self, range: &Range<u64>) -> usize {
         let cut = |at: u64| usize::from(self.find(at).is_some_and(|v| v.start < at));
         cut(range.start) + cut(range.end)
+    }
+
+    /// Whether a boundary of `range` lies within an area that cannot be cut.
+    pub(super) fn cuts_whole_area(&self, range: &Range<u64>) -> bool {
+        let cut = |at: u64| self.find(at).is_some_and(|v| v.start < at && v.is_vdso());
+        cut(range.start) || cut(range.end)
     }
 
     /// Makes `at` a boundary between areas.

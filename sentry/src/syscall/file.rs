@@ -8,6 +8,7 @@ use abi::{Errno, UserAddr};
 use base::cred::{Credentials, cap};
 use base::io::Source;
 use base::wait::Events;
+use fs::anon::eventfd::EventFd;
 use fs::file::{FileDescription, IoctlMemory, oflag};
 use fs::vfs::FileType;
 
@@ -25,9 +26,14 @@ impl Ctx<'_> {
         self.files.file(fd)
     }
 
-    /// Turns `EPIPE` into SIGPIPE and `EPIPE`.
-    pub(super) fn broken_pipe<T>(&mut self, result: Result<T, Stop>) -> Result<T, Stop> {
-        if matches!(result, Err(Stop::Fail(EPIPE))) {
+    /// Turns `EPIPE` of writing to `file` into SIGPIPE and `EPIPE`. Sockets of some kinds raise no signal.
+    pub(super) fn broken_pipe<T>(
+        &mut self,
+        file: &Arc<FileDescription>,
+        result: Result<T, Stop>,
+    ) -> Result<T, Stop> {
+        let raises = || super::sockmsg::as_socket(file).is_none_or(|socket| socket.raises_sigpipe());
+        if matches!(result, Err(Stop::Fail(EPIPE))) && raises() {
             let info = SigInfo::kernel(SIGPIPE as u32);
             self.task.kernel.signal_task(&self.task.clone(), SIGPIPE, info);
         }
@@ -132,7 +138,7 @@ impl Ctx<'_> {
                 source = attempt;
                 Ok(n)
             });
-            match self.broken_pipe(result) {
+            match self.broken_pipe(file, result) {
                 Ok(n) => {
                     done += n as u64;
                     if n == 0 || source.remaining() == 0 || file.is_nonblocking() || file.ops.is_seekable() {
@@ -187,7 +193,19 @@ pub(super) fn sys_readv(cx: &mut Ctx<'_>, fd: i32, iov: UserAddr, count: u64) ->
 pub(super) fn sys_writev(cx: &mut Ctx<'_>, fd: i32, iov: UserAddr, count: u64) -> SysResult {
     let file = cx.file(fd)?;
     let list = cx.mm.read_iovec(iov, count)?;
-    cx.write_from(&file, &list)
+    if !file.ops.as_any().is::<EventFd>() {
+        return cx.write_from(&file, &list);
+    }
+    // A counter takes each buffer as a write of its own (Linux 6.18 fs/read_write.c, do_loop_readv_writev).
+    let mut done = 0;
+    for &piece in list.iter().filter(|(_, len)| *len > 0) {
+        match cx.write_from(&file, &[piece]) {
+            Ok(n) => done += n,
+            Err(_) if done > 0 => break,
+            Err(stop) => return Err(stop),
+        }
+    }
+    Ok(done)
 }
 
 /// `pread64(2)`.
@@ -344,15 +362,20 @@ pub(super) fn sys_sendfile(
     if !offset.is_null() {
         input.check_position()?;
     }
+    if i64::try_from(count).is_err() {
+        return Err(EINVAL.into());
+    }
+    if let Some(pipe) = super::splice::pipe_of(&output) {
+        let len = usize::try_from(count).unwrap_or(usize::MAX);
+        let waits = !output.is_nonblocking();
+        return super::splice::into_pipe(cx, &input, offset, (&output, pipe), len, waits);
+    }
     let kind = input.ops.metadata()?.file_type();
     let has_position = input.ops.is_seekable() || kind == FileType::Anonymous;
-    if !has_position || kind == FileType::Directory || i64::try_from(count).is_err() {
+    if !has_position || output.flags() & oflag::APPEND != 0 {
         return Err(EINVAL.into());
     }
-    if output.flags() & oflag::APPEND != 0 {
-        return Err(EINVAL.into());
-    }
-    if kind == FileType::Anonymous {
+    if matches!(kind, FileType::Anonymous | FileType::Directory) {
         return if count == 0 { Ok(0) } else { Err(EINVAL.into()) };
     }
     let given: Option<i64> = if offset.is_null() { None } else { Some(cx.mm.read_value(offset)?) };
@@ -375,7 +398,7 @@ pub(super) fn sys_sendfile(
         let mut source = &buf[..n];
         while source.remaining() > 0 {
             let result = cx.blocking(&output, Events::WRITABLE, |_| output.write(&mut source));
-            match cx.broken_pipe(result) {
+            match cx.broken_pipe(&output, result) {
                 Ok(w) => {
                     done += w as u64;
                     at += w as u64;

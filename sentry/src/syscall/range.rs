@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use abi::errno::{EBADF, EFBIG, EINVAL, EISDIR, ENODEV, EOPNOTSUPP, EPERM, ESPIPE};
+use abi::errno::{EBADF, EFBIG, EINVAL, EISDIR, ENODEV, EOPNOTSUPP, ESPIPE};
 use abi::{Errno, UserAddr};
 use fs::file::{FileDescription, oflag};
 use fs::vfs::FileType;
@@ -181,9 +181,6 @@ pub(super) fn sys_fallocate(cx: &mut Ctx<'_>, fd: i32, mode: u32, offset: i64, l
     }
     if !file.is_writable() {
         return Err(EBADF.into());
-    }
-    if file.flags() & oflag::APPEND != 0 && mode & !KEEP_SIZE != 0 {
-        return Err(EPERM.into());
     }
     match file.metadata()?.file_type() {
         FileType::Regular | FileType::Block => {}

@@ -115,7 +115,7 @@ pub(super) fn sys_copy_file_range(
     Ok(done)
 }
 
-fn pipe_of(file: &FileDescription) -> Option<&PipeEnd> {
+pub(super) fn pipe_of(file: &FileDescription) -> Option<&PipeEnd> {
     file.ops.as_any().downcast_ref()
 }
 
@@ -178,6 +178,7 @@ pub(super) fn sys_splice(
             let waits = flags & NONBLOCK == 0 && !input.is_nonblocking() && !output.is_nonblocking();
             move_between(cx, (&input, a), (&output, b), len, waits)
         }
+        (Some(_), None) if !is_spliced(&output)? => Err(EINVAL.into()),
         (Some(pipe), None) => {
             let waits = flags & NONBLOCK == 0;
             from_pipe(cx, (&input, pipe), &output, out_offset, len, waits)
@@ -194,8 +195,10 @@ type End<'a> = (&'a Arc<FileDescription>, &'a PipeEnd);
 
 fn move_between(cx: &mut Ctx<'_>, input: End<'_>, output: End<'_>, len: usize, waits: bool) -> SysResult {
     loop {
+        // Bytes, or the end of them, first; then room; then that somebody reads, even if there are no bytes.
+        cx.splice_wait(input.0, Events::READABLE, waits, |_| input.1.peek(1))?;
         let room = cx.splice_wait(output.0, Events::WRITABLE, waits, |_| output.1.room());
-        let room = cx.broken_pipe(room)?;
+        let room = cx.broken_pipe(output.0, room)?;
         let bytes =
             cx.splice_wait(input.0, Events::READABLE, waits, |_| input.1.take_bytes(len.min(room)))?;
         if bytes.is_empty() {
@@ -210,7 +213,7 @@ fn move_between(cx: &mut Ctx<'_>, input: End<'_>, output: End<'_>, len: usize, w
             Err(e) => {
                 input.1.put_back(&bytes);
                 if e != EAGAIN || !waits {
-                    return cx.broken_pipe(Err(e.into()));
+                    return cx.broken_pipe(output.0, Err(e.into()));
                 }
             }
         }
@@ -258,7 +261,7 @@ fn from_pipe(
                 output.write(&mut source)
             }),
         };
-        let n = match cx.broken_pipe(written) {
+        let n = match cx.broken_pipe(output, written) {
             Ok(n) => n,
             Err(stop) => {
                 input.1.put_back(&bytes);
@@ -283,7 +286,13 @@ fn from_pipe(
     Ok(done as u64)
 }
 
-fn into_pipe(
+/// Whether a file can be spliced at all: those without an inode of their own cannot.
+fn is_spliced(file: &FileDescription) -> Result<bool, Errno> {
+    Ok(!matches!(file.metadata()?.file_type(), FileType::Anonymous | FileType::Directory))
+}
+
+/// Moves what `input` has into a pipe: splice(2), and sendfile(2) to a pipe.
+pub(super) fn into_pipe(
     cx: &mut Ctx<'_>,
     input: &Arc<FileDescription>,
     offset: UserAddr,
@@ -294,15 +303,18 @@ fn into_pipe(
     if !offset.is_null() && !input.ops.is_seekable() {
         return Err(EINVAL.into());
     }
-    if input.metadata()?.is_dir() {
-        return Err(EINVAL.into());
-    }
     let mut position = match input.ops.is_seekable() {
         true => Some(Position::new(cx, input, offset, EINVAL)?),
         false => None,
     };
     let room = cx.splice_wait(output.0, Events::WRITABLE, waits, |_| output.1.room());
-    let room = cx.broken_pipe(room)?;
+    let room = cx.broken_pipe(output.0, room)?;
+    if len == 0 {
+        return Ok(0);
+    }
+    if !is_spliced(input)? || pipe_of(input).is_some() {
+        return Err(EINVAL.into());
+    }
     let mut bytes = vec![0u8; len.min(room).min(PIECE)];
     let n = match &position {
         Some(p) => {
@@ -324,7 +336,7 @@ fn into_pipe(
             source = attempt;
             Ok(n)
         });
-        match cx.broken_pipe(written) {
+        match cx.broken_pipe(output.0, written) {
             Ok(n) => done += n,
             Err(stop) if done == 0 => return Err(stop),
             Err(_) => break,
@@ -357,20 +369,23 @@ pub(super) fn sys_tee(cx: &mut Ctx<'_>, in_fd: i32, out_fd: i32, len: u64, flags
     let waits = flags & NONBLOCK == 0 && !input.is_nonblocking() && !output.is_nonblocking();
     let len = usize::try_from(len).unwrap_or(usize::MAX);
     loop {
-        // Data first: without writers there is nothing to copy, whoever reads the other pipe.
-        let waiting = cx.splice_wait(&input, Events::READABLE, waits, |_| a.peek(1))?;
-        if waiting.is_empty() {
-            return Ok(0);
-        }
+        // In the order of move_between.
+        cx.splice_wait(&input, Events::READABLE, waits, |_| a.peek(1))?;
         let room = cx.splice_wait(&output, Events::WRITABLE, waits, |_| b.room());
-        let room = cx.broken_pipe(room)?;
-        let bytes = a.peek(len.min(room)).unwrap_or_default();
+        let room = cx.broken_pipe(&output, room)?;
+        let bytes = match a.peek(len.min(room)) {
+            Ok(bytes) if bytes.is_empty() => return Ok(0),
+            Ok(bytes) => bytes,
+            // Somebody else was faster.
+            Err(_) if waits => continue,
+            Err(e) => return Err(e.into()),
+        };
         let mut source = bytes.as_slice();
         match output.ops.write_at(0, &mut source) {
             Ok(0) => {}
             Ok(n) => return Ok(n as u64),
             Err(EAGAIN) if waits => {}
-            Err(e) => return cx.broken_pipe(Err(e.into())),
+            Err(e) => return cx.broken_pipe(&output, Err(e.into())),
         }
     }
 }
@@ -412,7 +427,7 @@ pub(super) fn sys_vmsplice(cx: &mut Ctx<'_>, fd: i32, iov: UserAddr, count: u64,
             source.take(&mut taken)?;
             Ok(n)
         });
-        match cx.broken_pipe(written) {
+        match cx.broken_pipe(&file, written) {
             Ok(n) => done += n as u64,
             Err(_) if done > 0 => break,
             Err(stop) => return Err(stop),
