@@ -396,6 +396,16 @@ impl SigInfo {
         i32::from_ne_bytes(self.field(0))
     }
 
+    /// Replaces `si_pid`.
+    pub fn set_pid(&mut self, pid: i32) {
+        *self = self.put(0, &pid.to_ne_bytes());
+    }
+
+    /// Replaces `si_uid`.
+    pub fn set_uid(&mut self, uid: u32) {
+        *self = self.put(4, &uid.to_ne_bytes());
+    }
+
     /// `si_uid`.
     pub fn uid(&self) -> u32 {
         u32::from_ne_bytes(self.field(4))

@@ -30,6 +30,7 @@ pub mod cap {
     pub const SYS_CHROOT: u32 = 18;
     pub const SYS_PTRACE: u32 = 19;
     pub const SYS_ADMIN: u32 = 21;
+    pub const CHECKPOINT_RESTORE: u32 = 40;
     pub const SYS_BOOT: u32 = 22;
     pub const SYS_NICE: u32 = 23;
     pub const SYS_RESOURCE: u32 = 24;

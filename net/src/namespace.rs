@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use abi::socket::ipproto;
+use base::cred::Credentials;
 use base::lock::{Lock, rank};
+use base::userns::UserNamespace;
 
 use crate::device::iff;
 use crate::inet::{Inet, tcp};
@@ -32,6 +34,8 @@ pub struct Namespace {
     /// The host's network, which sockets of AF_INET and AF_INET6 use when it is there.
     pub host: Option<Arc<crate::hostnet::Host>>,
     last_ino: Arc<AtomicU64>,
+    /// The user namespace whose capabilities count; `None` for the first.
+    owner: Option<Arc<UserNamespace>>,
     /// Sockets that are files, by inode number.
     sockets: Lock<BTreeMap<u64, Weak<dyn Socket>>, { rank::LEAF }>,
 }
@@ -56,14 +60,20 @@ impl Namespace {
         Arc::default()
     }
 
-    /// A namespace as `unshare(CLONE_NEWNET)` makes it: of its own, and its loopback device is down. Files are passed and
+    /// A namespace as `unshare(CLONE_NEWNET)` makes it for `owner`: of its own, and its loopback device is down. Files are passed and
     /// inodes counted across all namespaces.
-    pub fn unshared(&self) -> Arc<Self> {
+    pub fn unshared(&self, owner: &Arc<UserNamespace>) -> Arc<Self> {
         Arc::new(Self {
+            owner: Some(owner.clone()),
             in_flight: self.in_flight.clone(),
             last_ino: self.last_ino.clone(),
             ..Self::default()
         })
+    }
+
+    /// Whether `cred` has capability `number` here.
+    pub fn grants(&self, cred: &Credentials, number: u32) -> bool {
+        self.owner.as_ref().map_or_else(|| cred.has(number), |owner| owner.grants(cred, number))
     }
 
     /// A new inode number for a socket.

@@ -30,8 +30,10 @@ const SOCKET_DEV: u64 = 0x8;
 pub struct Caller<'a> {
     /// Credentials.
     pub cred: &'a Credentials,
-    /// The process ID.
+    /// The process ID, in the first PID namespace.
     pub pid: i32,
+    /// The process ID in its own PID namespace.
+    pub shown_pid: i32,
     /// For names that are paths, and the umask; only there for such names.
     pub walk: Option<(Walk<'a>, u32)>,
     /// `RLIMIT_NOFILE`.

@@ -325,7 +325,8 @@ fn mount_kernel_files(kernel: &Arc<Kernel>) -> Result<(), Failure> {
     let cred = Credentials::root();
     let top = mounts.root();
     let walk = Walk { root: top.clone(), base: top, cred: &cred };
-    let proc = sentry::proc::new_procfs(kernel, Vec::new(), Vec::new());
+    let proc =
+        sentry::proc::new_procfs(kernel, kernel.namespaces.pid_for_children.clone(), Vec::new(), Vec::new());
     let sys = sentry::proc::new_sysfs(kernel);
     for (path, root, fstype, readonly) in [("/proc", proc, "proc", false), ("/sys", sys, "sysfs", true)] {
         let mount = |at| mounts.mount(&at, root, fstype, fstype, readonly);

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use abi::Errno;
 use abi::errno::{EINVAL, ENODEV, ENOTDIR, EPERM};
 use base::cred::cap;
+use fs::tty::devpts::{self, Devpts};
 use fs::vfs::{Inode, StatFs, SuperBlock, VfsPath, Walk};
 
 use crate::kernel::Kernel;
 
 /// Their names; none needs a device.
-pub const NAMES: &[&str] = &["sysfs", "tmpfs", "proc", "devtmpfs", "ramfs", "overlay"];
+pub const NAMES: &[&str] = &["sysfs", "tmpfs", "proc", "devtmpfs", "ramfs", "devpts", "overlay"];
 
 /// Makes a file system of kind `fstype`; `options` are separated by commas.
 ///
@@ -34,7 +35,15 @@ pub fn make(
         }
         b"proc" => {
             check_proc(options)?;
-            (crate::proc::new_procfs(kernel, Vec::new(), Vec::new()), "proc")
+            let ns = match crate::task::current() {
+                Some(task) => task.namespaces.lock().pid_for_children.clone(),
+                None => kernel.namespaces.pid_for_children.clone(),
+            };
+            // Whoever mounts it must be trusted where the namespace belongs.
+            if !ns.owner.grants(walk.cred, cap::SYS_ADMIN) {
+                return Err(EPERM);
+            }
+            (crate::proc::new_procfs(kernel, ns, Vec::new(), Vec::new()), "proc")
         }
         b"sysfs" if options.is_empty() => (crate::proc::new_sysfs(kernel), "sysfs"),
         // Not for the root of a user namespace (Linux: no FS_USERNS_MOUNT).
@@ -45,6 +54,7 @@ pub fn make(
             let known = mounts.iter().find(|m| m.fstype() == "devtmpfs");
             return known.map(|m| m.sb().clone()).ok_or(ENODEV);
         }
+        b"devpts" => (Devpts::new(&kernel.terminals, devpts_options(options)?).root(), "devpts"),
         b"overlay" => {
             let (root, is_writable) = overlay(walk, options)?;
             return Ok(SuperBlock::new(root, "overlay", readonly || !is_writable));
@@ -70,6 +80,27 @@ fn ramfs_mode(options: &[u8]) -> Result<u32, Errno> {
     let Some(text) = mode else { return Ok(0o755) };
     let text = std::str::from_utf8(text).map_err(|_| EINVAL)?;
     Ok(u32::from_str_radix(text, 8).map_err(|_| EINVAL)? & 0o7777)
+}
+
+/// Every mount is an instance of its own, whether `newinstance` says so or not.
+fn devpts_options(options: &[u8]) -> Result<devpts::Options, Errno> {
+    let mut made = devpts::Options { gid: None, uid: None, mode: 0o600, ptmx_mode: 0 };
+    for (key, value) in pairs(options) {
+        let number = |base: u32| {
+            let text = std::str::from_utf8(value.unwrap_or_default()).map_err(|_| EINVAL)?;
+            u32::from_str_radix(text, base).map_err(|_| EINVAL)
+        };
+        match key {
+            b"uid" => made.uid = Some(number(10)?),
+            b"gid" => made.gid = Some(number(10)?),
+            b"mode" => made.mode = number(8)? & 0o7777,
+            b"ptmxmode" => made.ptmx_mode = number(8)? & 0o7777,
+            b"newinstance" if value.is_none() => {}
+            b"max" if number(10)? <= 1 << 20 => {}
+            _ => return Err(EINVAL),
+        }
+    }
+    Ok(made)
 }
 
 /// Processes are shown to all: other values of `hidepid` are refused.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use abi::Errno;
-use base::lock::{Condition, Lock, rank};
+use base::lock::{Condition, Lock, LockGuard, rank};
 use base::memmap::Memory;
 use fs::tty::{Console, Terminal, Terminals};
 use fs::vfs::MountNamespace;
@@ -64,7 +64,12 @@ pub struct Tree {
     /// Traced threads that have ended and that their tracers were not told of, by thread ID.
     pub ended_tracees: HashMap<i32, crate::ptrace::Ended>,
     last_id: i32,
+    /// Of the numbers that are known in further namespaces, the innermost.
+    pub(crate) nested: HashMap<i32, Arc<crate::ns::pid::PidNs>>,
 }
+
+/// The tree, locked.
+pub type TreeGuard<'a> = LockGuard<'a, Tree, { rank::TASK_TREE }>;
 
 /// `kernel.pid_max`: IDs are below it.
 pub const PID_MAX: i32 = 32768;
@@ -80,13 +85,17 @@ impl Tree {
         loop {
             self.last_id = if self.last_id >= PID_MAX - 1 { 300 } else { self.last_id + 1 };
             let id = self.last_id;
-            let is_free = !self.tasks.contains_key(&id)
-                && !self.processes.contains_key(&id)
-                && !self.ended_tracees.contains_key(&id);
-            if is_free {
+            if !self.is_alive(id) && !self.nested.contains_key(&id) {
                 return id;
             }
         }
+    }
+
+    /// Whether a thread, a process or one that its tracer still has to hear of has number `id`.
+    pub(crate) fn is_alive(&self, id: i32) -> bool {
+        self.tasks.contains_key(&id)
+            || self.processes.contains_key(&id)
+            || self.ended_tracees.contains_key(&id)
     }
 }
 
@@ -335,6 +344,12 @@ impl Kernel {
             let info = abi::signal::SigInfo::kernel(9);
             let _ = self.signal_process(victim.group.pid, 9, info);
         }
+    }
+
+    /// A living thread of process `pid`.
+    pub fn process_thread(&self, pid: i32) -> Option<Arc<Task>> {
+        let group = self.tree.lock().processes.get(&pid)?.group.clone();
+        group.first_thread()
     }
 
     /// The living task with thread ID `tid`.

@@ -99,6 +99,15 @@ macro_rules! bash_in_folder {
 }
 
 programs! {
+    /// Programs that make namespaces.
+    namespaces needs ["unshare", "bwrap", "ps"] {
+        case("ps_sees_its_namespace", bash!("unshare -Urpf --mount-proc ps -o pid=,ppid=,args= ax | tr -s ' '")),
+        case("nested", bash!("unshare -pf unshare -pf --mount-proc grep NS /proc/self/status")),
+        case("init_takes_all_along", bash!("unshare -pf sh -c 'sleep 1000 & echo $!'; echo $?")),
+        case("bwrap", bash!("bwrap --ro-bind / / --proc /proc --dev /dev --unshare-all sh -c 'echo $$; ls /dev'")),
+        case("bwrap_is_init", bash!("bwrap --ro-bind / / --proc /proc --unshare-pid --as-pid-1 sh -c 'echo $$; ls -d /proc/[0-9]*'")),
+        case("bwrap_user", bash!("bwrap --ro-bind / / --proc /proc --unshare-all --uid 1000 --gid 1000 id")),
+    }
     small_tools needs [] {
         case("echo", &["/bin/echo", "hello", "world"]),
         case("true", &["/bin/true"]),

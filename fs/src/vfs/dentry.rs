@@ -35,6 +35,8 @@ pub struct Dentry {
     kind: OnceLock<FileType>,
     /// How many mounts, of all namespaces, are on it.
     mounts: AtomicUsize,
+    /// How many mounts are on it or below, if its directory does not remember its names: it does this one meanwhile.
+    pins: AtomicUsize,
     symlink: OnceLock<Box<[u8]>>,
     /// A file without a name that `linkat` may give one (`O_TMPFILE` without `O_EXCL`).
     pub(super) is_linkable: AtomicBool,
@@ -58,6 +60,7 @@ impl Dentry {
             is_dead: AtomicBool::new(false),
             kind: OnceLock::new(),
             mounts: AtomicUsize::new(0),
+            pins: AtomicUsize::new(0),
             symlink: OnceLock::new(),
             is_linkable: AtomicBool::new(false),
             writers: AtomicI32::new(0),
@@ -95,12 +98,34 @@ impl Dentry {
         self.mounts.load(Ordering::Acquire) > 0
     }
 
-    pub(super) fn add_mount(&self) {
+    pub(super) fn add_mount(self: &Arc<Self>) {
         self.mounts.fetch_add(1, Ordering::AcqRel);
+        self.each_unremembered(|dir, child| {
+            let mut children = dir.children.lock();
+            child.pins.fetch_add(1, Ordering::AcqRel);
+            children.insert(child.name().into(), Some(child.clone()));
+        });
     }
 
-    pub(super) fn remove_mount(&self) {
+    pub(super) fn remove_mount(self: &Arc<Self>) {
         self.mounts.fetch_sub(1, Ordering::AcqRel);
+        self.each_unremembered(|dir, child| {
+            let mut children = dir.children.lock();
+            if child.pins.fetch_sub(1, Ordering::AcqRel) == 1 {
+                children.remove(child.name().as_slice());
+            }
+        });
+    }
+
+    /// Calls `f` for every directory above that does not remember its names, with the name there that leads here.
+    fn each_unremembered(self: &Arc<Self>, f: impl Fn(&Self, &Arc<Self>)) {
+        let mut child = self.clone();
+        while let Some(dir) = child.parent() {
+            if !dir.is_cacheable {
+                f(&dir, &child);
+            }
+            child = dir;
+        }
     }
 
     /// The directory that holds the name; `None` at the root of a file system.
@@ -202,6 +227,11 @@ impl Dentry {
     /// The child called `name`; asks the file system when the cache does not know.
     pub(super) fn child(self: &Arc<Self>, name: &[u8]) -> Result<Arc<Self>, Errno> {
         if !self.is_cacheable {
+            // No lock is held while the file system is asked.
+            let pinned = self.children.lock().get(name).cloned().flatten();
+            if let Some(child) = pinned {
+                return Ok(child);
+            }
             return Ok(Self::new(Some(self.clone()), name, self.inode.lookup(name)?));
         }
         let mut children = self.children.lock();

@@ -153,7 +153,7 @@ pub(crate) fn check_bind(
     }
     let port = given.addr.port();
     let first = net.sysctl.unprivileged_port[0].get();
-    if port != 0 && i64::from(port) < first && !caller.cred.has(cap::NET_BIND_SERVICE) {
+    if port != 0 && i64::from(port) < first && !net.grants(caller.cred, cap::NET_BIND_SERVICE) {
         return Err(EACCES);
     }
     Ok(given)

@@ -203,7 +203,7 @@ impl NetlinkSocket {
     fn bound_port(&self, caller: Option<&Caller<'_>>) -> Result<u32, Errno> {
         let mut state = self.state.lock();
         if !state.is_bound {
-            self.take_port(&mut state, 0, caller.map_or(0, |c| c.pid))?;
+            self.take_port(&mut state, 0, caller.map_or(0, |c| c.shown_pid))?;
         }
         Ok(state.port)
     }
@@ -330,7 +330,7 @@ impl Socket for NetlinkSocket {
                 return Err(EINVAL);
             }
         } else {
-            self.take_port(&mut state, port, caller.pid)?;
+            self.take_port(&mut state, port, caller.shown_pid)?;
         }
         let high = self.groups.load(Ordering::Relaxed) & !u64::from(u32::MAX);
         self.set_groups(high | u64::from(groups));
@@ -351,7 +351,7 @@ impl Socket for NetlinkSocket {
             return Err(EPERM);
         }
         if !state.is_bound {
-            self.take_port(&mut state, 0, caller.pid)?;
+            self.take_port(&mut state, 0, caller.shown_pid)?;
         }
         state.peer = (port, groups);
         Ok(())
@@ -376,7 +376,7 @@ impl Socket for NetlinkSocket {
         if message.flags & msg::OOB != 0 {
             return Err(EOPNOTSUPP);
         }
-        let is_admin = caller.is_some_and(|c| c.cred.has(cap::NET_ADMIN));
+        let is_admin = caller.is_some_and(|c| self.common.net.grants(c.cred, cap::NET_ADMIN));
         let (port, groups) = if message.to.is_empty() {
             self.state.lock().peer
         } else {

@@ -5,7 +5,7 @@ use message::Builder;
 
 fn ask(socket: &NetlinkSocket, data: &[u8]) -> Result<usize, Errno> {
     let cred = base::cred::Credentials::root();
-    let caller = Caller { cred: &cred, pid: 7, walk: None, nofile: 9 };
+    let caller = Caller { cred: &cred, pid: 7, shown_pid: 7, walk: None, nofile: 9 };
     let mut source = data;
     let rights = &mut Rights::default();
     let mut message = Outgoing { data: &mut source, to: &[], flags: 0, rights, cred: None, controls: &[] };

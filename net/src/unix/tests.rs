@@ -7,7 +7,7 @@ use crate::SocketFile;
 
 fn with_caller<T>(f: impl FnOnce(&Caller<'_>) -> T) -> T {
     let cred = Credentials::root();
-    f(&Caller { cred: &cred, pid: 7, walk: None, nofile: 1024 })
+    f(&Caller { cred: &cred, pid: 7, shown_pid: 7, walk: None, nofile: 1024 })
 }
 
 fn two(kind: u32) -> (Arc<UnixSocket>, Arc<UnixSocket>) {

@@ -9,6 +9,7 @@ use base::lock::Lock;
 use base::userns::UserNamespace;
 
 use super::file::AnyNamespace;
+use super::pid::PidNs;
 use super::{Namespace, Namespaces, new_ino};
 use crate::ipc::IpcNamespace;
 use crate::task::clone::flag;
@@ -16,9 +17,9 @@ use crate::task::{Ctx, FsContext};
 
 /// Flags that ask for a namespace that there is.
 pub const SUPPORTED: u64 =
-    flag::NEWNS | flag::NEWUTS | flag::NEWIPC | flag::NEWUSER | flag::NEWNET | flag::NEWCGROUP;
+    flag::NEWNS | flag::NEWUTS | flag::NEWIPC | flag::NEWUSER | flag::NEWNET | flag::NEWCGROUP | flag::NEWPID;
 /// All flags that ask for a namespace.
-pub const ALL: u64 = SUPPORTED | flag::NEWPID | flag::NEWTIME;
+pub const ALL: u64 = SUPPORTED | flag::NEWTIME;
 
 /// What a task with new namespaces has.
 pub struct Changed {
@@ -73,8 +74,15 @@ impl Ctx<'_> {
         if flags & flag::NEWIPC != 0 {
             new.ipc = Namespace::new(owner, IpcNamespace::new(new.budget.clone()));
         }
+        if flags & flag::NEWPID != 0 {
+            // Only who is in the innermost that it made can go deeper.
+            if !Arc::ptr_eq(&new.pid_for_children, self.task.pid_ns()) {
+                return Err(EINVAL);
+            }
+            new.pid_for_children = PidNs::within(self.task.pid_ns(), owner)?;
+        }
         if flags & flag::NEWNET != 0 {
-            let net = new.net.unshared();
+            let net = new.net.unshared(owner);
             new.net = Namespace::new(owner, net);
         }
         if flags & flag::NEWCGROUP != 0 {
@@ -196,8 +204,14 @@ impl Ctx<'_> {
                     fs = Some(FsContext { mounts: (*n).clone(), cwd: root.clone(), root, umask });
                     new.mount = n;
                 }
-                // There is one of each, and everybody is in it.
-                AnyNamespace::Pid(_) | AnyNamespace::Time(_) | AnyNamespace::User(_) => {}
+                AnyNamespace::Pid(n) => {
+                    if !n.is_within(self.task.pid_ns()) {
+                        return Err(EINVAL);
+                    }
+                    new.pid_for_children = n;
+                }
+                // There is one, and everybody is in it.
+                AnyNamespace::Time(_) | AnyNamespace::User(_) => {}
             }
         }
         if let Some(fs) = fs {

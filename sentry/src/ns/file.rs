@@ -4,11 +4,12 @@ use std::any::Any;
 use std::sync::Arc;
 
 use abi::Errno;
-use abi::errno::{EINVAL, ENOTTY, EPERM};
+use abi::errno::{EINVAL, ENOTTY, EPERM, ESRCH};
 use base::userns::{IdKind, UserNamespace};
 use fs::file::{FileDescription, FileOps, Metadata};
 use fs::vfs::MountNamespace;
 
+use super::pid::PidNs;
 use super::{Namespace, Uts};
 use crate::ipc::IpcNamespace;
 use crate::syscall::SysResult;
@@ -26,7 +27,7 @@ pub enum AnyNamespace {
     Ipc(Arc<Namespace<Arc<IpcNamespace>>>),
     Mount(Arc<Namespace<Arc<MountNamespace>>>),
     Net(Arc<Namespace<Arc<net::Namespace>>>),
-    Pid(Arc<Namespace<()>>),
+    Pid(Arc<PidNs>),
     Time(Arc<Namespace<()>>),
     User(Arc<UserNamespace>),
     Uts(Arc<Uts>),
@@ -54,7 +55,8 @@ impl AnyNamespace {
     /// The inode number.
     pub fn ino(&self) -> u64 {
         match self {
-            Self::Cgroup(n) | Self::Pid(n) | Self::Time(n) => n.ino,
+            Self::Cgroup(n) | Self::Time(n) => n.ino,
+            Self::Pid(n) => n.ino,
             Self::Ipc(n) => n.ino,
             Self::Mount(n) => n.ino,
             Self::Net(n) => n.ino,
@@ -66,7 +68,8 @@ impl AnyNamespace {
     /// The user namespace that owns it; a user namespace's is its parent.
     pub fn owner(&self) -> Option<Arc<UserNamespace>> {
         match self {
-            Self::Cgroup(n) | Self::Pid(n) | Self::Time(n) => Some(n.owner.clone()),
+            Self::Cgroup(n) | Self::Time(n) => Some(n.owner.clone()),
+            Self::Pid(n) => Some(n.owner.clone()),
             Self::Ipc(n) => Some(n.owner.clone()),
             Self::Mount(n) => Some(n.owner.clone()),
             Self::Net(n) => Some(n.owner.clone()),
@@ -83,7 +86,10 @@ impl AnyNamespace {
             "ipc" => Self::Ipc(ns.ipc.clone()),
             "mnt" => Self::Mount(ns.mount.clone()),
             "net" => Self::Net(ns.net.clone()),
-            "pid" | "pid_for_children" => Self::Pid(ns.pid.clone()),
+            "pid" => Self::Pid(task.pid_ns().clone()),
+            // There is nothing to open before the first process.
+            "pid_for_children" if ns.pid_for_children.init() == 0 => return None,
+            "pid_for_children" => Self::Pid(ns.pid_for_children.clone()),
             "time" | "time_for_children" => Self::Time(ns.time.clone()),
             "user" => Self::User(task.cred().user_ns.clone()),
             "uts" => Self::Uts(ns.uts.clone()),
@@ -140,13 +146,20 @@ pub(crate) fn ioctl(cx: &mut Ctx<'_>, ns: &AnyNamespace, request: u32, arg: abi:
     const GET_PARENT: u32 = 0xb702;
     const GET_NSTYPE: u32 = 0xb703;
     const GET_OWNER_UID: u32 = 0xb704;
+    const GET_PID_FROM: u32 = 0x8004_b706;
+    const GET_TGID_FROM: u32 = 0x8004_b707;
+    const GET_PID_IN: u32 = 0x8004_b708;
+    const GET_TGID_IN: u32 = 0x8004_b709;
     match request {
         GET_USERNS | GET_PARENT => {
             if request == GET_PARENT && !matches!(ns, AnyNamespace::User(_) | AnyNamespace::Pid(_)) {
                 return Err(EINVAL.into());
             }
-            if request == GET_PARENT && matches!(ns, AnyNamespace::Pid(_)) {
-                return Err(EPERM.into());
+            if request == GET_PARENT
+                && let AnyNamespace::Pid(pids) = ns
+            {
+                let parent = pids.parent.as_ref().filter(|p| p.is_within(cx.task.pid_ns())).ok_or(EPERM)?;
+                return Ok(cx.install(AnyNamespace::Pid(parent.clone()).open(), true)? as u64);
             }
             let owner = ns.owner().filter(|o| o.is_within(&cx.cred.user_ns)).ok_or(EPERM)?;
             Ok(cx.install(AnyNamespace::User(owner).open(), true)? as u64)
@@ -156,6 +169,17 @@ pub(crate) fn ioctl(cx: &mut Ctx<'_>, ns: &AnyNamespace, request: u32, arg: abi:
             let AnyNamespace::User(user) = ns else { return Err(EINVAL.into()) };
             cx.mm.write_value(arg, &cx.cred.user_ns.shown(IdKind::User, user.owner))?;
             Ok(0)
+        }
+        GET_PID_FROM | GET_TGID_FROM | GET_PID_IN | GET_TGID_IN => {
+            let AnyNamespace::Pid(pids) = ns else { return Err(EINVAL.into()) };
+            let given = arg.raw() as i32;
+            let is_from = matches!(request, GET_PID_FROM | GET_TGID_FROM);
+            let id = if is_from { pids.id_of(given) } else { cx.task.id_of(given) };
+            let task = cx.task.kernel.task(id).ok_or(ESRCH)?;
+            let is_process = matches!(request, GET_TGID_FROM | GET_TGID_IN);
+            let id = if is_process { task.group.pid } else { task.tid };
+            let shown = if is_from { cx.task.shown_id(id) } else { pids.shown(id) };
+            if shown == 0 { Err(ESRCH.into()) } else { Ok(shown as u64) }
         }
         _ => Err(ENOTTY.into()),
     }

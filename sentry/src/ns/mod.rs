@@ -1,6 +1,6 @@
 //! Namespaces (namespaces(7)): what a task sees of the system.
 //!
-//! Reading order: this file, `change.rs` (unshare(2), setns(2), the flags of clone(2)), `file.rs` (`/proc/PID/ns`). User
+//! Reading order: this file, `change.rs` (unshare(2), setns(2), the flags of clone(2)), `pid.rs`, `file.rs` (`/proc/PID/ns`). User
 //! namespaces are in `base::userns`, since file systems ask them; a task's is in its credentials.
 
 use std::ops::Deref;
@@ -11,6 +11,7 @@ use base::lock::{Lock, rank};
 use base::userns::UserNamespace;
 use fs::vfs::MountNamespace;
 
+use self::pid::{PidNs, PidNumbers};
 use crate::ipc::sem::UndoList;
 use crate::ipc::{Budget, IpcNamespace};
 use crate::system::Names;
@@ -18,6 +19,7 @@ use crate::task::Task;
 
 pub mod change;
 pub mod file;
+pub mod pid;
 
 /// Inode numbers of the first namespaces (Linux include/linux/proc_ns.h).
 mod first {
@@ -79,8 +81,8 @@ pub struct Namespaces {
     pub mount: Arc<Namespace<Arc<MountNamespace>>>,
     /// There is one control group, so this is a name only.
     pub cgroup: Arc<Namespace<()>>,
-    /// The only one.
-    pub pid: Arc<Namespace<()>>,
+    /// The PID namespace of the processes that it makes.
+    pub pid_for_children: Arc<PidNs>,
     /// The only one.
     pub time: Arc<Namespace<()>>,
     /// What all IPC namespaces share.
@@ -103,7 +105,7 @@ impl Namespaces {
             net: Namespace::first(new_ino(), net),
             mount: Namespace::first(new_ino(), mounts),
             cgroup: Namespace::first(first::CGROUP, ()),
-            pid: Namespace::first(first::PID, ()),
+            pid_for_children: Namespace::first(first::PID, PidNumbers::first()),
             time: Namespace::first(first::TIME, ()),
             budget,
         })

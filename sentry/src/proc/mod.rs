@@ -26,6 +26,7 @@ use fs::vfs::{Inode, Owner, VfsPath};
 
 use crate::kernel::Kernel;
 use crate::mm::MemoryManager;
+use crate::ns::pid::PidNs;
 use crate::task::current::current;
 use crate::task::exec::FileOrigin;
 use crate::task::{Attributes, DeadLeader, Task, ThreadGroup};
@@ -34,13 +35,18 @@ use crate::time::Clock;
 pub(crate) use status::ticks;
 pub use sys::new_sysfs;
 
-/// Makes `/proc` for `kernel`. `extra` are files of its root, `per_task` files of each task's directory, that other
+/// Makes `/proc` for `kernel` as PID namespace `ns` sees it. `extra` are files of its root, `per_task` files of each task's directory, that other
 /// parts of the kernel provide.
-pub fn new_procfs(kernel: &Arc<Kernel>, extra: Vec<Named>, mut per_task: Vec<Named>) -> Arc<dyn Inode> {
+pub fn new_procfs(
+    kernel: &Arc<Kernel>,
+    ns: Arc<PidNs>,
+    extra: Vec<Named>,
+    mut per_task: Vec<Named>,
+) -> Arc<dyn Inode> {
     let mut fixed = machine::files(kernel);
     per_task.push(net::folder(kernel));
     fixed.extend(extra);
-    let system = Arc::new(ProcSystem(Arc::downgrade(kernel)));
+    let system = Arc::new(ProcSystem(Arc::downgrade(kernel), ns));
     fs::procfs::new(system, fixed, per_task)
 }
 
@@ -50,22 +56,28 @@ pub fn process_of(file: &FileDescription) -> Option<Arc<ThreadGroup>> {
     task.downcast_ref::<ProcTask>().map(|t| t.group.clone())
 }
 
-struct ProcSystem(Weak<Kernel>);
+struct ProcSystem(Weak<Kernel>, Arc<PidNs>);
 
 impl fs::procfs::System for ProcSystem {
     fn current(&self) -> Option<TaskId> {
-        current().map(|t| TaskId { pid: t.group.pid, tid: t.tid })
+        let shown = |id| Some(self.1.shown(id)).filter(|&nr| nr != 0);
+        let task = current()?;
+        Some(TaskId { pid: shown(task.group.pid)?, tid: shown(task.tid)? })
     }
 
     fn processes(&self) -> Vec<i32> {
         let Some(kernel) = self.0.upgrade() else { return Vec::new() };
-        let mut pids: Vec<i32> = kernel.tree.lock().processes.keys().copied().collect();
+        let tree = kernel.tree.lock();
+        let mut pids: Vec<i32> =
+            tree.processes.keys().map(|&pid| self.1.shown(pid)).filter(|&nr| nr != 0).collect();
+        drop(tree);
         pids.sort_unstable();
         pids
     }
 
     fn task(&self, id: i32) -> Option<Arc<dyn fs::procfs::Task>> {
         let kernel = self.0.upgrade()?;
+        let id = self.1.id_of(id);
         let group = {
             let tree = kernel.tree.lock();
             match tree.processes.get(&id) {
@@ -73,7 +85,7 @@ impl fs::procfs::System for ProcSystem {
                 None => tree.tasks.get(&id)?.group.clone(),
             }
         };
-        Some(Arc::new(ProcTask { kernel: self.0.clone(), group, tid: id }))
+        Some(Arc::new(ProcTask { kernel: self.0.clone(), ns: self.1.clone(), group, tid: id }))
     }
 
     fn path(&self, place: &VfsPath) -> Vec<u8> {
@@ -97,6 +109,8 @@ impl Task {
 /// A process or thread that somebody looks at. It may end meanwhile.
 struct ProcTask {
     kernel: Weak<Kernel>,
+    /// The namespace that numbers are shown in.
+    ns: Arc<PidNs>,
     group: Arc<ThreadGroup>,
     tid: i32,
 }
@@ -235,7 +249,7 @@ pub fn may_attach(caller: &Task, target: &Task) -> Result<(), Errno> {
 
 impl fs::procfs::Task for ProcTask {
     fn id(&self) -> TaskId {
-        TaskId { pid: self.group.pid, tid: self.tid }
+        TaskId { pid: self.ns.shown(self.group.pid), tid: self.ns.shown(self.tid) }
     }
 
     fn exists(&self) -> bool {
@@ -264,6 +278,10 @@ impl fs::procfs::Task for ProcTask {
         // A leader that has ended is there until the process is.
         if !ids.contains(&self.group.pid) {
             ids.insert(0, self.group.pid);
+        }
+        if !self.ns.is_first() {
+            ids.iter_mut().for_each(|id| *id = self.ns.shown(*id));
+            ids.sort_unstable();
         }
         ids
     }

@@ -145,14 +145,15 @@ impl ProcTask {
         let rss_limit = self.group.rlimits.lock()[5].0;
         let cpu = view.task.as_ref().map_or(0, |t| t.account.cpu());
         let scheduling = view.attributes.scheduling;
-        let mut out = format!("{} (", self.tid).into_bytes();
+        let shown = |id| self.ns.shown(id);
+        let mut out = format!("{} (", shown(self.tid)).into_bytes();
         out.extend_from_slice(&escape_name(&view.name, false));
         let fields: Vec<i128> = vec![
-            st.parent.into(),
-            st.pgid.into(),
-            st.sid.into(),
+            shown(st.parent).into(),
+            shown(st.pgid).into(),
+            shown(st.sid).into(),
             st.terminal.into(),
-            st.foreground.into(),
+            shown(st.foreground).into(),
             flags.into(),
             usage.faults.into(),
             children.faults.into(),
@@ -259,12 +260,17 @@ impl ProcTask {
         let reader = current().map_or_else(UserNamespace::first, |t| t.cred().user_ns.clone());
         let user = |id| reader.shown(IdKind::User, id);
         let group = |id| reader.shown(IdKind::Group, id);
+        let shown = |id| self.ns.shown(id);
+        let all = |id| -> String {
+            let list = self.group.pid_ns.numbers(&self.ns, id);
+            list.iter().map(|nr| format!("\t{nr}")).collect()
+        };
         let groups: String = c.groups.iter().map(|&g| format!("{} ", group(g))).collect();
         let _ = write!(
             t,
             "State:\t{letter} ({word})\nTgid:\t{pid}\nNgid:\t0\nPid:\t{tid}\nPPid:\t{parent}\nTracerPid:\t{tracer}\n\
              Uid:\t{}\t{}\t{}\t{}\nGid:\t{}\t{}\t{}\t{}\nFDSize:\t{fd_size}\nGroups:\t{groups}\n\
-             NStgid:\t{pid}\nNSpid:\t{tid}\nNSpgid:\t{pgid}\nNSsid:\t{sid}\nKthread:\t0\n",
+             NStgid:{}\nNSpid:{}\nNSpgid:{}\nNSsid:{}\nKthread:\t0\n",
             user(c.uid),
             user(c.euid),
             user(c.suid),
@@ -273,12 +279,14 @@ impl ProcTask {
             group(c.egid),
             group(c.sgid),
             group(c.fsgid),
-            pid = self.group.pid,
-            tid = self.tid,
-            parent = st.parent,
-            tracer = view.task.as_ref().and_then(|t| t.trace.tracer()).map_or(0, |t| t.tid),
-            pgid = st.pgid,
-            sid = st.sid,
+            all(self.group.pid),
+            all(self.tid),
+            all(st.pgid),
+            all(st.sid),
+            pid = shown(self.group.pid),
+            tid = shown(self.tid),
+            parent = shown(st.parent),
+            tracer = view.task.as_ref().and_then(|t| t.trace.tracer()).map_or(0, |t| shown(t.tid)),
         );
     }
 

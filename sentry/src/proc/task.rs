@@ -55,7 +55,11 @@ impl ProcTask {
             TaskFile::Children => {
                 // Which thread made a child is not kept: the leader shows all.
                 let list = if self.tid == self.group.pid { self.standing()?.children } else { Vec::new() };
-                Ok(list.iter().map(|pid| format!("{pid} ")).collect::<String>().into_bytes())
+                Ok(list
+                    .iter()
+                    .map(|&pid| format!("{} ", self.ns.shown(pid)))
+                    .collect::<String>()
+                    .into_bytes())
             }
             TaskFile::OomScore => Ok(format!("{}\n", self.oom_score()?).into_bytes()),
             TaskFile::OomScoreAdj => {

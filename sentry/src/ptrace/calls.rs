@@ -112,13 +112,13 @@ pub fn sys_ptrace(cx: &mut Ctx<'_>, request: i64, pid: i64, addr: u64, data: u64
         _ => {}
     }
     let tid = i32::try_from(pid).map_err(|_| ESRCH)?;
-    let task = cx.task.kernel.task(tid).ok_or(ESRCH)?;
+    let task = cx.task.find(tid).ok_or(ESRCH)?;
     if task.trace.tracer().is_none_or(|by| by.tid != cx.task.tid) {
         return Err(ESRCH.into());
     }
     match request {
         KILL => {
-            let info = SigInfo::kill(SIGKILL as u32, 0, cx.task.group.pid, cx.cred.uid);
+            let info = SigInfo::kernel(SIGKILL as u32);
             cx.task.kernel.signal_task(&task, SIGKILL, info);
             return Ok(0);
         }
@@ -164,7 +164,7 @@ fn attach(cx: &mut Ctx<'_>, request: i64, pid: i64, addr: u64, data: u64) -> Sys
     }
     let tid = i32::try_from(pid).map_err(|_| ESRCH)?;
     let kernel = cx.task.kernel.clone();
-    let task = kernel.task(tid).ok_or(ESRCH)?;
+    let task = cx.task.find(tid).ok_or(ESRCH)?;
     if Arc::ptr_eq(&task.group, &cx.task.group) {
         return Err(EPERM.into());
     }

@@ -9,8 +9,8 @@ use base::wait::Events;
 use super::{Tracer, option};
 use crate::kernel::{Kernel, Tree};
 use crate::signal::{SIGCHLD, SIGKILL};
-use crate::task::Task;
 use crate::task::exit::exit_code;
+use crate::task::{Task, ThreadGroup};
 
 /// A traced thread that has ended, until its tracer was told.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +26,7 @@ pub struct Ended {
 /// What wait(2) has to say of a tracee.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TraceReport {
+    /// As the tracer's PID namespace has it.
     pub(crate) tid: i32,
     pub(crate) uid: u32,
     pub(crate) status: i32,
@@ -49,9 +50,9 @@ impl Kernel {
         let process = is_process.then_some(task.group.pid);
         tree.ended_tracees.insert(task.tid, Ended { tracer, status, uid, process });
         let (code, value) = exit_code(status);
-        let info = SigInfo::child(code, task.tid, uid, value, 0, 0);
-        let _ = self.signal_process_in(tree, tracer.pid, SIGCHLD, info);
         if let Some(p) = tree.processes.get(&tracer.pid) {
+            let info = p.group.child_info(code, task.tid, uid, value, 0, 0);
+            let _ = self.signal_process_in(tree, tracer.pid, SIGCHLD, info);
             p.group.child_events.notify(Events::IN);
         }
         process.is_some()
@@ -91,22 +92,24 @@ impl Kernel {
 
     /// Forgets a tracee that has ended; now its parent hears of it.
     pub(crate) fn reap_tracee(&self, tree: &mut Tree, tid: i32) {
-        if let Some(Ended { process: Some(pid), .. }) = tree.ended_tracees.remove(&tid) {
-            self.tell_end(tree, pid);
+        match tree.ended_tracees.remove(&tid) {
+            Some(Ended { process: Some(pid), .. }) => self.tell_end(tree, pid),
+            _ => tree.release_id(tid),
         }
     }
 
-    /// What the tracees of `pid` (with `thread`, of that thread of it alone) have to report; the second value says whether
+    /// What the tracees of `tracer` (with `thread`, of that thread of it alone) have to report; the second value says whether
     /// it has any that `wants` accepts.
     pub(crate) fn trace_report(
         &self,
         tree: &mut Tree,
-        pid: i32,
+        tracer: &ThreadGroup,
         thread: Option<i32>,
         exits: bool,
         keep: bool,
         wants: impl Fn(&Tree, i32, i32) -> bool,
     ) -> (Option<TraceReport>, bool) {
+        let pid = tracer.pid;
         let is_ours = |t: Tracer| t.pid == pid && thread.is_none_or(|tid| tid == t.tid);
         let mut any = false;
         let has_tracees = tree
@@ -137,7 +140,7 @@ impl Kernel {
                     drop(state);
                 }
                 let report = TraceReport {
-                    tid: task.tid,
+                    tid: tracer.pid_ns.shown(task.tid),
                     uid: task.state.lock().cred.uid,
                     status: (stop.code << 8 | 0x7f) as i32,
                     code: code::CLD_TRAPPED,
@@ -153,11 +156,12 @@ impl Kernel {
             .map(|(&tid, &e)| (tid, e));
         match ended {
             Some((tid, e)) if exits => {
+                let shown = tracer.pid_ns.shown(tid);
                 if !keep {
                     self.reap_tracee(tree, tid);
                 }
                 let (code, value) = exit_code(e.status);
-                (Some(TraceReport { tid, uid: e.uid, status: e.status, code, value }), true)
+                (Some(TraceReport { tid: shown, uid: e.uid, status: e.status, code, value }), true)
             }
             Some(_) => (None, true),
             None => (None, any),

@@ -223,7 +223,7 @@ impl Kernel {
         let action = process.group.signals.lock().handlers.get(SIGCHLD);
         if action.handler != SIG_IGN && !action.sa_flags().contains(SaFlags::NOCLDSTOP) {
             let uid = task.state.lock().cred.uid;
-            let info = SigInfo::child(code::CLD_TRAPPED, task.tid, uid, signo, 0, 0);
+            let info = process.group.child_info(code::CLD_TRAPPED, task.tid, uid, signo, 0, 0);
             let _ = self.signal_process_in(tree, tracer.pid, SIGCHLD, info);
         }
         process.group.child_events.notify(Events::IN);
@@ -324,7 +324,7 @@ impl Ctx<'_> {
             signal if signal == seen.signo => Some(seen),
             signal => {
                 let (pid, uid) = self.task.trace.tracer().map_or((0, 0), |t| (t.pid, t.uid));
-                Some(SigInfo::kill(signal as u32, 0, pid, uid))
+                Some(SigInfo::kill(signal as u32, 0, self.task.shown_id(pid), uid))
             }
         }
     }
@@ -352,17 +352,24 @@ impl Ctx<'_> {
         }
     }
 
+    /// What the tracer, if there is one, sees as the number of `id`.
+    pub(crate) fn tracer_sees(&self, id: i32) -> u64 {
+        let tracer = self.task.trace.tracer().and_then(|by| self.task.kernel.task(by.tid));
+        tracer.map_or(0, |t| t.shown_id(id)) as u64
+    }
+
     fn trap_info(&self, code: u32) -> SigInfo {
         let uid = self.cred.uid;
-        SigInfo::kill(SIGTRAP as u32, code as i32, self.task.tid, uid)
+        SigInfo::kill(SIGTRAP as u32, code as i32, self.task.shown_tid, uid)
     }
 
     /// A new program runs: an event, or for tracers of the old kind a SIGTRAP.
     pub(crate) fn trace_exec(&mut self, former_tid: i32) {
         if self.task.trace.has_event(event::EXEC) {
-            self.trace_event(event::EXEC, former_tid as u64);
+            let former = self.tracer_sees(former_tid);
+            self.trace_event(event::EXEC, former);
         } else if self.task.trace.is_traced() && !self.task.trace.is_seized() {
-            let info = SigInfo::kill(SIGTRAP as u32, 0, self.task.group.pid, self.cred.uid);
+            let info = SigInfo::kill(SIGTRAP as u32, 0, self.task.group.shown_pid, self.cred.uid);
             self.task.kernel.signal_task(&self.task.clone(), SIGTRAP, info);
         }
     }
@@ -410,7 +417,7 @@ impl Ctx<'_> {
     fn inject(&mut self, signal: i32) {
         if (1..=64).contains(&signal) && !self.task.must_exit() {
             let (pid, uid) = self.task.trace.tracer().map_or((0, 0), |t| (t.pid, t.uid));
-            let info = SigInfo::kill(signal as u32, 0, pid, uid);
+            let info = SigInfo::kill(signal as u32, 0, self.task.shown_id(pid), uid);
             self.task.kernel.signal_task(&self.task.clone(), signal, info);
         }
     }

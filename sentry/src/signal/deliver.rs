@@ -117,6 +117,9 @@ impl Ctx<'_> {
             signals.handlers.replace(signo, action);
             state.mask &= !bit(signo);
         }
+        if action.handler == SIG_DFL && !self.task.trace.is_traced() {
+            self.task.group.unkillable.store(false, Ordering::Relaxed);
+        }
         if !state.pending.has(signo) {
             state.pending.push(Pending::new(info, None));
         }
@@ -189,6 +192,10 @@ impl Ctx<'_> {
             match action.handler {
                 SIG_IGN => {}
                 SIG_DFL if is_ignored_by_default(p.signo) => {}
+                // What was blocked when it came does nothing to the first process of a namespace either.
+                SIG_DFL
+                    if self.task.group.unkillable.load(Ordering::Relaxed)
+                        && bit(p.signo) & UNBLOCKABLE == 0 => {}
                 SIG_DFL if stops_by_default(p.signo) => {
                     // Nobody could continue a process group without a parent in the session.
                     if p.signo == SIGSTOP || !self.in_orphaned_group() {

@@ -14,6 +14,9 @@ use super::{
 use crate::kernel::{Kernel, Tree};
 use crate::task::{Task, TaskState, ThreadGroup};
 
+/// Codes below 0 without `si_pid`: `SI_TIMER`, `SI_SIGIO`.
+const NO_IDS: [i32; 2] = [-2, -5];
+
 /// Who sends: says what a full queue means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sender {
@@ -42,8 +45,11 @@ impl Task {
 }
 
 /// Whether a signal has no effect for a thread: blocked ones are kept, since the action may change.
-fn is_ignored(group: &GroupSignals, state: &TaskState, signo: i32) -> bool {
-    (state.mask | state.real_mask.unwrap_or(0)) & bit(signo) == 0 && group.handlers.ignores(signo)
+fn is_ignored(group: &GroupSignals, state: &TaskState, signo: i32, is_init: bool) -> bool {
+    if (state.mask | state.real_mask.unwrap_or(0)) & bit(signo) != 0 {
+        return false;
+    }
+    group.handlers.ignores(signo) || (is_init && group.handlers.get(signo).handler == SIG_DFL)
 }
 
 impl GroupSignals {
@@ -97,11 +103,12 @@ impl GroupSignals {
             })
         };
         let Some(chosen) = chosen else { return };
+        let is_init = group.unkillable.load(Ordering::Relaxed);
         let fatal = signo == SIGKILL || {
             let real = chosen.state.lock().real_mask.unwrap_or(0);
             let default = self.handlers.get(signo).handler == SIG_DFL;
             let open = bit(signo) & STOPPING == 0 && real & bit(signo) == 0;
-            default && !is_ignored_by_default(signo) && open && !chosen.trace.is_traced()
+            default && !is_init && !is_ignored_by_default(signo) && open && !chosen.trace.is_traced()
         };
         if fatal && !dumps_core(signo) {
             // The process ends without going through the queue, so that it cannot be held up.
@@ -139,9 +146,23 @@ impl Kernel {
     ) -> Result<(), Errno> {
         let group = target.group.clone();
         let signo = pending.signo;
+        let mut pending = pending;
+        // Signals that the kernel sends are from outside.
+        let mut is_outside = true;
+        if sender != Sender::Kernel
+            && let Some(by) = crate::task::current()
+        {
+            is_outside = match (sender, pending.info.code) {
+                (Sender::Kill, _) => by.translate_info(target, &mut pending.info, false),
+                (_, code) if code < 0 && !NO_IDS.contains(&code) => {
+                    by.translate_info(target, &mut pending.info, true)
+                }
+                _ => !target.pid_ns().sees(by.group.pid),
+            };
+        }
         let mut signals = group.signals.lock();
         let tell = signals.prepare(signo);
-        let result = self.queue(&group, &mut signals, target, to_group, sender, pending);
+        let result = self.queue(&mut signals, target, to_group, sender, pending, is_outside);
         let listeners = signals.signalfd_listeners();
         drop(signals);
         for l in listeners {
@@ -153,20 +174,26 @@ impl Kernel {
 
     fn queue(
         &self,
-        group: &ThreadGroup,
         signals: &mut GroupSignals,
         target: &Arc<Task>,
         to_group: bool,
         sender: Sender,
         mut pending: Pending,
+        is_outside: bool,
     ) -> Result<(), Errno> {
-        let signo = pending.signo;
+        let (group, signo) = (&target.group, pending.signo);
         if signals.threads.is_empty() || group.exit_status.load(Ordering::SeqCst) >= 0 {
             return Ok(());
         }
         let uid = {
             let state = target.state.lock();
-            if signo != SIGKILL && !target.trace.is_traced() && is_ignored(signals, &state, signo) {
+            // The first process of a namespace is killed and stopped from outside only.
+            let protects =
+                group.unkillable.load(Ordering::Relaxed) && !(is_outside && bit(signo) & UNBLOCKABLE != 0);
+            if (signo != SIGKILL || protects)
+                && !target.trace.is_traced()
+                && is_ignored(signals, &state, signo, protects)
+            {
                 if let Some(hook) = &pending.hook {
                     hook.discarded();
                 }

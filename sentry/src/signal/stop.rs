@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use abi::signal::{SaFlags, SigInfo, code};
+use abi::signal::{SaFlags, code};
 use base::wait::Events;
 
 use super::send::Tell;
@@ -121,7 +121,7 @@ impl Kernel {
         let action = parent.group.signals.lock().handlers.get(SIGCHLD);
         if action.handler != SIG_IGN && !action.sa_flags().contains(SaFlags::NOCLDSTOP) {
             let uid = group.first_thread().map_or(0, |t| t.state.lock().cred.uid);
-            let info = SigInfo::child(code, group.pid, uid, status, 0, 0);
+            let info = parent.group.child_info(code, group.pid, uid, status, 0, 0);
             let _ = self.signal_process_in(tree, process.parent, SIGCHLD, info);
         }
         parent.group.child_events.notify(Events::IN);

@@ -368,7 +368,7 @@ pub(super) fn sys_capget(cx: &mut Ctx<'_>, header: UserAddr, data: UserAddr) -> 
     let cred = match tid {
         i32::MIN..0 => return Err(EINVAL.into()),
         0 => cx.cred.clone(),
-        tid => cx.task.kernel.task(tid).ok_or(ESRCH)?.cred(),
+        tid => cx.task.find(tid).ok_or(ESRCH)?.cred(),
     };
     let mut bytes = Vec::new();
     for i in 0..words {
@@ -387,7 +387,7 @@ pub(super) fn sys_capget(cx: &mut Ctx<'_>, header: UserAddr, data: UserAddr) -> 
 pub(super) fn sys_capset(cx: &mut Ctx<'_>, header: UserAddr, data: UserAddr) -> SysResult {
     let words = cap_words(cx, header)?;
     let tid: i32 = cx.mm.read_value(header.checked_add(4).ok_or(EFAULT)?)?;
-    if tid != 0 && tid != cx.task.tid {
+    if tid != 0 && tid != cx.task.shown_tid {
         return Err(EPERM.into());
     }
     let mut bytes = vec![0u8; words * 12];

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use abi::errno::{EBADF, EINVAL, EMFILE, EPERM};
 use abi::{Errno, UserAddr};
+use base::userns::IdKind;
 use fs::anon::pipe::{CAPACITY_MAX, PipeEnd};
 use fs::file::{FileDescription, oflag};
 
@@ -164,19 +165,21 @@ pub(super) fn sys_fcntl(cx: &mut Ctx<'_>, fd: i32, command: u32, arg: u64) -> Sy
             set_owner(cx, &entry.file, arg as i32)?;
             Ok(0)
         }
-        F_GETOWN => Ok(i64::from(owner(&entry.file)).cast_unsigned()),
+        F_GETOWN => Ok(i64::from(owner(cx, &entry.file)).cast_unsigned()),
         F_SETOWN_EX => {
             let [kind, id]: [i32; 2] = cx.mm.read_value(UserAddr(arg))?;
+            let id = cx.task.id_of(id);
             Owner::of(&cx.task.kernel, &entry.file).set(&cx.task.kernel, kind, id, &cx.cred)?;
             Ok(0)
         }
         F_GETOWN_EX => {
             let (kind, id) = Owner::existing(&entry.file).map_or((async_io::OWNER_TID, 0), |o| o.get());
-            cx.mm.write_value(UserAddr(arg), &[kind, id])?;
+            cx.mm.write_value(UserAddr(arg), &[kind, cx.task.shown_id(id)])?;
             Ok(0)
         }
         F_GETOWNER_UIDS => {
             let uids = Owner::existing(&entry.file).map_or([0, 0], |o| o.uids());
+            let uids = uids.map(|uid| cx.cred.user_ns.shown(IdKind::User, uid));
             cx.mm.write_value(UserAddr(arg), &uids)?;
             Ok(0)
         }
@@ -200,17 +203,17 @@ pub(super) fn sys_fcntl(cx: &mut Ctx<'_>, fd: i32, command: u32, arg: u64) -> Sy
 pub(super) fn set_owner(cx: &Ctx<'_>, file: &FileDescription, who: i32) -> Result<(), Errno> {
     let (kind, id) = match who {
         i32::MIN => return Err(EINVAL),
-        _ if who < 0 => (async_io::OWNER_PGRP, -who),
-        _ => (async_io::OWNER_PID, who),
+        _ if who < 0 => (async_io::OWNER_PGRP, cx.task.id_of(-who)),
+        _ => (async_io::OWNER_PID, cx.task.id_of(who)),
     };
     Owner::of(&cx.task.kernel, file).set(&cx.task.kernel, kind, id, &cx.cred)
 }
 
 /// `F_GETOWN`, `FIOGETOWN`.
-pub(super) fn owner(file: &FileDescription) -> i32 {
+pub(super) fn owner(cx: &Ctx<'_>, file: &FileDescription) -> i32 {
     match Owner::existing(file).map(|o| o.get()) {
-        Some((async_io::OWNER_PGRP, id)) => -id,
-        Some((_, id)) => id,
+        Some((async_io::OWNER_PGRP, id)) => -cx.task.shown_id(id),
+        Some((_, id)) => cx.task.shown_id(id),
         None => 0,
     }
 }

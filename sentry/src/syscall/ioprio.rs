@@ -24,12 +24,12 @@ fn threads(cx: &Ctx<'_>, which: i32, who: i32) -> Result<Vec<Arc<Task>>, Errno> 
     let kernel = &cx.task.kernel;
     let found: Vec<Arc<Task>> = match which {
         WHO_PROCESS if who == 0 => vec![cx.task.clone()],
-        WHO_PROCESS => kernel.task(who).into_iter().collect(),
+        WHO_PROCESS => cx.task.find(who).into_iter().collect(),
         WHO_PGRP => {
             let all = kernel.all_tasks();
             let tree = kernel.tree.lock();
             let group_of = |pid: i32| tree.processes.get(&pid).map(|p| p.pgid);
-            let pgid = if who == 0 { group_of(cx.task.group.pid) } else { Some(who) };
+            let pgid = if who == 0 { group_of(cx.task.group.pid) } else { Some(cx.task.id_of(who)) };
             all.into_iter().filter(|t| group_of(t.group.pid) == pgid).collect()
         }
         WHO_USER => {

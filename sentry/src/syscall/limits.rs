@@ -24,7 +24,7 @@ fn group_of(cx: &Ctx<'_>, pid: i32) -> Result<Arc<ThreadGroup>, Errno> {
     if pid == 0 {
         return Ok(cx.task.group.clone());
     }
-    let task = cx.task.kernel.task(pid).ok_or(ESRCH)?;
+    let task = cx.task.find(pid).ok_or(ESRCH)?;
     let (c, t) = (&cx.cred, task.cred());
     let same = [t.euid, t.suid, t.uid].iter().all(|&id| id == c.uid)
         && [t.egid, t.sgid, t.gid].iter().all(|&id| id == c.gid);

@@ -199,7 +199,7 @@ fn get(cx: &Ctx<'_>, file: &Arc<FileDescription>, asked: Flock, is_ofd: bool, at
             whence: 0,
             start: r.start as i64,
             len: if r.end == LAST { 0 } else { (r.end - r.start + 1) as i64 },
-            pid: r.pid,
+            pid: cx.task.shown_id(r.pid),
         },
     };
     answer.write(cx, at)?;

@@ -113,9 +113,12 @@ pub(super) fn sys_mq_timedsend(
     {
         const SI_MESGQ: i32 = -3;
         let (pid, uid) = (cx.task.group.pid, cx.cred.uid);
-        let info = SigInfo::queue(notice.signo.cast_unsigned(), SI_MESGQ, pid, uid, notice.value);
+        let mut info = SigInfo::queue(notice.signo.cast_unsigned(), SI_MESGQ, pid, uid, notice.value);
         // The process may have ended.
-        let _ = cx.task.kernel.signal_process(notice.pid, notice.signo, info);
+        if let Some(target) = cx.task.kernel.process_thread(notice.pid) {
+            cx.task.translate_info(&target, &mut info, false);
+            let _ = cx.task.kernel.signal_process(notice.pid, notice.signo, info);
+        }
     }
     Ok(0)
 }

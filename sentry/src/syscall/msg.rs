@@ -157,7 +157,8 @@ pub(super) fn sys_msgctl(cx: &mut Ctx<'_>, id: i32, command: u32, buf: UserAddr)
             if command != MSG_STAT_ANY {
                 s.perm.check(&cx.cred, 0o444)?;
             }
-            let pids = u64::from(s.lspid.cast_unsigned()) | u64::from(s.lrpid.cast_unsigned()) << 32;
+            let shown = |pid| u64::from(cx.task.shown_id(pid).cast_unsigned());
+            let pids = shown(s.lspid) | shown(s.lrpid) << 32;
             let words = [
                 s.stime as u64,
                 s.rtime as u64,

@@ -32,7 +32,7 @@ fn remote_pieces(cx: &Ctx<'_>, iov: UserAddr, count: u64) -> Result<Vec<[u64; 2]
 /// # Errors
 /// `ESRCH`, `EPERM`.
 fn memory_of(cx: &Ctx<'_>, tid: i32) -> Result<Arc<MemoryManager>, Errno> {
-    let task = cx.task.kernel.task(tid).ok_or(ESRCH)?;
+    let task = cx.task.find(tid).ok_or(ESRCH)?;
     if !Arc::ptr_eq(&task.group, &cx.task.group) {
         may_attach(&cx.task, &task)?;
     }
@@ -159,8 +159,7 @@ pub(super) fn sys_kcmp(
     const SIGHAND: i32 = 4;
     const IO: i32 = 5;
     const SYSVSEM: i32 = 6;
-    let kernel = &cx.task.kernel;
-    let (a, b) = (kernel.task(pid1).ok_or(ESRCH)?, kernel.task(pid2).ok_or(ESRCH)?);
+    let (a, b) = (cx.task.find(pid1).ok_or(ESRCH)?, cx.task.find(pid2).ok_or(ESRCH)?);
     for t in [&a, &b] {
         if !Arc::ptr_eq(&t.group, &cx.task.group) {
             may_attach(&cx.task, t)?;

@@ -35,7 +35,7 @@ fn target(cx: &Ctx<'_>, tid: i32) -> Result<Arc<Task>, Errno> {
     match tid {
         i32::MIN..0 => Err(EINVAL),
         0 => Ok(cx.task.clone()),
-        tid => cx.task.kernel.task(tid).ok_or(ESRCH),
+        tid => cx.task.find(tid).ok_or(ESRCH),
     }
 }
 
@@ -292,11 +292,14 @@ fn threads(cx: &Ctx<'_>, which: i32, who: i32) -> Result<Vec<Arc<Task>>, Errno> 
     let kernel = &cx.task.kernel;
     let all = kernel.all_tasks();
     let found: Vec<Arc<Task>> = match which {
-        0 => all.into_iter().filter(|t| t.tid == if who == 0 { cx.task.tid } else { who }).collect(),
+        0 => all
+            .into_iter()
+            .filter(|t| t.tid == if who == 0 { cx.task.tid } else { cx.task.id_of(who) })
+            .collect(),
         1 => {
             let tree = kernel.tree.lock();
             let group_of = |pid: i32| tree.processes.get(&pid).map(|p| p.pgid);
-            let pgid = if who == 0 { group_of(cx.task.group.pid) } else { Some(who) };
+            let pgid = if who == 0 { group_of(cx.task.group.pid) } else { Some(cx.task.id_of(who)) };
             all.into_iter().filter(|t| group_of(t.group.pid) == pgid).collect()
         }
         2 => {

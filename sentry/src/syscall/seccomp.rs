@@ -139,7 +139,7 @@ fn add_filter(
     if flags & FLAG_TSYNC != 0
         && let Some(stuck) = others().find(|t| !t.may_take_over(old.filter.as_ref()))
     {
-        return if flags & FLAG_TSYNC_ESRCH != 0 { Err(ESRCH.into()) } else { Ok(stuck.tid as u64) };
+        return if flags & FLAG_TSYNC_ESRCH != 0 { Err(ESRCH.into()) } else { Ok(stuck.shown_tid as u64) };
     }
     let filter = Filter::new(program, old.filter.clone(), notifier, flags & FLAG_LOG != 0)?;
     let state = State { mode: Mode::Filter, filter: Some(filter) };
@@ -221,7 +221,7 @@ fn receive(cx: &mut Ctx<'_>, notifier: &Arc<Notifier>, arg: UserAddr) -> SysResu
         }
     };
     let mut bytes = got.id.to_ne_bytes().to_vec();
-    bytes.extend_from_slice(&got.task.tid.to_ne_bytes());
+    bytes.extend_from_slice(&cx.task.shown_id(got.task.tid).to_ne_bytes());
     bytes.extend_from_slice(&[0; 4]);
     bytes.extend(got.data.iter().flat_map(|w| w.to_ne_bytes()));
     if let Err(e) = cx.mm.write_all(arg, &bytes) {

@@ -190,7 +190,7 @@ pub(super) fn sys_semctl(cx: &mut Ctx<'_>, id: i32, num: i32, command: u32, arg:
             let at = index(num, state.semaphores.len())?;
             let sem = state.semaphores.get(at).copied().unwrap_or_default();
             Ok(match command {
-                GETPID => sem.pid as u64,
+                GETPID => cx.task.shown_id(sem.pid) as u64,
                 GETVAL => sem.value as u64,
                 _ => state.waiting(at, command == GETZCNT),
             })

@@ -177,8 +177,8 @@ pub(super) fn sys_shmctl(cx: &mut Ctx<'_>, id: i32, command: u32, buf: UserAddr)
             }
             let (perm, ctime, attached) = (state.perm, state.ctime, Segment::attachments(&state));
             drop(state);
-            let pids = u64::from(s.cpid.cast_unsigned())
-                | u64::from(s.lpid.load(Ordering::Relaxed).cast_unsigned()) << 32;
+            let pids = u64::from(cx.task.shown_id(s.cpid).cast_unsigned())
+                | u64::from(cx.task.shown_id(s.lpid.load(Ordering::Relaxed)).cast_unsigned()) << 32;
             let (atime, dtime) = (s.atime.load(Ordering::Relaxed), s.dtime.load(Ordering::Relaxed));
             let words = [s.size, atime as u64, dtime as u64, ctime as u64, pids, attached, 0, 0];
             write_ds(cx, buf, &perm, &words)?;

@@ -264,19 +264,20 @@ pub(super) fn sys_kill(cx: &mut Ctx<'_>, pid: i32, signo: i32) -> SysResult {
     match pid {
         i32::MIN => return Err(ESRCH.into()),
         p if p > 0 => {
+            let p = cx.task.id_of(p);
             let tree = kernel.tree.lock();
             // A thread's ID stands for its process.
             let pid = tree.tasks.get(&p).map_or(p, |t| t.group.pid);
             to_process(cx, &tree, pid, signo, info, Sender::Kill)?;
         }
-        -1 => match to_many(cx, &kernel, signo, info, |_, id| id != 1 && id != own) {
+        -1 => match to_many(cx, &kernel, signo, info, |_, id| cx.task.shown_id(id) > 1 && id != own) {
             // Processes that may not be sent to are passed over.
             Ok(_) | Err(EPERM) => {}
             Err(e) => return Err(e.into()),
         },
         p => {
             to_many(cx, &kernel, signo, info, |tree, id| {
-                let pgid = if p == 0 { group_of_caller(tree, own) } else { -p };
+                let pgid = if p == 0 { group_of_caller(tree, own) } else { cx.task.id_of(-p) };
                 tree.processes.get(&id).is_some_and(|q| q.pgid == pgid)
             })?;
         }
@@ -309,7 +310,7 @@ pub(super) fn sys_tgkill(cx: &mut Ctx<'_>, tgid: i32, tid: i32, signo: i32) -> S
         return Err(EINVAL.into());
     }
     let info = SigInfo::kill(signo as u32, code::SI_TKILL, cx.task.group.pid, cx.cred.uid);
-    to_thread(cx, Some(tgid), tid, signo, info, Sender::Kill)
+    to_thread(cx, Some(cx.task.id_of(tgid)), cx.task.id_of(tid), signo, info, Sender::Kill)
 }
 
 /// `tkill(2)`.
@@ -318,7 +319,7 @@ pub(super) fn sys_tkill(cx: &mut Ctx<'_>, tid: i32, signo: i32) -> SysResult {
         return Err(EINVAL.into());
     }
     let info = SigInfo::kill(signo as u32, code::SI_TKILL, cx.task.group.pid, cx.cred.uid);
-    to_thread(cx, None, tid, signo, info, Sender::Kill)
+    to_thread(cx, None, cx.task.id_of(tid), signo, info, Sender::Kill)
 }
 
 /// Copies in a `siginfo_t` for `signo`.
@@ -336,6 +337,7 @@ fn may_claim(info: &SigInfo) -> bool {
 /// `rt_sigqueueinfo(2)`.
 pub(super) fn sys_rt_sigqueueinfo(cx: &mut Ctx<'_>, pid: i32, signo: i32, info: UserAddr) -> SysResult {
     let info = read_info(cx, signo, info)?;
+    let pid = cx.task.id_of(pid);
     if !may_claim(&info) && pid != cx.task.tid {
         return Err(EPERM.into());
     }
@@ -357,6 +359,7 @@ pub(super) fn sys_rt_tgsigqueueinfo(
     if tid <= 0 || tgid <= 0 {
         return Err(EINVAL.into());
     }
+    let (tgid, tid) = (cx.task.id_of(tgid), cx.task.id_of(tid));
     if !may_claim(&info) && tid != cx.task.tid {
         return Err(EPERM.into());
     }
@@ -391,6 +394,7 @@ pub(super) fn sys_pidfd_open(cx: &mut Ctx<'_>, pid: i32, flags: u32) -> SysResul
         return Err(EINVAL.into());
     }
     let group = {
+        let pid = cx.task.id_of(pid);
         let tree = cx.task.kernel.tree.lock();
         match tree.processes.get(&pid) {
             Some(p) => p.group.clone(),

@@ -7,9 +7,10 @@ use abi::errno::{
     EAFNOSUPPORT, EAGAIN, EALREADY, EBADF, EFAULT, EINPROGRESS, EINVAL, ENOTSOCK, EOPNOTSUPP, EPERM,
     EPROTONOSUPPORT, ESOCKTNOSUPPORT,
 };
-use abi::socket::{af, ipproto, shut, sock};
+use abi::socket::{Ucred, af, ipproto, shut, so, sock, sol};
 use abi::{Errno, UserAddr};
 use base::cred::cap;
+use base::userns::IdKind;
 use base::wait::Events;
 use fs::file::{FileDescription, oflag};
 use net::socket::Socket;
@@ -45,7 +46,8 @@ impl Ctx<'_> {
             (self.walk(), umask)
         });
         let nofile = self.task.group.rlimits.lock()[7].0;
-        Caller { cred: &self.cred, pid: self.task.group.pid, walk, nofile }
+        let group = &self.task.group;
+        Caller { cred: &self.cred, pid: group.pid, shown_pid: group.shown_pid, walk, nofile }
     }
 
     /// Copies in an address.
@@ -107,7 +109,7 @@ fn create(cx: &Ctx<'_>, domain: i32, kind: u32, protocol: i32) -> Result<Arc<dyn
         af::UNIX => Ok(unix::new(&cx.task.net(), unix_type(kind, protocol)?, owner)),
         family @ (af::INET | af::INET6) => create_inet(cx, family, kind, protocol, owner),
         af::NETLINK => create_netlink(cx, kind, protocol, owner),
-        af::PACKET if !cx.cred.has(cap::NET_RAW) => Err(EPERM),
+        af::PACKET if !cx.task.net().grants(&cx.cred, cap::NET_RAW) => Err(EPERM),
         _ => Err(EAFNOSUPPORT),
     }
 }
@@ -160,7 +162,7 @@ fn create_inet(
         (sock::DGRAM, ipproto::ICMPV6) if family == af::INET6 => {
             Ok(inet::raw::new_echo(net, family, &cx.caller(&[]), owner)?)
         }
-        (sock::RAW, 1..=255) if !cx.cred.has(cap::NET_RAW) => Err(EPERM),
+        (sock::RAW, 1..=255) if !net.grants(&cx.cred, cap::NET_RAW) => Err(EPERM),
         (sock::RAW, 1..=255) => Ok(inet::raw::new(net, family, protocol, owner)),
         (sock::STREAM | sock::DGRAM | sock::RAW, _) => Err(EPROTONOSUPPORT),
         _ => Err(ESOCKTNOSUPPORT),
@@ -364,7 +366,21 @@ pub(super) fn sys_getsockopt(
     let mut bytes = vec![0; given.min(OPTION_MAX)];
     let got = if bytes.is_empty() { 0 } else { cx.mm.copy_in(value, &mut bytes).unwrap_or(0) };
     bytes[got..].fill(0);
-    let answer = options::get(&*socket, level, name, &bytes)?;
+    let mut answer = options::get(&*socket, level, name, &bytes)?;
+    match (level, name) {
+        (sol::SOCKET, so::PEERCRED) => {
+            if let Some(cred) = Ucred::from_bytes(&answer) {
+                answer = cx.shown_cred(cred).to_bytes().to_vec();
+            }
+        }
+        (sol::SOCKET, so::PEERGROUPS) if !cx.cred.user_ns.is_first() => {
+            for group in answer.chunks_exact_mut(4) {
+                let id = u32::from_le_bytes([group[0], group[1], group[2], group[3]]);
+                group.copy_from_slice(&cx.cred.user_ns.shown(IdKind::Group, id).to_le_bytes());
+            }
+        }
+        _ => {}
+    }
     let cut = answer.get(..answer.len().min(given)).ok_or(EFAULT)?;
     if !cut.is_empty() {
         cx.mm.write_all(value, cut)?;

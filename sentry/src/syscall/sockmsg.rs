@@ -11,6 +11,7 @@ use abi::socket::{Ucred, ipproto, msg, scm, sol};
 use abi::{Errno, UserAddr};
 use base::cred::cap;
 use base::io::{Sink, Source};
+use base::userns::IdKind;
 use base::wait::Events;
 use fs::file::{FileDescription, oflag};
 use net::SocketFile;
@@ -261,15 +262,34 @@ impl Ctx<'_> {
     /// `scm_check_creds`: whom one may claim to be.
     fn check_cred(&self, claimed: Ucred) -> Result<Ucred, Errno> {
         let cred = &self.cred;
+        let of_first = |kind, id| cred.user_ns.outside(kind, id).ok_or(EINVAL);
+        let claimed = Ucred {
+            uid: of_first(IdKind::User, claimed.uid)?,
+            gid: of_first(IdKind::Group, claimed.gid)?,
+            ..claimed
+        };
         let is_uid = [cred.uid, cred.euid, cred.suid].contains(&claimed.uid) || cred.has(cap::SETUID);
         let is_gid = [cred.gid, cred.egid, cred.sgid].contains(&claimed.gid) || cred.has(cap::SETGID);
-        let is_pid = claimed.pid == self.task.group.pid || cred.has(cap::SYS_ADMIN);
+        let is_pid = claimed.pid == self.task.group.shown_pid || cred.has(cap::SYS_ADMIN);
         if !is_uid || !is_gid || !is_pid {
             return Err(EPERM);
         }
+        let claimed = Ucred { pid: self.task.id_of(claimed.pid), ..claimed };
         let exists = claimed.pid == self.task.group.pid
             || self.task.kernel.tree.lock().processes.contains_key(&claimed.pid);
         if exists { Ok(claimed) } else { Err(ESRCH) }
+    }
+
+    /// Somebody's credentials in the numbers of the caller's namespaces.
+    pub(super) fn shown_cred(&self, cred: Ucred) -> Ucred {
+        let users = &self.cred.user_ns;
+        // -1 says that there is nobody.
+        let shown = |kind, id| if id == u32::MAX { id } else { users.shown(kind, id) };
+        Ucred {
+            pid: self.task.shown_id(cred.pid),
+            uid: shown(IdKind::User, cred.uid),
+            gid: shown(IdKind::Group, cred.gid),
+        }
     }
 
     fn send_message(&mut self, fd: i32, at: UserAddr, flags: u32) -> SysResult {
@@ -306,7 +326,13 @@ impl Ctx<'_> {
         }
         let mut buffer = ControlBuffer::new(&header);
         for control in &incoming.controls {
-            buffer.put(self, control)?;
+            match Ucred::from_bytes(&control.data) {
+                Some(cred) if (control.level, control.kind) == (sol::SOCKET, scm::CREDENTIALS) => {
+                    let shown = self.shown_cred(cred).to_bytes();
+                    buffer.put(self, &Control::new(sol::SOCKET, scm::CREDENTIALS, shown))?;
+                }
+                _ => buffer.put(self, control)?,
+            }
         }
         buffer.put_rights(self, incoming.rights, flags & msg::CMSG_CLOEXEC != 0)?;
         if buffer.is_cut {

@@ -2,12 +2,13 @@
 
 use std::sync::atomic::Ordering;
 
-use abi::errno::{E2BIG, EINVAL, ENOENT, ENOTDIR, EPERM, ESRCH};
+use abi::errno::{E2BIG, EFAULT, EINVAL, ENOENT, ENOTDIR, EPERM, ESRCH};
 use abi::{Errno, UserAddr};
 
 use super::{Stop, SysResult};
+use crate::ns::pid::MAX_LEVEL;
 use crate::task::Ctx;
-use crate::task::clone::{CloneArgs, flag};
+use crate::task::clone::{CloneArgs, SetTid, flag};
 
 /// `fork(2)`.
 pub(super) fn sys_fork(cx: &mut Ctx<'_>) -> SysResult {
@@ -42,6 +43,7 @@ pub(super) fn sys_clone(
         child_tid,
         tls,
         pidfd: parent_tid,
+        ..CloneArgs::default()
     };
     Ok(cx.clone_task(&args)? as u64)
 }
@@ -68,11 +70,16 @@ pub(super) fn sys_clone3(cx: &mut Ctx<'_>, addr: UserAddr, size: u64) -> SysResu
     let bad_signal = a[4] > 64 || (a[4] != 0 && a[0] & (flag::THREAD | flag::PARENT) != 0);
     if bad_signal
         || a[0] & (0xff | flag::DETACHED) != 0
-        || a[8] != 0
-        || a[9] != 0
+        || (a[8] == 0) != (a[9] == 0)
+        || a[9] > MAX_LEVEL as u64
         || (a[5] == 0) != (a[6] == 0)
     {
         return Err(EINVAL.into());
+    }
+    let mut set_tid = SetTid::default();
+    set_tid.1 = a[9] as usize;
+    for (i, slot) in set_tid.0.iter_mut().enumerate().take(set_tid.1) {
+        *slot = cx.mm.read_value(UserAddr(a[8]).checked_add(4 * i as u64).ok_or(EFAULT)?)?;
     }
     let args = CloneArgs {
         flags: a[0],
@@ -82,6 +89,7 @@ pub(super) fn sys_clone3(cx: &mut Ctx<'_>, addr: UserAddr, size: u64) -> SysResu
         child_tid: a[2],
         tls: a[7],
         pidfd: a[1],
+        set_tid,
     };
     Ok(cx.clone_task(&args)? as u64)
 }
@@ -155,24 +163,26 @@ pub(super) fn sys_exit_group(cx: &mut Ctx<'_>, code: i32) -> SysResult {
 
 /// `getpid(2)`.
 pub(super) fn sys_getpid(cx: &mut Ctx<'_>) -> SysResult {
-    Ok(cx.task.group.pid as u64)
+    Ok(cx.task.group.shown_pid as u64)
 }
 
 /// `gettid(2)`.
 pub(super) fn sys_gettid(cx: &mut Ctx<'_>) -> SysResult {
-    Ok(cx.task.tid as u64)
+    Ok(cx.task.shown_tid as u64)
 }
 
 /// `getppid(2)`.
 pub(super) fn sys_getppid(cx: &mut Ctx<'_>) -> SysResult {
     let tree = cx.task.kernel.tree.lock();
-    Ok(tree.processes.get(&cx.task.group.pid).map_or(0, |p| p.parent) as u64)
+    let parent = tree.processes.get(&cx.task.group.pid).map_or(0, |p| p.parent);
+    Ok(cx.task.shown_id(parent) as u64)
 }
 
 fn process_ids(cx: &Ctx<'_>, pid: i32) -> Result<(i32, i32), Errno> {
-    let pid = if pid == 0 { cx.task.group.pid } else { pid };
+    let pid = if pid == 0 { cx.task.group.pid } else { cx.task.id_of(pid) };
     let tree = cx.task.kernel.tree.lock();
-    tree.processes.get(&pid).map(|p| (p.pgid, p.sid)).ok_or(ESRCH)
+    let shown = |id| cx.task.shown_id(id);
+    tree.processes.get(&pid).map(|p| (shown(p.pgid), shown(p.sid))).ok_or(ESRCH)
 }
 
 /// `getpgrp(2)`.
@@ -193,8 +203,8 @@ pub(super) fn sys_getsid(cx: &mut Ctx<'_>, pid: i32) -> SysResult {
 /// `setpgid(2)`.
 pub(super) fn sys_setpgid(cx: &mut Ctx<'_>, pid: i32, pgid: i32) -> SysResult {
     let me = cx.task.group.pid;
-    let pid = if pid == 0 { me } else { pid };
-    let pgid = if pgid == 0 { pid } else { pgid };
+    let pid = if pid == 0 { me } else { cx.task.id_of(pid) };
+    let pgid = if pgid == 0 { pid } else { cx.task.id_of(pgid) };
     if pgid < 0 {
         return Err(EINVAL.into());
     }
@@ -219,7 +229,8 @@ pub(super) fn sys_setpgid(cx: &mut Ctx<'_>, pid: i32, pgid: i32) -> SysResult {
         return Err(EPERM.into());
     }
     if let Some(p) = tree.processes.get_mut(&pid) {
-        p.pgid = pgid;
+        let former = std::mem::replace(&mut p.pgid, pgid);
+        tree.release_id(former);
     }
     Ok(0)
 }
@@ -227,7 +238,7 @@ pub(super) fn sys_setpgid(cx: &mut Ctx<'_>, pid: i32, pgid: i32) -> SysResult {
 /// `set_tid_address(2)`.
 pub(super) fn sys_set_tid_address(cx: &mut Ctx<'_>, addr: UserAddr) -> SysResult {
     cx.clear_tid = addr.raw();
-    Ok(cx.task.tid as u64)
+    Ok(cx.task.shown_tid as u64)
 }
 
 /// `set_robust_list(2)`.
@@ -241,7 +252,7 @@ pub(super) fn sys_set_robust_list(cx: &mut Ctx<'_>, head: UserAddr, len: u64) ->
 
 /// `get_robust_list(2)`.
 pub(super) fn sys_get_robust_list(cx: &mut Ctx<'_>, pid: i32, head: UserAddr, len: UserAddr) -> SysResult {
-    let task = if pid == 0 { cx.task.clone() } else { cx.task.kernel.task(pid).ok_or(ESRCH)? };
+    let task = if pid == 0 { cx.task.clone() } else { cx.task.find(pid).ok_or(ESRCH)? };
     let them = task.cred();
     let same_user = [them.uid, them.euid, them.suid].iter().all(|&id| id == cx.cred.uid);
     if !same_user && !cx.cred.has(base::cred::cap::SYS_PTRACE) {

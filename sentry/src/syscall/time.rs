@@ -61,7 +61,7 @@ fn cpu_clock_id(cx: &Ctx<'_>, id: i32) -> Result<CpuClock, Errno> {
         return Err(EINVAL);
     }
     if id & PER_THREAD != 0 {
-        let task = if pid == 0 { Some(cx.task.clone()) } else { cx.task.kernel.task(pid) };
+        let task = if pid == 0 { Some(cx.task.clone()) } else { cx.task.find(pid) };
         let task = task.filter(|t| Arc::ptr_eq(&t.group, &cx.task.group)).ok_or(EINVAL)?;
         let task = Arc::downgrade(&task);
         return Ok(if which == VIRT { CpuClock::ThreadUser(task) } else { CpuClock::Thread(task) });
@@ -69,6 +69,7 @@ fn cpu_clock_id(cx: &Ctx<'_>, id: i32) -> Result<CpuClock, Errno> {
     let group = if pid == 0 {
         cx.task.group.clone()
     } else {
+        let pid = cx.task.id_of(pid);
         cx.task.kernel.tree.lock().processes.get(&pid).map(|p| p.group.clone()).ok_or(EINVAL)?
     };
     let group = Arc::downgrade(&group);

@@ -126,7 +126,7 @@ pub(super) fn sys_timer_create(cx: &mut Ctx<'_>, clock: i32, event: UserAddr, id
                 SIGEV_NONE => Target::None,
                 SIGEV_SIGNAL | SIGEV_THREAD if valid => Target::Process(signo),
                 SIGEV_THREAD_ID if valid => {
-                    let thread = group.threads().into_iter().find(|t| t.tid == tid).ok_or(EINVAL)?;
+                    let thread = group.threads().into_iter().find(|t| t.shown_tid == tid).ok_or(EINVAL)?;
                     Target::Thread(signo, Arc::downgrade(&thread))
                 }
                 _ => return Err(EINVAL.into()),

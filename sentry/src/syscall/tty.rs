@@ -152,7 +152,7 @@ impl Ctx<'_> {
             TIOCSPGRP => self.set_foreground(tty, addr)?,
             TIOCGPGRP => {
                 self.check_own(&target)?;
-                self.mm.write_value(addr, &tty.foreground.load(Ordering::SeqCst))?;
+                self.mm.write_value(addr, &self.task.shown_id(tty.foreground.load(Ordering::SeqCst)))?;
             }
             TIOCGSID => {
                 self.check_own(&target)?;
@@ -160,7 +160,7 @@ impl Ctx<'_> {
                 if sid == 0 {
                     return Err(ENOTTY.into());
                 }
-                self.mm.write_value(addr, &sid)?;
+                self.mm.write_value(addr, &self.task.shown_id(sid))?;
             }
             TIOCSCTTY if !target.is_master => self.take_terminal(file, tty, arg)?,
             TIOCNOTTY if !target.is_master => self.give_terminal_up(tty)?,
@@ -201,6 +201,7 @@ impl Ctx<'_> {
         if pgid < 0 {
             return Err(EINVAL);
         }
+        let pgid = self.task.id_of(pgid);
         let tree = self.task.kernel.tree.lock();
         let me = tree.processes.get(&self.task.group.pid).ok_or(ENOTTY)?;
         let is_own = me.tty.as_ref().is_some_and(|own| Arc::ptr_eq(own, tty));
@@ -296,12 +297,14 @@ pub(super) fn sys_setsid(cx: &mut Ctx<'_>) -> SysResult {
         return Err(EPERM.into());
     }
     if let Some(p) = tree.processes.get_mut(&pid) {
+        let former = [p.pgid, p.sid];
         p.pgid = pid;
         p.sid = pid;
         p.tty = None;
         p.hung_up_group = 0;
+        former.into_iter().for_each(|id| tree.release_id(id));
     }
-    Ok(pid as u64)
+    Ok(cx.task.group.shown_pid as u64)
 }
 
 /// `vhangup(2)`: hangs the caller's controlling terminal up.

@@ -3,6 +3,7 @@
 use abi::UserAddr;
 use abi::errno::{EAGAIN, ECHILD, EFAULT, EINVAL, ESRCH};
 use abi::signal::code;
+use base::userns::IdKind;
 use base::wait::Events;
 
 use super::{Restart, Stop, SysResult};
@@ -32,6 +33,7 @@ enum Whom {
 /// What happened to a child.
 #[derive(Clone, Copy, Debug)]
 struct Event {
+    /// As the caller's PID namespace has it.
     pid: i32,
     uid: u32,
     /// As wait4(2) says it.
@@ -46,15 +48,17 @@ fn uid_of(p: &Process) -> u32 {
     p.group.first_thread().map_or(p.uid, |t| t.state.lock().cred.uid)
 }
 
-/// What child `pid` has to report; `None` when it has nothing, `Err(())` when it never will.
-fn report(kernel: &Kernel, tree: &mut Tree, pid: i32, options: u32) -> Result<Option<Event>, ()> {
-    let p = tree.processes.get(&pid).ok_or(())?;
+/// What child `id` has to report; `None` when it has nothing, `Err(())` when it never will.
+fn report(cx: &Ctx<'_>, tree: &mut Tree, id: i32, options: u32) -> Result<Option<Event>, ()> {
+    let kernel: &Kernel = &cx.task.kernel;
+    let pid = cx.task.shown_id(id);
+    let p = tree.processes.get(&id).ok_or(())?;
     let keep = options & WNOWAIT != 0;
     let uid = uid_of(p);
     let parent = Some(p.parent);
-    let tracer = tree.tasks.get(&pid).and_then(|t| t.trace.tracer());
+    let tracer = tree.tasks.get(&id).and_then(|t| t.trace.tracer());
     // Who traces it, if that is not its parent, hears of its end first.
-    if tree.ended_tracees.contains_key(&pid) {
+    if tree.ended_tracees.contains_key(&id) {
         return Ok(None);
     }
     if let Some(status) = p.zombie {
@@ -64,7 +68,7 @@ fn report(kernel: &Kernel, tree: &mut Tree, pid: i32, options: u32) -> Result<Op
         let (code, value) = exit_code(status);
         let usage = kernel.zombie_usage(tree, &p.group.clone());
         if !keep {
-            kernel.reap(tree, pid, &usage);
+            kernel.reap(tree, id, &usage);
         }
         return Ok(Some(Event { pid, uid, status, code, value, usage }));
     }
@@ -123,7 +127,7 @@ fn wait(cx: &mut Ctx<'_>, whom: Whom, options: u32) -> Result<Option<Event>, Sto
             .collect();
         let mut any = false;
         for child in wanted {
-            match report(&cx.task.kernel, &mut tree, child, options) {
+            match report(cx, &mut tree, child, options) {
                 Ok(Some(event)) => return Ok(Some(Some(event))),
                 Ok(None) => any = true,
                 Err(()) => {}
@@ -138,7 +142,7 @@ fn wait(cx: &mut Ctx<'_>, whom: Whom, options: u32) -> Result<Option<Event>, Sto
         };
         let kernel = cx.task.kernel.clone();
         let exits = options & WEXITED != 0;
-        let (report, has_tracees) = kernel.trace_report(&mut tree, me.pid, thread, exits, keep, wants);
+        let (report, has_tracees) = kernel.trace_report(&mut tree, &me, thread, exits, keep, wants);
         if let Some(r) = report {
             let usage = Usage::default();
             let (pid, uid, status, code, value) = (r.tid, r.uid, r.status, r.code, r.value);
@@ -172,8 +176,8 @@ pub(super) fn sys_wait4(
         i32::MIN => return Err(ESRCH.into()),
         -1 => Whom::Any,
         0 => Whom::Group(own_group(cx)),
-        p if p < 0 => Whom::Group(-p),
-        p => Whom::Process(p),
+        p if p < 0 => Whom::Group(cx.task.id_of(-p)),
+        p => Whom::Process(cx.task.id_of(p)),
     };
     let Some(event) = wait(cx, whom, options | WEXITED)? else { return Ok(0) };
     if !status.is_null() {
@@ -208,8 +212,10 @@ pub(super) fn sys_waitid(
         return result;
     }
     // Linux writes these fields whatever happened: zeros when no child had anything to report.
-    let (signo, code, pid, uid, value) =
-        event.map_or((0, 0, 0, 0, 0), |e| (SIGCHLD, e.code, e.pid, e.uid as i32, e.value));
+    let (signo, code, pid, uid, value) = event.map_or((0, 0, 0, 0, 0), |e| {
+        let uid = cx.cred.user_ns.shown(IdKind::User, e.uid);
+        (SIGCHLD, e.code, e.pid, uid as i32, e.value)
+    });
     cx.mm.check_range(info, 128).map_err(|_| EFAULT)?;
     cx.mm.write_value(info, &[signo, 0, code])?;
     cx.mm.write_value(info.saturating_add(16), &[pid, uid, value])?;
@@ -229,9 +235,9 @@ fn waitid(cx: &mut Ctx<'_>, which: u32, id: i32, options: u32) -> Result<Option<
     let mut nonblocking = false;
     let whom = match which {
         P_ALL => Whom::Any,
-        P_PID if id > 0 => Whom::Process(id),
+        P_PID if id > 0 => Whom::Process(cx.task.id_of(id)),
         P_PGID if id == 0 => Whom::Group(own_group(cx)),
-        P_PGID if id > 0 => Whom::Group(id),
+        P_PGID if id > 0 => Whom::Group(cx.task.id_of(id)),
         P_PIDFD if id >= 0 => {
             let file = cx.file(id)?;
             let pid = crate::task::pidfd::process_of(&file)?;

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::kernel::Process;
 use crate::mm::{Limits, Writers};
+use crate::ns::pid::{MAX_LEVEL, NewId, PidNs};
 use crate::signal::{Handlers, Queue, SIGCHLD};
 use crate::syscall::{Restart, Stop};
 
@@ -52,7 +53,7 @@ pub mod flag {
     pub const NEWTIME: u64 = 0x80;
     pub const IO: u64 = 0x8000_0000;
     pub const CLEAR_SIGHAND: u64 = 0x1_0000_0000;
-    /// What is done; the rest (PID and time namespaces, cgroups) gets EINVAL.
+    /// What is done; the rest (time namespaces, cgroups) gets EINVAL.
     pub const SUPPORTED: u64 = VM
         | FS
         | FILES
@@ -87,7 +88,12 @@ pub struct CloneArgs {
     pub tls: u64,
     /// Where the descriptor of `CLONE_PIDFD` is stored.
     pub pidfd: u64,
+    /// The numbers that it is to have, from its own PID namespace outwards.
+    pub set_tid: SetTid,
 }
+
+/// `set_tid` of clone3(2).
+pub type SetTid = ([i32; MAX_LEVEL], usize);
 
 /// Tells a parent in vfork that the child let go of its address space.
 #[derive(Debug)]
@@ -113,7 +119,8 @@ impl VforkDone {
 }
 
 fn new_group(
-    pid: i32,
+    id: NewId,
+    pid_ns: Arc<PidNs>,
     signals: GroupSignals,
     limits: Arc<Limits>,
     rlimits: [(u64, u64); 16],
@@ -121,7 +128,10 @@ fn new_group(
     attributes: GroupAttributes,
 ) -> Arc<ThreadGroup> {
     Arc::new(ThreadGroup {
-        pid,
+        pid: id.id,
+        shown_pid: id.shown,
+        unkillable: AtomicBool::new(id.shown == 1 && !pid_ns.is_first()),
+        pid_ns,
         signals: Lock::new(signals),
         exit_status: AtomicI32::new(-1),
         execing: AtomicI32::new(0),
@@ -183,7 +193,8 @@ pub fn start_first(first: FirstTask) -> Result<(), Errno> {
     let pid = kernel.tree.lock().new_id();
     let limits = Arc::new(Limits::of(&first.rlimits));
     let group = new_group(
-        pid,
+        NewId { id: pid, shown: pid },
+        kernel.namespaces.pid_for_children.clone(),
         GroupSignals::default(),
         limits.clone(),
         first.rlimits,
@@ -203,6 +214,7 @@ pub fn start_first(first: FirstTask) -> Result<(), Errno> {
     let task = Arc::new(Task {
         kernel: kernel.clone(),
         tid: pid,
+        shown_tid: pid,
         group: group.clone(),
         state: Lock::new(TaskState {
             mask: 0,
@@ -320,7 +332,8 @@ impl Ctx<'_> {
             || (f & flag::THREAD != 0 && f & flag::SIGHAND == 0)
             || (f & flag::SIGHAND != 0 && f & flag::CLEAR_SIGHAND != 0)
             || (f & flag::FS != 0 && f & (flag::NEWNS | flag::NEWUSER) != 0)
-            || (f & flag::THREAD != 0 && f & flag::NEWUSER != 0)
+            || (f & flag::THREAD != 0 && f & (flag::NEWUSER | flag::NEWPID) != 0)
+            || (f & flag::PARENT != 0 && self.task.group.is_init())
             || (f & flag::SYSVSEM != 0 && f & flag::NEWIPC != 0)
             || (f & flag::PIDFD != 0 && f & (flag::DETACHED | flag::THREAD) != 0)
         {
@@ -371,14 +384,21 @@ impl Ctx<'_> {
         };
         let rlimits = *self.task.group.rlimits.lock();
         let exe = self.task.group.exe.lock().clone();
-        let tid = {
+        let pid_ns = namespaces.pid_for_children.clone();
+        if is_thread && !Arc::ptr_eq(&pid_ns, self.task.pid_ns()) {
+            return Err(EINVAL.into());
+        }
+        let new_id = {
             let mut tree = kernel.tree.lock();
             if tree.tasks.len() >= kernel.max_tasks {
                 return Err(EAGAIN.into());
             }
             self.check_process_limit(&tree, rlimits[RLIMIT_NPROC].0)?;
-            tree.new_id()
+            let (wanted, count) = &args.set_tid;
+            tree.allocate(&pid_ns, wanted.get(..*count).unwrap_or_default(), &self.cred)?
         };
+        let tid = new_id.id;
+        let seen = self.task.shown_id(tid);
         kernel.system.count_fork();
         let attributes = self.task.attributes.lock().inherit();
         let undo = (f & flag::SYSVSEM != 0).then(|| self.task.undo_list());
@@ -387,11 +407,12 @@ impl Ctx<'_> {
         } else {
             let attributes = *self.task.group.attributes.lock();
             let signals = GroupSignals { handlers, ..GroupSignals::default() };
-            new_group(tid, signals, limits, rlimits, exe, attributes)
+            new_group(new_id, pid_ns, signals, limits, rlimits, exe, attributes)
         };
         let task = Arc::new(Task {
             kernel: kernel.clone(),
             tid,
+            shown_tid: new_id.shown,
             group: group.clone(),
             state: Lock::new(TaskState {
                 mask,
@@ -424,17 +445,26 @@ impl Ctx<'_> {
                 context.kicker(),
             )),
         });
-        let pidfd = if f & flag::PIDFD != 0 { Some(self.make_pidfd(&group, args.pidfd)?) } else { None };
+        let pidfd =
+            if f & flag::PIDFD != 0 { self.make_pidfd(&group, args.pidfd).map(Some) } else { Ok(None) };
+        let pidfd = match pidfd {
+            Ok(fd) => fd,
+            Err(e) => {
+                kernel.tree.lock().release_id(tid);
+                return Err(e.into());
+            }
+        };
         let event = self.trace_event_of(args);
         let is_adopted = f & flag::UNTRACED == 0 && crate::ptrace::calls::adopt(&self.task, &task, event);
         if let Err(stop) = self.add_to_tree(&task, args) {
             if let Some(fd) = pidfd {
                 drop(self.files.remove(fd));
             }
+            kernel.tree.lock().release_id(tid);
             return Err(stop);
         }
         if f & flag::PARENT_SETTID != 0 {
-            let _ = self.mm.write_value(UserAddr(args.parent_tid), &tid);
+            let _ = self.mm.write_value(UserAddr(args.parent_tid), &seen);
         }
         let vfork = (f & flag::VFORK != 0).then(|| Arc::new(VforkDone::new(self.task.parker.clone())));
         let child_vfork = vfork.clone();
@@ -449,7 +479,7 @@ impl Ctx<'_> {
                 cx.start_group_exit(9);
             }
             if f & flag::CHILD_SETTID != 0 {
-                let _ = cx.mm.write_value(UserAddr(args.child_tid), &tid);
+                let _ = cx.mm.write_value(UserAddr(args.child_tid), &new_id.shown);
             }
             if f & flag::CHILD_CLEARTID != 0 {
                 cx.clear_tid = args.child_tid;
@@ -465,19 +495,20 @@ impl Ctx<'_> {
             } else {
                 tree.forget(tid);
             }
+            tree.release_id(tid);
             return Err(e.into());
         }
         drop(child);
         if is_adopted {
-            self.trace_event(event, tid as u64);
+            self.trace_event(event, self.tracer_sees(tid));
         }
         if let Some(done) = vfork {
             self.task.account.enter(Phase::Held);
             self.wait_for_vfork(&done);
             self.task.account.enter(Phase::Kernel);
-            self.trace_event(crate::ptrace::event::VFORK_DONE, tid as u64);
+            self.trace_event(crate::ptrace::event::VFORK_DONE, self.tracer_sees(tid));
         }
-        Ok(tid)
+        Ok(seen)
     }
 
     /// Refuses a new thread of a user who has as many as `limit` allows; the root user and who may exceed limits are

@@ -451,6 +451,7 @@ impl Ctx<'_> {
         let task = Arc::new(Task {
             kernel: old.kernel.clone(),
             tid: pid,
+            shown_tid: old.group.shown_pid,
             group: old.group.clone(),
             state: Lock::new(TaskState {
                 mask: from.mask,
@@ -485,6 +486,7 @@ impl Ctx<'_> {
         drop(signals);
         tree.tasks.remove(&old.tid);
         tree.tasks.insert(pid, task.clone());
+        tree.release_id(old.tid);
         for child in tree.processes.values_mut().filter(|p| p.parent_tid == old.tid) {
             child.parent_tid = pid;
         }

@@ -5,10 +5,11 @@ use std::sync::atomic::Ordering;
 
 use abi::UserAddr;
 use abi::signal::{SaFlags, SigInfo, code};
+use base::userns::IdKind;
 use base::wait::Events;
 
 use super::{Ctx, DeadLeader, Task, ThreadGroup, Usage};
-use crate::kernel::{Kernel, Tree};
+use crate::kernel::{Kernel, Tree, TreeGuard};
 use crate::mm::FutexScope;
 use crate::signal::{SIG_IGN, SIGCHLD, SIGCONT, SIGHUP};
 use crate::terminal::Leaving;
@@ -58,6 +59,7 @@ impl Ctx<'_> {
                 let leader = self.dead_leader();
                 *group.dead_leader.lock() = Some(leader);
             }
+            tree = self.close_pid_ns(&kernel, tree);
             tree.tasks.remove(&self.task.tid);
             kernel.leave_tracees(&mut tree, &self.task);
             if group.live.fetch_sub(1, Ordering::SeqCst) == 1 {
@@ -65,6 +67,7 @@ impl Ctx<'_> {
             } else {
                 kernel.traced_end(&mut tree, &self.task, status, false);
                 kernel.leave_children(&mut tree, &self.task);
+                tree.release_id(self.task.tid);
             }
         }
         group.child_events.notify(Events::IN);
@@ -118,6 +121,21 @@ impl Ctx<'_> {
         let own = std::mem::replace(&mut self.mm, empty.clone());
         let shown = std::mem::replace(&mut *self.task.mm.lock(), empty);
         drop((own, shown));
+    }
+
+    /// With the last thread of a PID namespace's first process, all others in the namespace end before.
+    fn close_pid_ns<'t>(&mut self, kernel: &'t Arc<Kernel>, mut tree: TreeGuard<'t>) -> TreeGuard<'t> {
+        let group = self.task.group.clone();
+        while group.is_init() && group.live.load(Ordering::SeqCst) == 1 {
+            self.task.parker.prepare();
+            if kernel.close_namespace(&mut tree, &self.task) {
+                break;
+            }
+            drop(tree);
+            self.task.parker.park(None);
+            tree = kernel.tree.lock();
+        }
+        tree
     }
 
     fn dead_leader(&self) -> DeadLeader {
@@ -205,7 +223,7 @@ impl Kernel {
         };
         let usage = self.group_usage_in(tree, &me.group);
         let Some(parent) = tree.processes.get(&parent_pid).map(|p| p.group.clone()) else {
-            tree.processes.remove(&pid);
+            tree.forget(pid);
             return;
         };
         let action = parent.signals.lock().handlers.get(SIGCHLD);
@@ -215,7 +233,7 @@ impl Kernel {
             let (code, value) = exit_code(status);
             let ticks = |ns: u64| (ns / 10_000_000) as i64;
             let mut info =
-                SigInfo::child(code, pid, uid, value, ticks(usage.user_ns), ticks(usage.system_ns));
+                parent.child_info(code, pid, uid, value, ticks(usage.user_ns), ticks(usage.system_ns));
             info.signo = exit_signal;
             let _ = self.signal_process_in(tree, parent_pid, exit_signal, info);
         }
@@ -255,12 +273,20 @@ impl Kernel {
         let pid = ended.pid;
         let Some(me) = tree.processes.get_mut(&pid) else { return };
         let children = std::mem::take(&mut me.children);
+        let init = ended.pid_ns.init();
         let mut reaper = me.parent;
         while let Some(p) = tree.processes.get(&reaper) {
-            if reaper == 1 || (p.group.subreaper.load(Ordering::Relaxed) && p.zombie.is_none()) {
+            if p.group.pid_ns.level != ended.pid_ns.level {
+                reaper = init;
+                break;
+            }
+            if reaper == init || (p.group.subreaper.load(Ordering::Relaxed) && p.zombie.is_none()) {
                 break;
             }
             reaper = p.parent;
+        }
+        if !tree.processes.contains_key(&reaper) {
+            reaper = init;
         }
         if pid == 1 || !tree.processes.contains_key(&reaper) {
             // The sandbox ends with its first process.
@@ -302,6 +328,25 @@ impl Kernel {
     }
 }
 
+impl ThreadGroup {
+    /// What the process is told of its child or tracee `id`, whose user is `uid`: in the numbers of its own namespaces.
+    pub(crate) fn child_info(
+        &self,
+        code: i32,
+        id: i32,
+        uid: u32,
+        status: i32,
+        utime: i64,
+        stime: i64,
+    ) -> SigInfo {
+        let uid = match self.first_thread().map(|t| t.cred()) {
+            Some(cred) => cred.user_ns.shown(IdKind::User, uid),
+            None => uid,
+        };
+        SigInfo::child(code, self.pid_ns.shown(id), uid, status, utime, stime)
+    }
+}
+
 impl Tree {
     /// Whether no member of process group `pgid` but `leaving` has a parent in the same session and another group. The
     /// parent of the first process is whoever started the sandbox.
@@ -315,8 +360,11 @@ impl Tree {
     }
 
     /// Takes a zombie out of the tree; returns its group and its parent's.
-    pub(super) fn forget(&mut self, pid: i32) -> Option<(Arc<ThreadGroup>, Option<Arc<ThreadGroup>>)> {
+    pub(crate) fn forget(&mut self, pid: i32) -> Option<(Arc<ThreadGroup>, Option<Arc<ThreadGroup>>)> {
         let p = self.processes.remove(&pid)?;
+        for id in [pid, p.pgid, p.sid] {
+            self.release_id(id);
+        }
         // What a pidfd shows once nothing is left of the process.
         p.group.live.store(-1, Ordering::SeqCst);
         let parent = self.processes.get_mut(&p.parent).map(|parent| {

@@ -45,8 +45,14 @@ pub use window::WindowPage;
 /// A process.
 #[derive(Debug)]
 pub struct ThreadGroup {
-    /// The process ID.
+    /// The process ID, in the first PID namespace.
     pub pid: i32,
+    /// The process ID in its own PID namespace.
+    pub shown_pid: i32,
+    /// Its PID namespace.
+    pub pid_ns: Arc<crate::ns::pid::PidNs>,
+    /// Only signals from outside of its PID namespace end it by default (`SIGNAL_UNKILLABLE`).
+    pub unkillable: AtomicBool,
     /// Handlers, pending signals, threads, job control.
     pub signals: Lock<GroupSignals, { rank::SIGNALS }>,
     /// Set once the whole group is to end: the wait status, or -1. Changes under the lock of `signals`.
@@ -132,8 +138,10 @@ pub struct TaskState {
 pub struct Task {
     /// The kernel.
     pub kernel: Arc<Kernel>,
-    /// The thread ID.
+    /// The thread ID, in the first PID namespace.
     pub tid: i32,
+    /// The thread ID in its own PID namespace.
+    pub shown_tid: i32,
     /// The process.
     pub group: Arc<ThreadGroup>,
     /// State.

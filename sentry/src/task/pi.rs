@@ -25,6 +25,8 @@ const HEIR: u8 = 2;
 #[derive(Debug)]
 struct Waiter {
     tid: i32,
+    /// What its own PID namespace calls it.
+    shown: i32,
     state: AtomicU8,
     parker: Arc<Parker>,
 }
@@ -50,7 +52,7 @@ enum Look {
 impl Ctx<'_> {
     /// Takes the lock if nobody has it; else, with `mark`, says in the word that somebody waits.
     fn look_pi(&self, addr: UserAddr, contended: bool, mark: bool) -> Result<Look, Errno> {
-        let me = self.task.tid as u32;
+        let me = self.task.shown_tid as u32;
         let mut value = self.mm.load_u32(addr)?;
         loop {
             let owner = value & FUTEX_TID_MASK;
@@ -89,6 +91,7 @@ impl Ctx<'_> {
         let kernel = self.task.kernel.clone();
         let waiter = Arc::new(Waiter {
             tid: self.task.tid,
+            shown: self.task.shown_tid,
             state: AtomicU8::new(WAITING),
             parker: self.task.parker.clone(),
         });
@@ -99,7 +102,7 @@ impl Ctx<'_> {
                 Look::OwnedBy(owner) => owner,
             };
             let queue = locks.queues.entry(key).or_default();
-            queue.owner = owner;
+            queue.owner = self.task.id_of(owner);
             queue.waiters.push_back(waiter.clone());
         }
         // An owner that ended before we were in the queue has not seen us.
@@ -114,7 +117,7 @@ impl Ctx<'_> {
                 _ => {
                     let waiters =
                         if kernel.pi_locks.lock().queues.contains_key(&key) { FUTEX_WAITERS } else { 0 };
-                    let me = self.task.tid as u32;
+                    let me = self.task.shown_tid as u32;
                     self.mm.fetch_update_u32(addr, |_| me | waiters | FUTEX_OWNER_DIED)?;
                     return Ok(0);
                 }
@@ -159,7 +162,7 @@ impl Ctx<'_> {
 
     /// `FUTEX_UNLOCK_PI`.
     pub fn unlock_pi(&mut self, addr: UserAddr, scope: FutexScope) -> SysResult {
-        let me = self.task.tid as u32;
+        let me = self.task.shown_tid as u32;
         if self.mm.load_u32(addr)? & FUTEX_TID_MASK != me {
             return Err(EPERM.into());
         }
@@ -170,7 +173,7 @@ impl Ctx<'_> {
         let new = match &next {
             None => 0,
             // The bit stays even for the last waiter, as in Linux: the next unlock comes here and clears it.
-            Some(w) => w.tid as u32 | FUTEX_WAITERS,
+            Some(w) => w.shown as u32 | FUTEX_WAITERS,
         };
         let mut value = self.mm.load_u32(addr)?;
         loop {

@@ -56,8 +56,15 @@ impl FileOps for PidFd {
     }
 
     fn fdinfo(&self) -> String {
-        let pid = if self.group.live.load(Ordering::SeqCst) > 0 { self.group.pid } else { -1 };
-        format!("Pid:\t{pid}\nNSpid:\t{pid}\n")
+        let own = &self.group.pid_ns;
+        let reader = super::current().map_or_else(|| own.clone(), |t| t.pid_ns().clone());
+        if self.group.live.load(Ordering::SeqCst) <= 0 {
+            return "Pid:\t-1\nNSpid:\t-1\n".to_owned();
+        }
+        let pid = reader.shown(self.group.pid);
+        let list = if own.is_within(&reader) { own.numbers(&reader, self.group.pid) } else { vec![0] };
+        let list: String = list.iter().map(|nr| format!("\t{nr}")).collect();
+        format!("Pid:\t{pid}\nNSpid:{list}\n")
     }
 
     fn anonymous_name(&self) -> Option<Vec<u8>> {

@@ -53,7 +53,7 @@ impl Ctx<'_> {
                 self.wake_one(addr);
                 return true;
             }
-            if value & FUTEX_TID_MASK != self.task.tid as u32 {
+            if value & FUTEX_TID_MASK != self.task.shown_tid as u32 {
                 return true;
             }
             let new = (value & FUTEX_WAITERS) | FUTEX_OWNER_DIED;

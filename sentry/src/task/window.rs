@@ -42,8 +42,8 @@ impl Ctx<'_> {
         own.answers = answers;
         let cred = &self.cred;
         let ids = [
-            self.task.group.pid.cast_unsigned(),
-            self.task.tid.cast_unsigned(),
+            self.task.group.shown_pid.cast_unsigned(),
+            self.task.shown_tid.cast_unsigned(),
             cred.uid,
             cred.euid,
             cred.gid,

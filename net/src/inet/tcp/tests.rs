@@ -7,7 +7,7 @@ use crate::rights::Rights;
 
 fn with_caller<T>(f: impl FnOnce(&Caller<'_>) -> T) -> T {
     let cred = Credentials::root();
-    f(&Caller { cred: &cred, pid: 7, walk: None, nofile: 1024 })
+    f(&Caller { cred: &cred, pid: 7, shown_pid: 7, walk: None, nofile: 1024 })
 }
 
 fn at(port: u16) -> Vec<u8> {
