@@ -101,6 +101,11 @@ fn rest(state: &State) -> (i64, i64) {
 }
 
 impl TimerFd {
+    /// The clock that it was made for.
+    pub fn clock(&self) -> AlarmClock {
+        self.0.clock
+    }
+
     /// Sets the timer; returns what was left of the former setting, and its interval.
     pub fn set(&self, new: &Setting) -> (i64, i64) {
         let mut state = self.0.state.lock();

@@ -42,6 +42,7 @@ pub enum TaskFile {
     Statm,
     Status,
     Timerslack,
+    TimensOffsets,
     UidMap,
     Wchan,
 }
@@ -121,6 +122,7 @@ const ROWS: &[Row] = &[
     row("uid_map", 0o644, Kind::Text(TaskFile::UidMap), Where::Everywhere),
     row("gid_map", 0o644, Kind::Text(TaskFile::GidMap), Where::Everywhere),
     row("setgroups", 0o644, Kind::Text(TaskFile::SetGroups), Where::Everywhere),
+    row("timens_offsets", 0o644, Kind::Text(TaskFile::TimensOffsets), Where::Process),
     row("timerslack_ns", 0o666, Kind::Text(TaskFile::Timerslack), Where::Process),
 ];
 

@@ -1,6 +1,7 @@
 //! mmap(2) and munmap(2): Linux 6.12 mm/mmap.c, arch/x86/kernel/sys_x86_64.c.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use abi::Errno;
@@ -10,6 +11,7 @@ use base::memmap::{Access, LARGE_PAGE, MappedFile, MappingOrigin};
 use base::{PAGE_SIZE, page_down, page_up};
 
 use super::fault::Use;
+use super::shared::FixedPages;
 use super::vma::{Backing, VmFlags, VmName, Vma};
 use super::{
     Fault, MAX_MAP_COUNT, MMAP_MIN_ADDR, MemoryManager, Privileges, STACK_GUARD_GAP, SharedMemory, State,
@@ -98,6 +100,23 @@ impl MapRequest {
             privileges: Privileges::empty(),
             extra: VmFlags::empty(),
             name: VmName::None,
+        }
+    }
+
+    /// Pages of the kernel's that programs may read, at `addr`, shown in maps as `name`.
+    pub fn special(addr: u64, len: u64, pages: &Arc<FixedPages>, prot: Prot, name: &'static str) -> Self {
+        Self {
+            kind: Some(MapType::Shared),
+            backing: MapBacking::File(FileMapping {
+                file: Ok(pages.mapped()),
+                offset: 0,
+                readable: true,
+                writable: false,
+                append_only: false,
+                noexec: false,
+            }),
+            name: VmName::Special(name),
+            ..Self::anonymous(addr, len, prot, MapFlags::FIXED)
         }
     }
 

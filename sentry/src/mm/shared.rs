@@ -6,9 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
+use abi::mman::Prot;
 use base::PAGE_SIZE;
 use base::lock::{Lock, rank};
 use base::memmap::{MapError, Mappable, MappedFile, MappingOrigin, MappingSpace, MemKind, MemRange, Memory};
+
+use super::MemoryManager;
+use super::map::MapRequest;
+use super::vma::{VmName, Vma};
 
 /// The chunks in which pages are allocated; larger on demand.
 const CHUNK: u64 = 64 << 10;
@@ -117,10 +122,34 @@ impl Drop for SharedMemory {
     }
 }
 
+impl MemoryManager {
+    /// Maps `pages` wherever the program has the special area `name`.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn replace_special(&self, name: &'static str, pages: &Arc<FixedPages>) -> Result<(), Errno> {
+        let areas: Vec<(u64, u64)> = {
+            let state = self.state.read();
+            let named = |vma: &&Vma| matches!(vma.name, VmName::Special(own) if own == name);
+            state.vmas.iter().filter(named).map(|vma| (vma.start, vma.end - vma.start)).collect()
+        };
+        for (addr, len) in areas {
+            self.map(MapRequest::special(addr, len, pages, Prot::READ, name))?;
+        }
+        Ok(())
+    }
+}
+
 /// Pages that the sentry allocated and keeps, such as the vDSO's and its data.
 pub struct FixedPages {
     memory: Arc<dyn Memory>,
     pages: MemRange,
+}
+
+impl std::fmt::Debug for FixedPages {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FixedPages").field("pages", &self.pages).finish_non_exhaustive()
+    }
 }
 
 impl FixedPages {

@@ -3,23 +3,30 @@
 use std::sync::Arc;
 
 use abi::Errno;
-use abi::errno::{EINVAL, EPERM};
+use abi::errno::{EINVAL, EPERM, EUSERS};
 use base::cred::{CapSet, Credentials, cap};
 use base::lock::Lock;
 use base::userns::UserNamespace;
 
 use super::file::AnyNamespace;
 use super::pid::PidNs;
+use super::time::TimeNs;
 use super::{Namespace, Namespaces, new_ino};
 use crate::ipc::IpcNamespace;
 use crate::task::clone::flag;
 use crate::task::{Ctx, FsContext};
 
 /// Flags that ask for a namespace that there is.
-pub const SUPPORTED: u64 =
-    flag::NEWNS | flag::NEWUTS | flag::NEWIPC | flag::NEWUSER | flag::NEWNET | flag::NEWCGROUP | flag::NEWPID;
+pub const SUPPORTED: u64 = flag::NEWNS
+    | flag::NEWUTS
+    | flag::NEWIPC
+    | flag::NEWUSER
+    | flag::NEWNET
+    | flag::NEWCGROUP
+    | flag::NEWPID
+    | flag::NEWTIME;
 /// All flags that ask for a namespace.
-pub const ALL: u64 = SUPPORTED | flag::NEWTIME;
+pub const ALL: u64 = SUPPORTED;
 
 /// What a task with new namespaces has.
 pub struct Changed {
@@ -80,6 +87,9 @@ impl Ctx<'_> {
                 return Err(EINVAL);
             }
             new.pid_for_children = PidNs::within(self.task.pid_ns(), owner)?;
+        }
+        if flags & flag::NEWTIME != 0 {
+            new.time_for_children = TimeNs::like(&new.time_for_children, owner);
         }
         if flags & flag::NEWNET != 0 {
             let net = new.net.unshared(owner);
@@ -210,14 +220,27 @@ impl Ctx<'_> {
                     }
                     new.pid_for_children = n;
                 }
-                // There is one, and everybody is in it.
-                AnyNamespace::Time(_) | AnyNamespace::User(_) => {}
+                AnyNamespace::Time(n) => {
+                    if self.task.group.signals.lock().threads.len() > 1 {
+                        return Err(EUSERS);
+                    }
+                    n.enter(&self.task.kernel)?;
+                    new.time = n.clone();
+                    new.time_for_children = n;
+                }
+                AnyNamespace::User(_) => {}
             }
         }
         if let Some(fs) = fs {
             self.set_fs(fs);
         }
+        let times_change = !Arc::ptr_eq(&new.time, &self.task.namespaces.lock().time);
         self.take_namespaces(Changed { cred, namespaces: Arc::new(new) });
+        if times_change {
+            let mm = self.mm.clone();
+            self.task.show_clocks(&mm)?;
+            self.offsets = self.task.offsets();
+        }
         Ok(())
     }
 }

@@ -10,6 +10,7 @@ use fs::file::{FileDescription, FileOps, Metadata};
 use fs::vfs::MountNamespace;
 
 use super::pid::PidNs;
+use super::time::TimeNs;
 use super::{Namespace, Uts};
 use crate::ipc::IpcNamespace;
 use crate::syscall::SysResult;
@@ -28,7 +29,7 @@ pub enum AnyNamespace {
     Mount(Arc<Namespace<Arc<MountNamespace>>>),
     Net(Arc<Namespace<Arc<net::Namespace>>>),
     Pid(Arc<PidNs>),
-    Time(Arc<Namespace<()>>),
+    Time(Arc<TimeNs>),
     User(Arc<UserNamespace>),
     Uts(Arc<Uts>),
 }
@@ -55,7 +56,8 @@ impl AnyNamespace {
     /// The inode number.
     pub fn ino(&self) -> u64 {
         match self {
-            Self::Cgroup(n) | Self::Time(n) => n.ino,
+            Self::Cgroup(n) => n.ino,
+            Self::Time(n) => n.ino,
             Self::Pid(n) => n.ino,
             Self::Ipc(n) => n.ino,
             Self::Mount(n) => n.ino,
@@ -68,7 +70,8 @@ impl AnyNamespace {
     /// The user namespace that owns it; a user namespace's is its parent.
     pub fn owner(&self) -> Option<Arc<UserNamespace>> {
         match self {
-            Self::Cgroup(n) | Self::Time(n) => Some(n.owner.clone()),
+            Self::Cgroup(n) => Some(n.owner.clone()),
+            Self::Time(n) => Some(n.owner.clone()),
             Self::Pid(n) => Some(n.owner.clone()),
             Self::Ipc(n) => Some(n.owner.clone()),
             Self::Mount(n) => Some(n.owner.clone()),
@@ -90,7 +93,8 @@ impl AnyNamespace {
             // There is nothing to open before the first process.
             "pid_for_children" if ns.pid_for_children.init() == 0 => return None,
             "pid_for_children" => Self::Pid(ns.pid_for_children.clone()),
-            "time" | "time_for_children" => Self::Time(ns.time.clone()),
+            "time" => Self::Time(ns.time.clone()),
+            "time_for_children" => Self::Time(ns.time_for_children.clone()),
             "user" => Self::User(task.cred().user_ns.clone()),
             "uts" => Self::Uts(ns.uts.clone()),
             _ => return None,

@@ -1,6 +1,6 @@
 //! Namespaces (namespaces(7)): what a task sees of the system.
 //!
-//! Reading order: this file, `change.rs` (unshare(2), setns(2), the flags of clone(2)), `pid.rs`, `file.rs` (`/proc/PID/ns`). User
+//! Reading order: this file, `change.rs` (unshare(2), setns(2), the flags of clone(2)), `pid.rs`, `time.rs`, `file.rs` (`/proc/PID/ns`). User
 //! namespaces are in `base::userns`, since file systems ask them; a task's is in its credentials.
 
 use std::ops::Deref;
@@ -12,6 +12,7 @@ use base::userns::UserNamespace;
 use fs::vfs::MountNamespace;
 
 use self::pid::{PidNs, PidNumbers};
+use self::time::{TimeNs, TimeOffsets};
 use crate::ipc::sem::UndoList;
 use crate::ipc::{Budget, IpcNamespace};
 use crate::system::Names;
@@ -20,6 +21,7 @@ use crate::task::Task;
 pub mod change;
 pub mod file;
 pub mod pid;
+pub mod time;
 
 /// Inode numbers of the first namespaces (Linux include/linux/proc_ns.h).
 mod first {
@@ -83,8 +85,10 @@ pub struct Namespaces {
     pub cgroup: Arc<Namespace<()>>,
     /// The PID namespace of the processes that it makes.
     pub pid_for_children: Arc<PidNs>,
-    /// The only one.
-    pub time: Arc<Namespace<()>>,
+    /// Offsets of clocks.
+    pub time: Arc<TimeNs>,
+    /// The time namespace of the processes that it makes.
+    pub time_for_children: Arc<TimeNs>,
     /// What all IPC namespaces share.
     pub budget: Arc<Budget>,
 }
@@ -99,6 +103,7 @@ impl Namespaces {
     /// Those of the first task.
     pub fn first(names: Names, net: Arc<net::Namespace>, mounts: Arc<MountNamespace>) -> Arc<Self> {
         let budget = Arc::<Budget>::default();
+        let time = Namespace::first(first::TIME, TimeOffsets::default());
         Arc::new(Self {
             uts: Namespace::first(first::UTS, Lock::new(names)),
             ipc: Namespace::first(first::IPC, IpcNamespace::new(budget.clone())),
@@ -106,7 +111,8 @@ impl Namespaces {
             mount: Namespace::first(new_ino(), mounts),
             cgroup: Namespace::first(first::CGROUP, ()),
             pid_for_children: Namespace::first(first::PID, PidNumbers::first()),
-            time: Namespace::first(first::TIME, ()),
+            time_for_children: time.clone(),
+            time,
             budget,
         })
     }

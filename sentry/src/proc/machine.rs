@@ -93,7 +93,8 @@ fn idle_ns(kernel: &Kernel, busy: u64) -> u64 {
 }
 
 fn uptime(kernel: &Kernel) -> String {
-    let up = kernel.boot_ns() / 10_000_000;
+    let ahead = current().map_or(0, |t| t.offsets().boottime_ns);
+    let up = kernel.boot_ns().saturating_add_signed(ahead) / 10_000_000;
     let idle = idle_ns(kernel, kernel.total_usage().cpu_ns()) / 10_000_000;
     format!("{}.{:02} {}.{:02}\n", up / 100, up % 100, idle / 100, idle % 100)
 }

@@ -145,6 +145,7 @@ impl ProcTask {
         let rss_limit = self.group.rlimits.lock()[5].0;
         let cpu = view.task.as_ref().map_or(0, |t| t.account.cpu());
         let scheduling = view.attributes.scheduling;
+        let ahead_ns = current().map_or(0, |t| t.offsets().boottime_ns);
         let shown = |id| self.ns.shown(id);
         let mut out = format!("{} (", shown(self.tid)).into_bytes();
         out.extend_from_slice(&escape_name(&view.name, false));
@@ -167,7 +168,7 @@ impl ProcTask {
             scheduling.nice.into(),
             (st.threads.len().max(1) as u64).into(),
             0,
-            ticks(view.started_ns).into(),
+            ticks(view.started_ns.saturating_add_signed(ahead_ns)).into(),
             sizes.sizes.total.into(),
             (sizes.rss() / PAGE_SIZE).into(),
             rss_limit.into(),

@@ -77,6 +77,10 @@ impl ProcTask {
                 Ok(self.view()?.cred.user_ns.map_text(id_kind(file), &reader).into_bytes())
             }
             TaskFile::SetGroups => Ok(self.view()?.cred.user_ns.setgroups_text().as_bytes().to_vec()),
+            TaskFile::TimensOffsets => {
+                let time = self.task()?.namespaces.lock().time_for_children.clone();
+                Ok(time.text().into_bytes())
+            }
             TaskFile::Io => self.io_text(whole),
         }
     }
@@ -128,6 +132,13 @@ impl ProcTask {
                 let writer = current().ok_or(ESRCH)?.cred();
                 self.view()?.cred.user_ns.set_map(id_kind(file), &writer, bytes)?;
                 Ok(bytes.len())
+            }
+            TaskFile::TimensOffsets => {
+                let kernel = self.kernel()?;
+                let writer = current().ok_or(ESRCH)?.cred();
+                let time = self.task()?.namespaces.lock().time_for_children.clone();
+                let is_first = Arc::ptr_eq(&time, &kernel.namespaces.time);
+                time.set(&kernel, &writer, bytes, is_first)
             }
             TaskFile::SetGroups => {
                 let writer = current().ok_or(ESRCH)?.cred();

@@ -128,7 +128,7 @@ fn deadline(
             let real = u64::try_from(cx.task.kernel.time.now(Clock::Realtime).as_ns()).unwrap_or(0);
             now.saturating_add(ns.saturating_sub(real))
         }
-        _ => ns,
+        _ => ns.saturating_add_signed(cx.offsets.monotonic_ns.saturating_neg()),
     }))
 }
 

@@ -41,7 +41,7 @@ fn deadline(cx: &Ctx<'_>, timeout: UserAddr, clock: i32) -> Result<Option<u64>, 
     }
     let Some(ns) = super::time::timeout(cx, timeout)? else { return Ok(None) };
     if clock == 1 {
-        return Ok(Some(ns));
+        return Ok(Some(ns.saturating_add_signed(cx.offsets.monotonic_ns.saturating_neg())));
     }
     let real = u64::try_from(cx.task.kernel.time.now(Clock::Realtime).as_ns()).unwrap_or(0);
     Ok(Some(cx.monotonic_ns().saturating_add(ns.saturating_sub(real))))

@@ -69,7 +69,7 @@ pub(super) fn sys_clone3(cx: &mut Ctx<'_>, addr: UserAddr, size: u64) -> SysResu
     }
     let bad_signal = a[4] > 64 || (a[4] != 0 && a[0] & (flag::THREAD | flag::PARENT) != 0);
     if bad_signal
-        || a[0] & (0xff | flag::DETACHED) != 0
+        || a[0] & (0xff & !flag::NEWTIME | flag::DETACHED) != 0
         || (a[8] == 0) != (a[9] == 0)
         || a[9] > MAX_LEVEL as u64
         || (a[5] == 0) != (a[6] == 0)

@@ -31,7 +31,14 @@ pub(super) fn timeout(cx: &Ctx<'_>, addr: UserAddr) -> Result<Option<u64>, Errno
 /// # Errors
 /// `EINVAL`: there is none.
 pub(super) fn clock_id(cx: &Ctx<'_>, id: i32) -> Result<ClockId, Errno> {
-    let alarm = |alarm, wakes| Ok(ClockId::Alarm { alarm, wakes, ahead_ns: 0 });
+    let alarm = |alarm, wakes| {
+        let ahead_ns = match alarm {
+            AlarmClock::Realtime => 0,
+            AlarmClock::Monotonic => cx.offsets.monotonic_ns,
+            AlarmClock::Boottime => cx.offsets.boottime_ns,
+        };
+        Ok(ClockId::Alarm { alarm, wakes, ahead_ns })
+    };
     match id {
         0 => alarm(AlarmClock::Realtime, false),
         1 => alarm(AlarmClock::Monotonic, false),
@@ -89,7 +96,8 @@ fn clock_ns(cx: &Ctx<'_>, clock: i32) -> Result<u64, Errno> {
         9 => Clock::Boottime,
         c => Clock::from_id(c).ok_or(EINVAL)?,
     };
-    Ok(u64::try_from(cx.task.kernel.time.now(clock).as_ns()).unwrap_or(0))
+    let ns = cx.task.kernel.time.now(clock).as_ns().saturating_add(cx.offsets.of(clock));
+    Ok(u64::try_from(ns).unwrap_or(0))
 }
 
 /// `clock_gettime(2)`.
@@ -211,7 +219,8 @@ pub(super) fn sys_clock_nanosleep(
     let absolute = flags & 1 != 0;
     match id {
         ClockId::Alarm { wakes: true, .. } if !cx.cred.has(CAP_WAKE_ALARM) => Err(EPERM.into()),
-        ClockId::Alarm { alarm: AlarmClock::Monotonic, .. } if absolute => {
+        ClockId::Alarm { alarm: AlarmClock::Monotonic, ahead_ns, .. } if absolute => {
+            let ns = ns.saturating_add_signed(ahead_ns.saturating_neg());
             sleep_monotonic(cx, ns, rest, true)
         }
         ClockId::Alarm { alarm, ahead_ns, .. } if absolute => {

@@ -222,8 +222,19 @@ pub(super) fn sys_timerfd_settime(
         return Err(EINVAL.into());
     }
     let file = cx.open_file(fd)?;
-    let before = timerfd_of(&file)?.set(&timerfd::Setting {
-        value: setting.0,
+    let timer = timerfd_of(&file)?;
+    let ahead_ns = match timer.clock() {
+        AlarmClock::Realtime => 0,
+        AlarmClock::Monotonic => cx.offsets.monotonic_ns,
+        AlarmClock::Boottime => cx.offsets.boottime_ns,
+    };
+    // What is past there is due; 0 would turn the timer off.
+    let value = match setting.0 {
+        ns if ns != 0 && flags & ABSTIME != 0 => ns.saturating_sub(ahead_ns).max(1),
+        ns => ns,
+    };
+    let before = timer.set(&timerfd::Setting {
+        value,
         interval: setting.1,
         is_absolute: flags & ABSTIME != 0,
         cancel_on_set: flags & CANCEL_ON_SET != 0,

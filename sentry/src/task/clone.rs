@@ -53,7 +53,7 @@ pub mod flag {
     pub const NEWTIME: u64 = 0x80;
     pub const IO: u64 = 0x8000_0000;
     pub const CLEAR_SIGHAND: u64 = 0x1_0000_0000;
-    /// What is done; the rest (time namespaces, cgroups) gets EINVAL.
+    /// What is done; the rest (cgroups) gets EINVAL.
     pub const SUPPORTED: u64 = VM
         | FS
         | FILES
@@ -295,7 +295,9 @@ fn new_ctx<'a>(
 ) -> Ctx<'a> {
     super::current::set_current(Some(task.clone()));
     task.account.start();
+    let offsets = task.offsets();
     Ctx {
+        offsets,
         task,
         mm,
         files,
@@ -384,6 +386,8 @@ impl Ctx<'_> {
         };
         let rlimits = *self.task.group.rlimits.lock();
         let exe = self.task.group.exe.lock().clone();
+        let (namespaces, enters_time) =
+            if f & flag::VM == 0 { namespaces.on_fork() } else { (namespaces, false) };
         let pid_ns = namespaces.pid_for_children.clone();
         if is_thread && !Arc::ptr_eq(&pid_ns, self.task.pid_ns()) {
             return Err(EINVAL.into());
@@ -445,6 +449,10 @@ impl Ctx<'_> {
                 context.kicker(),
             )),
         });
+        if enters_time && let Err(e) = task.show_clocks(&mm) {
+            kernel.tree.lock().release_id(tid);
+            return Err(e.into());
+        }
         let pidfd =
             if f & flag::PIDFD != 0 { self.make_pidfd(&group, args.pidfd).map(Some) } else { Ok(None) };
         let pidfd = match pidfd {

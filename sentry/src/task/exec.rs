@@ -22,9 +22,7 @@ use loader::stack::{AuxInput, StackInput, StackPlan};
 
 use super::block::Registration;
 use super::{Ctx, Task, TaskState};
-use crate::mm::{
-    FileMapping, MapBacking, MapRequest, MapType, MemoryManager, Params, VDSO, VVAR, VmFlags, VmName,
-};
+use crate::mm::{FileMapping, MapBacking, MapRequest, MapType, MemoryManager, Params, VDSO, VVAR};
 
 /// A mapped file's name, and the reference that keeps it open.
 #[derive(Debug)]
@@ -261,6 +259,7 @@ impl Ctx<'_> {
             entry = placed.entry;
             interp_base = placed.bias;
         }
+        self.enter_time_for_children();
         let vdso = self.map_vdso(&mm)?;
         let mut at_random = [0u8; 16];
         at_random.copy_from_slice(&random_bytes[40..]);
@@ -373,29 +372,28 @@ impl Ctx<'_> {
         Ok((addr + span - image.span()) & !(align - 1))
     }
 
+    fn enter_time_for_children(&mut self) {
+        let own = self.task.namespaces.lock().clone();
+        let (namespaces, changed) = own.on_fork();
+        if changed {
+            let former = std::mem::replace(&mut *self.task.namespaces.lock(), namespaces);
+            drop(former);
+            self.offsets = self.task.offsets();
+        }
+    }
+
     fn map_vdso(&self, mm: &MemoryManager) -> Result<u64, Errno> {
         let kernel = &self.task.kernel;
+        let vvar = self.task.vvar()?;
         // Lengths as Linux's; a touch beyond what there is gives SIGBUS, as there.
         let (data, code) = (loader::vdso::VVAR_SIZE, 2 * PAGE_SIZE);
         let base = mm.map(MapRequest::anonymous(0, data + code, Prot::empty(), MapFlags::empty()))?;
         let pieces = [
-            (base, data, &kernel.vvar, Prot::READ, VVAR),
+            (base, data, &vvar, Prot::READ, VVAR),
             (base + data, code, &kernel.vdso, Prot::READ | Prot::EXEC, VDSO),
         ];
         for (addr, len, pages, prot, name) in pieces {
-            let mut request = MapRequest::anonymous(addr, len, prot, MapFlags::FIXED);
-            request.kind = Some(MapType::Shared);
-            request.backing = MapBacking::File(FileMapping {
-                file: Ok(pages.mapped()),
-                offset: 0,
-                readable: true,
-                writable: false,
-                append_only: false,
-                noexec: false,
-            });
-            request.extra = VmFlags::empty();
-            request.name = VmName::Special(name);
-            mm.map(request)?;
+            mm.map(MapRequest::special(addr, len, pages, prot, name))?;
         }
         Ok(base + data)
     }

@@ -47,6 +47,8 @@ pub struct Ctx<'a> {
     pub window_page: Option<super::WindowPage>,
     /// The restrictions that its calls are checked against.
     pub seccomp: crate::seccomp::Current,
+    /// How far its clocks are ahead, in its time namespace.
+    pub offsets: crate::ns::time::Offsets,
     /// Set when the thread has ended.
     pub ended: bool,
 }

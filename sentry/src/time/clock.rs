@@ -5,7 +5,7 @@
 //! the host's is set). System calls and the vDSO use the same functions, so what they say agrees.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use abi::Errno;
@@ -16,6 +16,7 @@ use host::clock::HostClock;
 use loader::vdso::{ClockParams, CpuMode, TscMode, VvarPage};
 
 use super::vvar::Published;
+use crate::ns::time::Offsets;
 
 /// Multipliers are nanoseconds per tick times two to this power: a part in 10^14 for counters around 1 GHz.
 const SHIFT: u32 = 48;
@@ -322,8 +323,41 @@ impl Offset {
     }
 }
 
+/// A page for vDSOs whose clocks are ahead of the others (time_namespaces(7)).
+pub struct ShiftedPage {
+    published: Published,
+    offsets: Offsets,
+}
+
+impl std::fmt::Debug for ShiftedPage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ShiftedPage").field("offsets", &self.offsets).finish_non_exhaustive()
+    }
+}
+
+impl ShiftedPage {
+    /// The page in the memory file. The reference stays here.
+    pub fn page(&self) -> MemRange {
+        self.published.page()
+    }
+
+    /// What it says where the first page says `page`.
+    fn shift(&self, page: VvarPage) -> VvarPage {
+        let mut page = page;
+        for clock in [Clock::Monotonic, Clock::MonotonicCoarse, Clock::MonotonicRaw, Clock::Boottime] {
+            let params = &mut page.clocks[clock.page_index()];
+            let ns = i64::try_from(params.nsec).unwrap_or(0).saturating_add(self.offsets.of(clock));
+            params.sec = params.sec.saturating_add(ns.div_euclid(SECOND));
+            params.nsec = ns.rem_euclid(SECOND).unsigned_abs();
+        }
+        page
+    }
+}
+
 #[derive(Debug)]
 struct State {
+    /// Pages that are published along with the first.
+    shifted: Vec<Weak<ShiftedPage>>,
     monotonic: Track,
     raw: Track,
     realtime: Offset,
@@ -394,7 +428,7 @@ impl Timekeeper {
         let realtime = Offset::new(source.as_ref(), HostClock::Realtime);
         let boottime = Offset::new(source.as_ref(), HostClock::Boottime);
         let tai = source.now_ns(HostClock::Tai).saturating_sub(source.now_ns(HostClock::Realtime));
-        let state = State { monotonic, raw, realtime, boottime, started_ns };
+        let state = State { shifted: Vec::new(), monotonic, raw, realtime, boottime, started_ns };
         let keeper = Self {
             source,
             tsc_offset,
@@ -409,6 +443,18 @@ impl Timekeeper {
     /// The page that goes directly below the vDSO in every address space, read-only.
     pub fn vvar_page(&self) -> MemRange {
         self.published.page()
+    }
+
+    /// Makes a page for vDSOs whose clocks are ahead by `offsets`; it is kept current as long as somebody holds it.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn shifted(&self, memory: &Arc<dyn Memory>, offsets: Offsets) -> Result<Arc<ShiftedPage>, Errno> {
+        let made = Arc::new(ShiftedPage { published: Published::new(memory.clone())?, offsets });
+        let mut state = self.state.lock();
+        state.shifted.push(Arc::downgrade(&made));
+        self.publish(&mut state, Track::follow);
+        Ok(made)
     }
 
     /// Brings the clocks back to the host's. Returns when to call it again: soon at first, later each second.
@@ -429,6 +475,9 @@ impl Timekeeper {
 
     fn publish(&self, state: &mut State, step: impl Fn(&mut Track, u64)) {
         let Some(tsc_offset) = self.tsc_offset else { return };
+        state.shifted.retain(|page| page.strong_count() > 0);
+        let shifted: Vec<Arc<ShiftedPage>> = state.shifted.iter().filter_map(Weak::upgrade).collect();
+        shifted.iter().for_each(|s| s.published.begin());
         self.published.update(|| {
             let tsc = self.source.tsc();
             step(&mut state.monotonic, tsc);
@@ -452,6 +501,7 @@ impl Timekeeper {
             ] {
                 page.clocks[clock.page_index()] = params;
             }
+            shifted.iter().for_each(|s| s.published.finish(s.shift(page)));
             page
         });
     }

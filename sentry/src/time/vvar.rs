@@ -58,12 +58,24 @@ impl Published {
     /// `make` runs while readers wait: a reader who got away with the old parameters read the counter before `make` was
     /// called, all others use the new ones. The caller makes sure that nobody else updates.
     pub fn update(&self, make: impl FnOnce() -> VvarPage) {
+        self.begin();
+        self.finish(make());
+    }
+
+    /// Makes readers wait until [`Published::finish`].
+    pub fn begin(&self) {
         let old = self.seq.load(Ordering::Relaxed);
-        let (odd, even) = (old.wrapping_add(1), old.wrapping_add(2));
+        let odd = old.wrapping_add(1);
         self.seq.store(odd, Ordering::Relaxed);
         self.memory.compare_exchange_u32(self.page.offset, old, odd);
         fence(Ordering::SeqCst);
-        let page = VvarPage { seq: odd, ..make() };
+    }
+
+    /// Publishes `page`, after [`Published::begin`].
+    pub fn finish(&self, page: VvarPage) {
+        let odd = self.seq.load(Ordering::Relaxed);
+        let even = odd.wrapping_add(1);
+        let page = VvarPage { seq: odd, ..page };
 
         self.memory.write(self.page.offset + size_of::<u32>() as u64, &page.as_bytes()[size_of::<u32>()..]);
         self.tsc_base.store(page.tsc_base, Ordering::Relaxed);
