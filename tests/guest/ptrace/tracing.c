@@ -317,6 +317,14 @@ static void show_tracer(pid_t pid)
 	FILE *f;
 
 	snprintf(path, sizeof path, "/proc/%d/status", pid);
+	/* It goes back to sleep soon. */
+	for (int tries = 0, runs = 1; runs && tries < 500; tries++, usleep(4000)) {
+		f = fopen(path, "r");
+		for (runs = 0; f && fgets(line, sizeof line, f);)
+			runs |= !strncmp(line, "State:\tR", 8);
+		if (f)
+			fclose(f);
+	}
 	f = fopen(path, "r");
 	while (f && fgets(line, sizeof line, f))
 		if (!strncmp(line, "State", 5))
