@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ringfence_tests::conformance::compile::{cache, compile};
 use ringfence_tests::conformance::measure::{Plan, measure};
+use ringfence_tests::conformance::random::Search;
 use ringfence_tests::conformance::results::judge;
 use ringfence_tests::conformance::run::Runner;
 use ringfence_tests::conformance::suite;
@@ -105,6 +106,28 @@ fn random_system_calls_do_not_end_the_sandbox() {
         let outcome = sandboxed(&[program, &seconds, seed], b"", limit);
         assert_eq!(outcome.stdout, b"survived\n", "seed {seed}: {}", outcome.stderr_text());
     }
+}
+
+/// The same seeds each time; `RINGFENCE_RANDOM_SECONDS=600` is the long run.
+#[test]
+fn random_programs_behave_as_natively() {
+    if !have_kvm() || !have_program("cc") {
+        return;
+    }
+    let seconds = std::env::var("RINGFENCE_RANDOM_SECONDS").unwrap_or_else(|_| "8".to_owned());
+    let time = Duration::from_secs(seconds.parse().expect("RINGFENCE_RANDOM_SECONDS is a number"));
+    let prefix = [&ringfence().to_string_lossy(), "run", "--"].map(str::to_owned);
+    let search =
+        Search::new(&prefix, &cache().expect("the folder for programs")).expect("the program builds");
+    let mut found = Vec::new();
+    let ran = search
+        .run(1, time, |difference| {
+            if difference.repeats {
+                found.push(format!("{}\n{}", difference.command(), difference.detail));
+            }
+        })
+        .expect("the programs run");
+    assert!(ran > 0 && found.is_empty(), "{} of {ran} differ:\n{}", found.len(), found.join("\n"));
 }
 
 /// `RINGFENCE_STRESS_SECONDS=600` is the long run.

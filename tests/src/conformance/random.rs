@@ -29,6 +29,8 @@ pub struct Difference {
     pub steps: Vec<usize>,
     /// Where the outputs part, for people.
     pub detail: String,
+    /// Whether it was seen a second time. What was not may be chance, on either kernel.
+    pub repeats: bool,
 }
 
 impl Difference {
@@ -131,7 +133,12 @@ impl Search {
         };
         let mut runs = 0;
         let Some(mut text) = detail(&all)? else {
-            return Ok(Difference { seed, steps: all, detail: "it did not happen again\n".to_owned() });
+            return Ok(Difference {
+                seed,
+                steps: all,
+                detail: "it did not happen again\n".to_owned(),
+                repeats: false,
+            });
         };
         let steps = shrink(all, |steps| {
             runs += 1;
@@ -144,7 +151,7 @@ impl Search {
             }
             Ok(found.is_some())
         })?;
-        Ok(Difference { seed, steps, detail: text })
+        Ok(Difference { seed, steps, detail: text, repeats: true })
     }
 }
 
