@@ -1,6 +1,7 @@
 //! Sleeping: a task's parking place.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use abi::Errno;
@@ -9,55 +10,79 @@ use base::lock::{Condition, Lock, rank};
 use base::wait::{Events, WaitQueue, Wake};
 use fs::file::FileDescription;
 
+use super::patience::{AWAKE, Patience};
 use super::{Ctx, Phase};
 use crate::syscall::{Restart, Stop};
 
-#[derive(Debug, Default)]
-struct Flags {
-    woken: bool,
-    interrupted: bool,
-}
+/// A wake-up came, an interrupt came, the thread sleeps.
+const WOKEN: u32 = 1;
+const INTERRUPTED: u32 = 2;
+const ASLEEP: u32 = 4;
 
-/// Where a thread sleeps.
+/// Where a thread sleeps. Whoever wakes a thread that is not asleep yet asks nothing of the host.
 #[derive(Debug, Default)]
 pub struct Parker {
-    flags: Lock<Flags, { rank::LEAF }>,
+    state: AtomicU32,
+    patience: Patience,
+    sleeping: Lock<(), { rank::LEAF }>,
     changed: Condition,
 }
 
 impl Parker {
     /// Ends the sleep because of a signal.
     pub fn interrupt(&self) {
-        self.flags.lock().interrupted = true;
-        self.changed.notify_all();
+        self.end_sleep(INTERRUPTED);
+    }
+
+    fn end_sleep(&self, why: u32) {
+        let before = self.state.fetch_or(why, Ordering::SeqCst);
+        if before == ASLEEP {
+            // The sleeper holds the lock from its last look on until it sleeps.
+            drop(self.sleeping.lock());
+            self.changed.notify_one();
+        }
     }
 
     /// Forgets earlier wake-ups and interrupts: call it, then check the conditions, then `park`.
     pub fn prepare(&self) {
-        *self.flags.lock() = Flags::default();
+        self.state.store(0, Ordering::SeqCst);
+    }
+
+    fn is_over(&self) -> bool {
+        self.state.load(Ordering::SeqCst) & (WOKEN | INTERRUPTED) != 0
     }
 
     /// Sleeps until a wake-up, an interrupt, or the limit; returns false when the time ran out.
     pub fn park(&self, limit: Option<Duration>) -> bool {
-        let mut flags = self.flags.lock();
-        while !flags.woken && !flags.interrupted {
-            match limit {
-                None => self.changed.wait(&mut flags),
-                Some(d) => {
-                    if self.changed.wait_for(&mut flags, d) {
-                        return flags.woken || flags.interrupted;
-                    }
+        if self.is_over() {
+            return true;
+        }
+        AWAKE.fetch_sub(1, Ordering::Relaxed);
+        let mut sleeping = self.sleeping.lock();
+        let mut is_over = self.state.fetch_or(ASLEEP, Ordering::SeqCst) & (WOKEN | INTERRUPTED) != 0;
+        while !is_over {
+            let is_late = match limit {
+                None => {
+                    self.changed.wait(&mut sleeping);
+                    false
                 }
+                Some(limit) => self.changed.wait_for(&mut sleeping, limit),
+            };
+            is_over = self.is_over();
+            if is_late {
+                break;
             }
         }
-        true
+        self.state.fetch_and(!ASLEEP, Ordering::SeqCst);
+        drop(sleeping);
+        AWAKE.fetch_add(1, Ordering::Relaxed);
+        is_over
     }
 }
 
 impl Wake for Parker {
     fn wake(&self, _events: Events) {
-        self.flags.lock().woken = true;
-        self.changed.notify_all();
+        self.end_sleep(WOKEN);
     }
 }
 
@@ -99,7 +124,8 @@ impl Ctx<'_> {
         crate::signal::async_io::send_due();
         self.context.relax();
         self.task.account.enter(Phase::Asleep);
-        let woken = self.task.parker.park(limit);
+        let parker = &self.task.parker;
+        let woken = parker.patience.wait(|| parker.is_over()) || parker.park(limit);
         self.task.account.enter(Phase::Kernel);
         woken
     }

@@ -11,6 +11,7 @@ use base::lock::{Lock, rank};
 use base::wait::{Events, Wake};
 use platform::Context;
 
+use super::patience::Awake;
 use super::{
     Account, Attributes, Ctx, GroupAttributes, GroupSignals, Parker, Phase, Task, TaskState, ThreadGroup,
 };
@@ -319,7 +320,11 @@ fn new_ctx<'a>(
 
 fn spawn(tid: i32, f: impl FnOnce() + Send + 'static) -> Result<(), Errno> {
     let builder = std::thread::Builder::new().name(format!("task {tid}")).stack_size(512 << 10);
-    builder.spawn(f).map(drop).map_err(|_| EAGAIN)
+    let run = move || {
+        let _awake = Awake::new();
+        f();
+    };
+    builder.spawn(run).map(drop).map_err(|_| EAGAIN)
 }
 
 impl Ctx<'_> {

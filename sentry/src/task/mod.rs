@@ -27,6 +27,7 @@ pub mod exec;
 mod exec_cred;
 pub mod exit;
 pub mod fd;
+mod patience;
 pub mod pi;
 pub mod pidfd;
 pub mod robust;
