@@ -2,11 +2,12 @@
 //!
 //! Reading order: `lock.rs` (ranks: the one list of the lock order), `io.rs` (cursors over guest memory), `memmap.rs`
 //! (the memory file and what can be mapped), `wait.rs` (wait queues and readiness), `cred.rs`, `time.rs`,
-//! `alarm.rs` (what happens at a time).
+//! `alarm.rs` (what happens at a time), `kept.rs` (memory that the sentry keeps for guests).
 
 pub mod alarm;
 pub mod cred;
 pub mod io;
+pub mod kept;
 pub mod lock;
 pub mod memmap;
 pub mod time;

@@ -2,11 +2,12 @@
 
 use abi::Errno;
 use base::io::{Sink, Source};
+use base::kept::Kept;
 
 /// What a ring starts with.
 const SMALLEST: usize = 4 << 10;
 /// An empty ring larger than this is given back.
-const KEPT: usize = 256 << 10;
+const LARGEST_IDLE: usize = 256 << 10;
 
 /// A queue of bytes. An idle one holds no memory.
 #[derive(Debug, Default)]
@@ -15,6 +16,8 @@ pub struct ByteRing {
     buf: Vec<u8>,
     head: usize,
     len: usize,
+    /// The size of `buf`.
+    kept: Kept,
 }
 
 impl ByteRing {
@@ -28,16 +31,19 @@ impl ByteRing {
         self.len == 0
     }
 
-    fn grow(&mut self, needed: usize) {
+    fn grow(&mut self, needed: usize) -> Result<(), Errno> {
         if needed <= self.buf.len() {
-            return;
+            return Ok(());
         }
-        let mut larger = vec![0; needed.next_power_of_two().max(SMALLEST)];
+        let size = needed.next_power_of_two().max(SMALLEST);
+        self.kept.resize(size)?;
+        let mut larger = vec![0; size];
         let (front, back) = self.slices();
         larger[..front.len()].copy_from_slice(front);
         larger[front.len()..front.len() + back.len()].copy_from_slice(back);
         self.buf = larger;
         self.head = 0;
+        Ok(())
     }
 
     fn slices(&self) -> (&[u8], &[u8]) {
@@ -48,10 +54,15 @@ impl ByteRing {
     /// Takes up to `max` bytes from `src`; returns how many.
     ///
     /// # Errors
-    /// The source's, when nothing could be taken.
+    /// The source's, when nothing could be taken; `ENOBUFS`: the sandbox may keep no more.
     pub fn fill(&mut self, src: &mut dyn Source, max: usize) -> Result<usize, Errno> {
-        let max = max.min(src.remaining());
-        self.grow(self.len + max);
+        let mut max = max.min(src.remaining());
+        if let Err(e) = self.grow(self.len + max) {
+            max = self.buf.len() - self.len;
+            if max == 0 {
+                return Err(e);
+            }
+        }
         let mut done = 0;
         while done < max {
             let size = self.buf.len();
@@ -107,8 +118,8 @@ impl ByteRing {
         self.len -= n;
         if self.len == 0 {
             self.head = 0;
-            if self.buf.len() > KEPT {
-                self.buf = Vec::new();
+            if self.buf.len() > LARGEST_IDLE {
+                self.clear();
             }
         } else {
             self.head = (self.head + n) & (self.buf.len() - 1);

@@ -11,6 +11,7 @@ use base::wait::{Events, WaitQueue};
 use host::clock::HostClock;
 
 use crate::Namespace;
+use crate::stamps::Stamps;
 
 /// Options that are stored and, where nothing else says so, have no further effect.
 #[derive(Clone, Debug, Default)]
@@ -20,12 +21,11 @@ pub struct Stored {
     pub dont_route: bool,
     pub no_check: bool,
     pub rxq_ovfl: bool,
-    pub select_err_queue: bool,
-    pub zerocopy: bool,
     pub priority: i32,
     pub mark: u32,
     pub rcvmark: bool,
-    pub timestamping: u32,
+    /// `SO_TXTIME`: the clock, and flags.
+    pub txtime: Option<(i32, u32)>,
     pub busy_poll: i32,
     pub max_pacing_rate: u64,
     pub incoming_cpu: i32,
@@ -40,17 +40,6 @@ pub struct Stored {
     pub linger: Option<u32>,
     /// The seconds when it is off.
     pub linger_seconds: u32,
-}
-
-/// How times of arrival are told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Timestamp {
-    /// Not at all.
-    Off = 0,
-    /// `SO_TIMESTAMP`.
-    Micro = 1,
-    /// `SO_TIMESTAMPNS`.
-    Nano = 2,
 }
 
 /// What every socket has.
@@ -69,9 +58,9 @@ pub struct Common {
     /// When it was made.
     pub created: Time,
     /// The owner.
-    pub uid: u32,
+    pub uid: AtomicU32,
     /// The owner's group.
-    pub gid: u32,
+    pub gid: AtomicU32,
     /// Permission bits of the inode.
     pub mode: AtomicU32,
     /// Those who wait.
@@ -90,6 +79,8 @@ pub struct Common {
     pub low_water: AtomicUsize,
     /// `SO_PASSCRED`.
     pub passcred: AtomicBool,
+    /// `SO_PASSPIDFD`.
+    pub pass_pidfd: AtomicBool,
     /// `SO_REUSEADDR`.
     pub reuse_addr: AtomicBool,
     /// `SO_REUSEPORT`.
@@ -104,8 +95,12 @@ pub struct Common {
     pub port_range: AtomicU32,
     /// `SO_PEEK_OFF`; negative when off.
     pub peek_offset: AtomicI32,
-    /// [`Timestamp`] as a number.
-    timestamp: AtomicU32,
+    /// `SO_ZEROCOPY`.
+    pub zerocopy: AtomicBool,
+    /// `SO_SELECT_ERR_QUEUE`.
+    pub select_err_queue: AtomicBool,
+    /// What is told of times.
+    pub stamps: Stamps,
     /// The rest.
     pub stored: Lock<Stored, { rank::LEAF }>,
 }
@@ -126,8 +121,8 @@ impl Common {
             protocol,
             ino: net.new_ino(),
             created: now(),
-            uid,
-            gid,
+            uid: AtomicU32::new(uid),
+            gid: AtomicU32::new(gid),
             mode: AtomicU32::new(0o777),
             wait: WaitQueue::new(),
             error: AtomicI32::new(0),
@@ -137,6 +132,7 @@ impl Common {
             receive_timeout: AtomicU64::new(0),
             low_water: AtomicUsize::new(1),
             passcred: AtomicBool::new(false),
+            pass_pidfd: AtomicBool::new(false),
             reuse_addr: AtomicBool::new(false),
             reuse_port: AtomicBool::new(false),
             broadcast: AtomicBool::new(false),
@@ -144,9 +140,16 @@ impl Common {
             oob_inline: AtomicBool::new(false),
             port_range: AtomicU32::new(0),
             peek_offset: AtomicI32::new(-1),
-            timestamp: AtomicU32::new(0),
+            zerocopy: AtomicBool::new(false),
+            select_err_queue: AtomicBool::new(false),
+            stamps: Stamps::default(),
             stored: Lock::new(Stored { incoming_cpu: -1, max_pacing_rate: u64::MAX, ..Stored::default() }),
         })
+    }
+
+    /// The owner, and the owner's group.
+    pub fn owner(&self) -> (u32, u32) {
+        (self.uid.load(Ordering::Relaxed), self.gid.load(Ordering::Relaxed))
     }
 
     /// Whether bytes flow without boundaries.
@@ -189,20 +192,6 @@ impl Common {
     /// `SO_RCVBUF`.
     pub fn receive_limit(&self) -> usize {
         self.receive_buffer.load(Ordering::Relaxed)
-    }
-
-    /// How times of arrival are told.
-    pub fn timestamp(&self) -> Timestamp {
-        match self.timestamp.load(Ordering::Relaxed) {
-            1 => Timestamp::Micro,
-            2 => Timestamp::Nano,
-            _ => Timestamp::Off,
-        }
-    }
-
-    /// Sets how times of arrival are told.
-    pub fn set_timestamp(&self, how: Timestamp) {
-        self.timestamp.store(how as u32, Ordering::Relaxed);
     }
 }
 

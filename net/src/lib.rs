@@ -1,9 +1,10 @@
 //! Sockets: the layer between the socket calls and the protocol families, and the families.
 //!
 //! Reading order: `socket.rs` (what a family provides, and the file that a socket is), `common.rs` (what every socket
-//! has), `options.rs` (`SOL_SOCKET`), `message.rs` (what one send or receive carries), `namespace.rs` (what all sockets
-//! of a sandbox share), `sysctl.rs`, `device.rs` (the loopback device), `ioctl.rs`, `counters.rs`; then a family: `unix/`, `inet/`, `hostnet.rs` (the host's network), `netlink/`;
-//! `report.rs` and `procnet.rs` (what `/proc/net` shows).
+//! has), `options.rs` (`SOL_SOCKET`), `message.rs` (what one send or receive carries), `stamps.rs` (times of packets),
+//! `namespace.rs` (what all sockets of a sandbox share), `sysctl.rs`, `device.rs` (the loopback device), `ioctl.rs`,
+//! `counters.rs`; then a family: `unix/`, `inet/`, `hostnet.rs` (the host's network), `netlink/`; `report.rs` and
+//! `procnet.rs` (what `/proc/net` shows).
 //!
 //! Locks, outer to inner: a socket's state (`rank::SOCKET`), a queue of bytes, messages or connections (`rank::QUEUE`),
 //! wait queues. No lock of one socket's queue is held while another's is taken. Passed files are dropped with no lock
@@ -24,6 +25,7 @@ pub mod procnet;
 pub mod report;
 pub mod rights;
 pub mod socket;
+pub mod stamps;
 pub mod sysctl;
 pub mod unix;
 

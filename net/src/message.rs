@@ -88,6 +88,8 @@ pub struct Incoming {
     pub controls: Vec<Control>,
     /// Files that were passed.
     pub rights: Rights,
+    /// The process that sent it, when the receiver wants a descriptor of it (`SO_PASSPIDFD`).
+    pub sender: Option<i32>,
     /// Whether the stream stops here although more may come: end of file, a boundary.
     pub stops: bool,
 }

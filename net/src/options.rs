@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 
 use abi::Errno;
 use abi::errno::{EDOM, EINVAL, ENODATA, ENODEV, ENOENT, ENOPROTOOPT, ENOTCONN, EOPNOTSUPP, EPERM};
-use abi::socket::{Ucred, af, so, sol};
+use abi::socket::{Ucred, af, ipproto, so, sol};
 use base::cred::cap;
 
-use crate::common::{Common, Timestamp};
+use crate::common::Common;
 use crate::socket::{Caller, Socket};
 
 /// `SOCK_MIN_SNDBUF`, `SOCK_MIN_RCVBUF`.
@@ -138,19 +138,26 @@ pub fn set(
         }
         so::RCVTIMEO | so::RCVTIMEO_NEW => common.receive_timeout.store(timeout(value)?, order),
         so::SNDTIMEO | so::SNDTIMEO_NEW => common.send_timeout.store(timeout(value)?, order),
-        so::TIMESTAMP | so::TIMESTAMP_NEW => {
-            common.set_timestamp(if is_on { Timestamp::Micro } else { Timestamp::Off });
+        so::TIMESTAMP | so::TIMESTAMP_NEW | so::TIMESTAMPNS | so::TIMESTAMPNS_NEW => {
+            common.stamps.set(name, is_on);
         }
-        so::TIMESTAMPNS | so::TIMESTAMPNS_NEW => {
-            common.set_timestamp(if is_on { Timestamp::Nano } else { Timestamp::Off });
+        so::TIMESTAMPING | so::TIMESTAMPING_NEW => {
+            common.stamps.set_flags(name, number.cast_unsigned(), || socket.stamp_base())?;
         }
+        so::ZEROCOPY if !has_error_queue(common) => return Err(EOPNOTSUPP),
+        so::ZEROCOPY if !(0..=1).contains(&number) => return Err(EINVAL),
+        so::ZEROCOPY => common.zerocopy.store(is_on, order),
+        so::TXTIME => set_transmit_time(common, caller, value)?,
+        // A filter's programs are neither read nor run; what is no program is refused as anywhere.
+        so::ATTACH_FILTER | so::ATTACH_REUSEPORT_CBPF if value.len() != 16 => return Err(EINVAL),
+        so::ATTACH_BPF | so::ATTACH_REUSEPORT_EBPF => return Err(EINVAL),
         so::MARK if !caller.cred.has(cap::NET_RAW) && !caller.cred.has(cap::NET_ADMIN) => return Err(EPERM),
         so::MARK => common.stored.lock().mark = number.cast_unsigned(),
         so::RCVMARK => common.stored.lock().rcvmark = is_on,
         so::RXQ_OVFL => common.stored.lock().rxq_ovfl = is_on,
         so::PEEK_OFF if !socket.has_peek_offset() => return Err(EOPNOTSUPP),
         so::PEEK_OFF => common.peek_offset.store(number, order),
-        so::SELECT_ERR_QUEUE => common.stored.lock().select_err_queue = is_on,
+        so::SELECT_ERR_QUEUE => common.select_err_queue.store(is_on, order),
         so::BUSY_POLL if number < 0 => return Err(EINVAL),
         so::BUSY_POLL => common.stored.lock().busy_poll = number,
         so::MAX_PACING_RATE => {
@@ -164,6 +171,7 @@ pub fn set(
         so::INCOMING_CPU => common.stored.lock().incoming_cpu = number,
         so::PASSSEC | so::PASSPIDFD if common.domain != af::UNIX => return Err(EOPNOTSUPP),
         so::PASSSEC => common.stored.lock().passsec = is_on,
+        so::PASSPIDFD => common.pass_pidfd.store(is_on, order),
         so::DETACH_FILTER | so::DETACH_REUSEPORT_BPF => return Err(ENOENT),
         so::LOCK_FILTER if !is_on && common.stored.lock().switches >> name & 1 == 1 => return Err(EPERM),
         so::WIFI_STATUS | so::NOFCS | so::LOCK_FILTER => {
@@ -184,6 +192,29 @@ pub fn set(
         so::BUF_LOCK => common.stored.lock().buf_lock = number as u32,
         _ => return Err(ENOPROTOOPT),
     }
+    Ok(())
+}
+
+/// Whether `MSG_ZEROCOPY` means something.
+const fn has_error_queue(common: &Common) -> bool {
+    let is_inet = matches!(common.domain, af::INET | af::INET6);
+    is_inet && matches!(common.protocol, ipproto::TCP | ipproto::UDP)
+}
+
+/// `SO_TXTIME` (`struct sock_txtime`): on the loopback no packet waits for its time.
+///
+/// Source: Linux 6.12 net/core/sock.c, `sk_setsockopt`.
+fn set_transmit_time(common: &Common, caller: &Caller<'_>, value: &[u8]) -> Result<(), Errno> {
+    const FLAGS: u32 = 3;
+    const MONOTONIC: i32 = 1;
+    let (clock, flags) = (int(value)?, int(value.get(4..).ok_or(EINVAL)?)?.cast_unsigned());
+    if value.len() != 8 || flags & !FLAGS != 0 {
+        return Err(EINVAL);
+    }
+    if clock != MONOTONIC && !common.net.grants(caller.cred, cap::NET_ADMIN) {
+        return Err(EPERM);
+    }
+    common.stored.lock().txtime = Some((clock, flags));
     Ok(())
 }
 
@@ -249,10 +280,11 @@ pub fn get(socket: &dyn Socket, level: i32, name: i32, given: &[u8]) -> Result<V
         so::SNDLOWAT => 1,
         so::RCVTIMEO | so::RCVTIMEO_NEW => return Ok(timeval(common.receive_timeout.load(order))),
         so::SNDTIMEO | so::SNDTIMEO_NEW => return Ok(timeval(common.send_timeout.load(order))),
-        so::TIMESTAMP | so::TIMESTAMP_NEW => (common.timestamp() == Timestamp::Micro).into(),
-        so::TIMESTAMPNS | so::TIMESTAMPNS_NEW => (common.timestamp() == Timestamp::Nano).into(),
+        so::TIMESTAMP | so::TIMESTAMP_NEW | so::TIMESTAMPNS | so::TIMESTAMPNS_NEW => {
+            common.stamps.get(name).into()
+        }
         so::TIMESTAMPING | so::TIMESTAMPING_NEW => {
-            return Ok([stored.timestamping.to_le_bytes(), [0; 4]].concat());
+            return Ok([common.stamps.shown_flags(name).to_le_bytes(), [0; 4]].concat());
         }
         so::ACCEPTCONN => socket.is_listening().into(),
         so::MARK => stored.mark as i32,
@@ -265,18 +297,22 @@ pub fn get(socket: &dyn Socket, level: i32, name: i32, given: &[u8]) -> Result<V
         so::TXREHASH if !common.is_stream() => return Err(EOPNOTSUPP),
         so::TXREHASH => (!stored.no_rehash).into(),
         so::ATTACH_FILTER => return Ok(Vec::new()),
-        so::TXTIME => return Ok(vec![0; 8]),
+        so::TXTIME => {
+            let (clock, flags) = stored.txtime.unwrap_or_default();
+            return Ok([clock.to_le_bytes(), flags.to_le_bytes()].concat());
+        }
         so::PEERPIDFD if common.domain != af::UNIX => return Err(ENODATA),
-        so::ZEROCOPY => stored.zerocopy.into(),
+        so::ZEROCOPY => common.zerocopy.load(order).into(),
         so::PEEK_OFF if !socket.has_peek_offset() => return Err(EOPNOTSUPP),
         so::PEEK_OFF => common.peek_offset.load(order),
-        so::SELECT_ERR_QUEUE => stored.select_err_queue.into(),
+        so::SELECT_ERR_QUEUE => common.select_err_queue.load(order).into(),
         so::BUSY_POLL => stored.busy_poll,
         so::MAX_PACING_RATE if given.len() >= 8 => return Ok(stored.max_pacing_rate.to_le_bytes().to_vec()),
         so::MAX_PACING_RATE => u32::try_from(stored.max_pacing_rate).unwrap_or(u32::MAX).cast_signed(),
         so::INCOMING_CPU => stored.incoming_cpu,
         so::PASSSEC | so::PASSPIDFD if common.domain != af::UNIX => return Err(EOPNOTSUPP),
         so::PASSSEC => stored.passsec.into(),
+        so::PASSPIDFD => common.pass_pidfd.load(order).into(),
         so::BINDTODEVICE if stored.device.is_empty() => return Ok(Vec::new()),
         so::BINDTODEVICE => return Ok([&stored.device[..], &[0]].concat()),
         so::BINDTOIFINDEX => stored.bound_if as i32,

@@ -137,7 +137,7 @@ impl InetReport {
     /// The same with what every socket has.
     pub fn of(common: &Common, local: SocketAddr, remote: Option<SocketAddr>) -> Self {
         Self {
-            uid: common.uid,
+            uid: common.owner().0,
             ino: common.ino,
             receive_buffer: common.receive_limit(),
             send_buffer: common.send_limit(),

@@ -6,7 +6,7 @@
 use std::any::Any;
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use abi::Errno;
 use abi::errno::{ENOTTY, EOPNOTSUPP};
@@ -15,7 +15,7 @@ use base::cred::Credentials;
 use base::io::{Sink, Source};
 use base::wait::{Events, WaitQueue};
 use fs::file::{FileDescription, FileOps, IoctlMemory, Metadata, oflag};
-use fs::vfs::{Walk, mode};
+use fs::vfs::{SetAttributes, Walk, mode};
 
 use crate::Common;
 use crate::message::{Incoming, Outgoing};
@@ -179,6 +179,14 @@ pub trait Socket: Debug + Send + Sync + Any {
         false
     }
 
+    /// From which of its bytes on a stream numbers its time stamps (`SOF_TIMESTAMPING_OPT_ID`).
+    ///
+    /// # Errors
+    /// `EINVAL`: it is not connected.
+    fn stamp_base(&self) -> Result<u64, Errno> {
+        Ok(0)
+    }
+
     /// Whether it has ports, so that `SO_REUSEPORT` means something.
     fn has_ports(&self) -> bool {
         false
@@ -276,8 +284,8 @@ impl FileOps for SocketFile {
             ino: common.ino,
             mode: mode::IFSOCK | common.mode.load(Ordering::Relaxed),
             nlink: 1,
-            uid: common.uid,
-            gid: common.gid,
+            uid: common.uid.load(Ordering::Relaxed),
+            gid: common.gid.load(Ordering::Relaxed),
             blksize: 4096,
             atime: time,
             mtime: time,
@@ -285,6 +293,19 @@ impl FileOps for SocketFile {
             btime: time,
             ..Metadata::default()
         })
+    }
+
+    fn set_attributes(&self, attributes: &SetAttributes) -> Result<(), Errno> {
+        let common = self.0.common();
+        let set = |at: &AtomicU32, value: Option<u32>| {
+            if let Some(value) = value {
+                at.store(value, Ordering::Relaxed);
+            }
+        };
+        set(&common.mode, attributes.mode);
+        set(&common.uid, attributes.uid);
+        set(&common.gid, attributes.gid);
+        Ok(())
     }
 
     fn ready(&self) -> Events {

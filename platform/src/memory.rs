@@ -38,6 +38,8 @@ pub const STEP: u64 = 1 << 30;
 
 /// Freed bytes that wait at most for their hole to be punched together with others.
 const FREED_BATCH: u64 = 1 << 20;
+/// What the sentry keeps for guests may take this part of the host's memory, also where no budget is set.
+const KEPT_SHARE: u64 = 4;
 
 /// Longer ranges are not made present again: few of their pages will be needed soon.
 const REVOKED_TOGETHER: u64 = 4 << 20;
@@ -102,6 +104,7 @@ impl MemoryFile {
 
     fn make(limit: u64, has_large_memory: bool) -> Result<Self, Errno> {
         let limit = limit.checked_next_multiple_of(STEP).ok_or(ENOMEM)?.max(STEP);
+        base::kept::set_limit(host::system::total_memory() / KEPT_SHARE);
         Ok(Self {
             file: Memfd::create(c"ringfence-memory")?,
             mapping: Mapping::reserve_aligned(limit, LARGE_PAGE)?,
@@ -142,9 +145,10 @@ impl MemoryFile {
         self.allocated.load(Ordering::Relaxed)
     }
 
-    /// Sets how many bytes of the host's memory the file may hold.
+    /// Sets how many bytes of the host's memory the file may hold, with what the sentry keeps for guests beside it.
     pub fn set_budget(&self, bytes: u64) {
         self.budget.store(bytes, Ordering::Relaxed);
+        base::kept::set_limit(bytes.min(host::system::total_memory() / KEPT_SHARE));
     }
 
     /// The budget; `u64::MAX` without one.
@@ -156,14 +160,20 @@ impl MemoryFile {
     /// only, so that sparse use is not punished; who touches it later is found by [`Self::is_over_budget`].
     fn exceeds_budget(&self, len: u64) -> bool {
         let budget = self.budget();
+        let len = len.saturating_add(base::kept::bytes());
         let allocated = self.allocated().saturating_add(len);
         allocated > budget
             && (allocated > budget.saturating_mul(4) || self.resident().saturating_add(len) > budget)
     }
 
-    /// Whether the host holds more memory for the file than the budget allows.
+    /// Whether [`Self::is_over_budget`] is worth asking, which costs a call.
+    pub fn may_be_over_budget(&self) -> bool {
+        self.allocated().saturating_add(base::kept::bytes()) > self.budget()
+    }
+
+    /// Whether the host holds more memory for the file, and the sentry for the guests, than the budget allows.
     pub fn is_over_budget(&self) -> bool {
-        self.allocated() > self.budget() && self.resident() > self.budget()
+        self.may_be_over_budget() && self.resident().saturating_add(base::kept::bytes()) > self.budget()
     }
 
     /// The host address of `offset`, for memory slots.

@@ -324,7 +324,7 @@ impl Kernel {
                     limit = limit.min(CPU_LIMIT_WATCH);
                 }
                 let file = self.platform.memory();
-                if file.allocated() > file.budget() {
+                if file.may_be_over_budget() {
                     limit = limit.min(BUDGET_WATCH);
                     if file.is_over_budget() && fs::hostfs::reclaim() == 0 {
                         self.kill_largest();

@@ -6,14 +6,18 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use abi::Errno;
-use abi::errno::{EINVAL, ENODEV};
-use abi::socket::{af, sol};
+use abi::errno::{EINVAL, ENODEV, EPERM};
+use abi::socket::{af, scm, so, sol};
+use base::cred::cap;
 use base::time::Time;
 
 use super::address;
 use super::options::{IpOptions, LOOPBACK_INDEX, ip, ipv6};
+use crate::Common;
 use crate::message::Control;
 use crate::options::int;
+use crate::socket::Caller;
+use crate::stamps::flag;
 
 /// What a sender sets for one datagram.
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,6 +30,8 @@ pub(crate) struct Marks {
     pub(crate) tos: Option<u8>,
     /// `UDP_SEGMENT`.
     pub(crate) segment: Option<u16>,
+    /// Flags of `SO_TIMESTAMPING` about sending, in place of the socket's.
+    pub(crate) stamps: Option<u32>,
 }
 
 /// `UDP_SEGMENT`, as a control message too.
@@ -38,7 +44,12 @@ fn check_interface(index: i32) -> Result<(), Errno> {
 
 impl Marks {
     /// Reads a sender's control messages.
-    pub(crate) fn parse(domain: u16, controls: &[Control]) -> Result<Self, Errno> {
+    pub(crate) fn parse(
+        common: &Common,
+        caller: Option<&Caller<'_>>,
+        controls: &[Control],
+    ) -> Result<Self, Errno> {
+        let domain = common.domain;
         let mut marks = Self::default();
         for control in controls {
             let data = &control.data[..];
@@ -84,11 +95,58 @@ impl Marks {
                     let size = data.first_chunk::<2>().filter(|_| data.len() == 2).ok_or(EINVAL)?;
                     marks.segment = Some(u16::from_le_bytes(*size));
                 }
-                (sol::SOCKET | sol::UDP, _) => return Err(EINVAL),
+                (sol::UDP, _) => return Err(EINVAL),
+                (sol::SOCKET, _) => marks.socket_control(common, caller, control)?,
                 _ => {}
             }
         }
         Ok(marks)
+    }
+
+    /// Reads the control messages of level `SOL_SOCKET` alone, as for streams.
+    pub(crate) fn of_socket(
+        common: &Common,
+        caller: Option<&Caller<'_>>,
+        controls: &[Control],
+    ) -> Result<Self, Errno> {
+        let mut marks = Self::default();
+        for control in controls.iter().filter(|c| c.level == sol::SOCKET) {
+            marks.socket_control(common, caller, control)?;
+        }
+        Ok(marks)
+    }
+
+    /// Source: Linux 6.12 net/core/sock.c, `__sock_cmsg_send`.
+    fn socket_control(
+        &mut self,
+        common: &Common,
+        caller: Option<&Caller<'_>>,
+        control: &Control,
+    ) -> Result<(), Errno> {
+        let has = |cap| caller.is_some_and(|c| common.net.grants(c.cred, cap));
+        match control.kind {
+            so::MARK if !has(cap::NET_RAW) && !has(cap::NET_ADMIN) => return Err(EPERM),
+            so::MARK if control.data.len() == 4 => {}
+            so::TIMESTAMPING if control.data.len() == 4 => {
+                let flags = int(&control.data)?.cast_unsigned();
+                if flags & !flag::RECORD != 0 {
+                    return Err(EINVAL);
+                }
+                self.stamps = Some(flags);
+            }
+            // Nothing on the loopback waits for its time.
+            so::TXTIME if common.stored.lock().txtime.is_some() && control.data.len() == 8 => {}
+            // Those of AF_UNIX; nobody looks at them here.
+            scm::RIGHTS | scm::CREDENTIALS => {}
+            _ => return Err(EINVAL),
+        }
+        Ok(())
+    }
+
+    /// The flags of `SO_TIMESTAMPING` that hold for a send.
+    pub(crate) fn stamp_flags(&self, common: &Common) -> u32 {
+        let flags = common.stamps.flags();
+        self.stamps.map_or(flags, |own| flags & !flag::RECORD | own)
     }
 }
 
@@ -150,20 +208,5 @@ impl IpOptions {
         if self.has6(ipv6::RECVTCLASS) {
             list.push(Control::new(sol::IPV6, ipv6::TCLASS, i32::from(header.tos).to_le_bytes()));
         }
-    }
-}
-
-/// The control message with an error (`IP_RECVERR`, `IPV6_RECVERR`): what was sent to `to` found nobody there.
-pub(crate) fn refused(domain: u16, to: SocketAddr) -> Control {
-    const ECONNREFUSED: u32 = 111;
-    let (origin, kind, code) = if to.is_ipv4() { (2u8, 3u8, 3u8) } else { (3, 1, 4) };
-    // struct sock_extended_err, and the address of whoever sent the error.
-    let mut data = ECONNREFUSED.to_le_bytes().to_vec();
-    data.extend_from_slice(&[origin, kind, code, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-    data.extend_from_slice(&address::to_bytes(domain, (to.ip(), 0).into()));
-    if domain == af::INET6 {
-        Control::new(sol::IPV6, ipv6::RECVERR, data)
-    } else {
-        Control::new(sol::IP, ip::RECVERR, data)
     }
 }

@@ -1,10 +1,11 @@
 //! AF_INET and AF_INET6 on the loopback, without packets.
 //!
 //! Reading order: this file (what the sockets share, routes), `address.rs`, `ports.rs`, `options.rs` (levels
-//! `IPPROTO_IP` and `IPPROTO_IPV6`), `ancillary.rs` (their control messages), `tcp/`, `udp.rs`, `raw.rs`.
+//! `IPPROTO_IP` and `IPPROTO_IPV6`), `ancillary.rs` (their control messages), `errors.rs` (error queues), `tcp/`, `udp.rs`, `raw.rs`.
 
 pub(crate) mod address;
 pub(crate) mod ancillary;
+pub(crate) mod errors;
 pub(crate) mod options;
 pub(crate) mod ports;
 pub mod raw;

@@ -264,6 +264,15 @@ impl IpOptions {
         self.switches6 >> name & 1 == 1
     }
 
+    /// A socket was bound to `given`: with an IPv6 address of its own it serves nothing else.
+    ///
+    /// Source: Linux 6.12 net/ipv6/af_inet6.c, `__inet6_bind`.
+    pub(crate) const fn bound_to(&mut self, given: &super::address::Given) {
+        if given.addr.is_ipv6() && !given.addr.ip().is_unspecified() {
+            self.switches6 |= 1 << ipv6::V6ONLY;
+        }
+    }
+
     fn join(&mut self, group: IpAddr, index: i32) -> Result<(), Errno> {
         if !group.is_multicast() {
             return Err(EINVAL);

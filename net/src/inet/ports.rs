@@ -107,9 +107,12 @@ fn conflicts(new: &Common, old: &Holder, is_exact: bool) -> bool {
     let (reuse, reuse_port, uid, is_time_wait) = match &old.who {
         Who::TimeWait { reuse, reuse_port, uid } => (*reuse, *reuse_port, *uid, true),
         Who::Socket(common) => match common.upgrade() {
-            Some(c) => {
-                (c.reuse_addr.load(Ordering::Relaxed), c.reuse_port.load(Ordering::Relaxed), c.uid, false)
-            }
+            Some(c) => (
+                c.reuse_addr.load(Ordering::Relaxed),
+                c.reuse_port.load(Ordering::Relaxed),
+                c.owner().0,
+                false,
+            ),
             None => return false,
         },
     };
@@ -118,7 +121,8 @@ fn conflicts(new: &Common, old: &Holder, is_exact: bool) -> bool {
         return true;
     }
     let is_shared = new.reuse_addr.load(Ordering::Relaxed) && reuse && !old.is_listening;
-    let is_grouped = new.reuse_port.load(Ordering::Relaxed) && reuse_port && (is_time_wait || uid == new.uid);
+    let is_grouped =
+        new.reuse_port.load(Ordering::Relaxed) && reuse_port && (is_time_wait || uid == new.owner().0);
     !is_shared && !is_grouped
 }
 
@@ -377,7 +381,7 @@ impl<S> Held<S> {
         let who = Who::TimeWait {
             reuse: common.reuse_addr.load(Ordering::Relaxed),
             reuse_port: common.reuse_port.load(Ordering::Relaxed),
-            uid: common.uid,
+            uid: common.owner().0,
         };
         let local = Local { ip: tuple.0.ip(), v6only: false };
         let mut tables = self.ports.tables.lock();

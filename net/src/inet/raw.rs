@@ -13,6 +13,7 @@ use abi::errno::{
 };
 use abi::socket::{af, ipproto, msg, sock, sol};
 use base::io::Sink;
+use base::kept::Kept;
 use base::lock::{Lock, rank};
 use base::wait::Events;
 
@@ -20,12 +21,11 @@ use super::address::{self, Given};
 use super::ancillary::{Header, Marks};
 use super::options::{Facts, IpOptions, ip};
 use super::{check_bind, check_scope};
-use crate::common::{self, Timestamp};
+use crate::common;
 use crate::message::{Incoming, Outgoing};
 use crate::options::int;
 use crate::report::{InetReport, Report};
 use crate::socket::{Caller, Socket};
-use crate::unix::timestamp;
 use crate::{Common, Namespace};
 
 /// Bits of `shutdown`.
@@ -50,6 +50,7 @@ struct Packet {
     data: Vec<u8>,
     from: SocketAddr,
     header: Header,
+    _kept: Kept,
 }
 
 #[derive(Debug, Default)]
@@ -238,15 +239,16 @@ impl RawSocket {
         }
         let mut data = if is_v6 || self.is_echo() { Vec::new() } else { packet.ip_header() };
         data.extend_from_slice(packet.data);
-        let time = (self.common.timestamp() != Timestamp::Off).then(common::now);
+        let time = self.common.stamps.wants_arrival().then(common::now);
         let header = Header { to: (packet.to, 0).into(), ttl: packet.ttl, tos: packet.tos, time };
         let mut queue = self.queue.lock();
-        if queue.bytes > self.common.receive_limit() {
+        let kept = Kept::new(data.len() + OVERHEAD).ok();
+        let Some(kept) = kept.filter(|_| queue.bytes <= self.common.receive_limit()) else {
             queue.drops += 1;
             return;
-        }
+        };
         queue.bytes += data.len() + OVERHEAD;
-        queue.packets.push_back(Packet { data, from: (packet.from, 0).into(), header });
+        queue.packets.push_back(Packet { data, from: (packet.from, 0).into(), header, _kept: kept });
         drop(queue);
         self.common.wait.notify(Events::READABLE);
     }
@@ -377,7 +379,7 @@ impl Socket for RawSocket {
     }
 
     /// Source: Linux 6.12 net/ipv4/raw.c, `raw_sendmsg`; net/ipv4/ping.c, `ping_v4_sendmsg`.
-    fn send(&self, _caller: Option<&Caller<'_>>, message: &mut Outgoing<'_>) -> Result<usize, Errno> {
+    fn send(&self, caller: Option<&Caller<'_>>, message: &mut Outgoing<'_>) -> Result<usize, Errno> {
         let len = message.data.remaining();
         if len > LEN_MAX {
             return Err(EMSGSIZE);
@@ -388,7 +390,7 @@ impl Socket for RawSocket {
         if self.is_echo() && len < ECHO_HEADER {
             return Err(EINVAL);
         }
-        let marks = Marks::parse(self.common.domain, message.controls)?;
+        let marks = Marks::parse(&self.common, caller, message.controls)?;
         let state = self.state.lock();
         let (to, source) = if message.to.is_empty() {
             let remote = state.remote.ok_or(EDESTADDRREQ)?;
@@ -484,7 +486,7 @@ impl Socket for RawSocket {
         if stored? < incoming.copied {
             return Err(EFAULT);
         }
-        incoming.controls.extend(header.time.and_then(|t| timestamp(self.common.timestamp(), t)));
+        incoming.controls.extend(self.common.stamps.tell(header.time));
         incoming.controls.extend(self.ip.lock().tell(self.common.domain, &header));
         Ok(incoming)
     }

@@ -13,20 +13,22 @@ use abi::errno::{
 };
 use abi::socket::{af, ipproto, msg, sock, sol};
 use base::io::Sink;
+use base::kept::Kept;
 use base::lock::{Lock, rank};
 use base::wait::Events;
 
 use super::address::{self, Given, Local};
-use super::ancillary::{Header, Marks, refused};
+use super::ancillary::{Header, Marks};
+use super::errors::{Errors, packet_of};
 use super::options::{Facts, IpOptions, ip, ipv6};
 use super::ports::{Held, Ports};
 use super::{check_bind, check_scope};
-use crate::common::{self, Timestamp};
+use crate::common;
 use crate::message::{Incoming, Outgoing};
 use crate::options::int;
 use crate::report::{InetReport, Report};
 use crate::socket::{Caller, Socket};
-use crate::unix::timestamp;
+use crate::stamps::flag;
 use crate::{Common, Namespace};
 
 /// Bits of `shutdown`.
@@ -37,8 +39,6 @@ const LEN_MAX_V4: usize = 65_507;
 const LEN_MAX_V6: usize = 65_527;
 /// What a datagram takes of the receiver's buffer beside its bytes.
 const OVERHEAD: usize = 768;
-/// Most errors that wait to be asked for.
-const ERRORS_MAX: usize = 64;
 
 /// Groups that somebody joined, and how often.
 pub(crate) type Groups = Lock<HashMap<IpAddr, usize>, { rank::LEAF }>;
@@ -48,12 +48,7 @@ struct Datagram {
     data: Box<[u8]>,
     from: SocketAddr,
     header: Header,
-}
-
-#[derive(Debug)]
-struct Failure {
-    data: Box<[u8]>,
-    to: SocketAddr,
+    _kept: Kept,
 }
 
 #[derive(Debug, Default)]
@@ -62,7 +57,6 @@ struct Queue {
     bytes: usize,
     /// Datagrams thrown away for lack of room.
     drops: u64,
-    errors: VecDeque<Failure>,
     is_closed: bool,
 }
 
@@ -120,6 +114,7 @@ pub struct UdpSocket {
     shutdown: AtomicU32,
     options: Lock<UdpOptions, { rank::LEAF }>,
     ip: Lock<IpOptions, { rank::LEAF }>,
+    errors: Errors,
 }
 
 /// Makes a socket of `domain`; `protocol` is UDP or UDP-Lite.
@@ -132,6 +127,7 @@ pub fn new(net: &Arc<Namespace>, domain: u16, protocol: i32, owner: (u32, u32)) 
         shutdown: AtomicU32::new(0),
         options: Lock::new(UdpOptions::default()),
         ip: Lock::new(IpOptions::new(&common.net.sysctl)),
+        errors: Errors::default(),
         common,
     })
 }
@@ -267,7 +263,8 @@ impl UdpSocket {
         }
         let size = data.len() + OVERHEAD;
         // Like Linux's, the last datagram may go beyond the limit.
-        if queue.bytes > self.common.receive_limit() {
+        let kept = Kept::new(size).ok().filter(|_| queue.bytes <= self.common.receive_limit());
+        let Some(kept) = kept else {
             queue.drops += 1;
             let counters = &self.common.net.inet.counters;
             if from.is_ipv4() {
@@ -276,10 +273,15 @@ impl UdpSocket {
                 counters.udp6_no_room.one()
             }
             return true;
-        }
+        };
         queue.bytes += size;
-        let time = (self.common.timestamp() != Timestamp::Off).then(common::now);
-        queue.datagrams.push_back(Datagram { data: data.into(), from, header: Header { time, ..header } });
+        let time = self.common.stamps.wants_arrival().then(common::now);
+        queue.datagrams.push_back(Datagram {
+            data: data.into(),
+            from,
+            header: Header { time, ..header },
+            _kept: kept,
+        });
         drop(queue);
         self.common.wait.notify(Events::READABLE);
         true
@@ -338,6 +340,12 @@ impl UdpSocket {
             counters.udp_sent.one()
         } else {
             counters.udp6_sent.one()
+        }
+        let stamps = marks.stamp_flags(&self.common);
+        if stamps & (flag::RECORD & !flag::TX_ACK) != 0 {
+            let from = (self.common.domain == af::INET6).then_some(destination.from);
+            let packet = || (packet_of(data, destination.from, destination.to, header.ttl, header.tos), from);
+            self.errors.sent(&self.common, stamps & !flag::TX_ACK, self.common.stamps.next_key(), packet);
         }
         if destination.is_shared {
             self.deliver_shared(data, &destination, header);
@@ -412,38 +420,12 @@ impl UdpSocket {
             if to.is_ipv4() { options.has(ip::RECVERR) } else { options.has6(ipv6::RECVERR) }
         };
         if wants_errors {
-            let mut queue = self.queue.lock();
-            if queue.errors.len() < ERRORS_MAX {
-                queue.errors.push_back(Failure { data: data.into(), to });
-            }
+            self.errors.refused(&self.common, data, to);
         }
         let is_peer = self.state.lock().remote == Some(to);
         if wants_errors || is_peer {
             self.common.set_error(ECONNREFUSED);
         }
-    }
-
-    fn receive_error(&self, dst: &mut dyn Sink) -> Result<Incoming, Errno> {
-        let mut queue = self.queue.lock();
-        let failure = queue.errors.pop_front().ok_or(EAGAIN)?;
-        let is_last = queue.errors.is_empty();
-        drop(queue);
-        if is_last {
-            self.common.take_error();
-        }
-        let data = &failure.data[..failure.data.len().min(dst.remaining())];
-        let copied = if data.is_empty() { 0 } else { dst.put(data)? };
-        let cut = if copied < failure.data.len() { msg::TRUNC } else { 0 };
-        let domain = self.common.domain;
-        Ok(Incoming {
-            copied,
-            full: failure.data.len(),
-            flags: msg::ERRQUEUE | cut,
-            from: Some(address::to_bytes(domain, failure.to)),
-            controls: vec![refused(domain, failure.to)],
-            stops: true,
-            ..Incoming::default()
-        })
     }
 
     fn facts(&self) -> Facts {
@@ -506,6 +488,7 @@ impl Socket for UdpSocket {
         state.ip = Some(ip);
         state.is_bound = !ip.is_unspecified();
         state.has_port = given.addr.port() != 0;
+        self.ip.lock().bound_to(&given);
         self.register(&state);
         Ok(())
     }
@@ -559,7 +542,7 @@ impl Socket for UdpSocket {
         if self.state.lock().remote.is_some() { Ok(()) } else { Err(ENOTCONN) }
     }
 
-    fn send(&self, _caller: Option<&Caller<'_>>, message: &mut Outgoing<'_>) -> Result<usize, Errno> {
+    fn send(&self, caller: Option<&Caller<'_>>, message: &mut Outgoing<'_>) -> Result<usize, Errno> {
         let len = message.data.remaining();
         if len > 0xffff {
             return Err(EMSGSIZE);
@@ -573,7 +556,7 @@ impl Socket for UdpSocket {
             // What was begun keeps its destination.
             Some(corked) => (corked.marks, corked.destination, corked.data),
             None => {
-                let marks = Marks::parse(self.common.domain, message.controls)?;
+                let marks = Marks::parse(&self.common, caller, message.controls)?;
                 (marks, self.destination(message, &marks)?, Vec::new())
             }
         };
@@ -594,6 +577,9 @@ impl Socket for UdpSocket {
         if len > 0 && message.data.take(&mut data[begun..])? < len {
             return Err(EFAULT);
         }
+        if message.flags & msg::ZEROCOPY != 0 && len > 0 && self.common.zerocopy.load(Ordering::Relaxed) {
+            self.errors.copied(&self.common);
+        }
         if is_corked {
             self.state.lock().corked = Some(Corked { data, destination, marks });
             return Ok(len);
@@ -608,7 +594,7 @@ impl Socket for UdpSocket {
 
     fn receive(&self, dst: &mut dyn Sink, flags: u32) -> Result<Incoming, Errno> {
         if flags & msg::ERRQUEUE != 0 {
-            return self.receive_error(dst);
+            return self.errors.receive(&self.common, dst);
         }
         if flags & msg::OOB != 0 {
             return Err(EOPNOTSUPP);
@@ -660,7 +646,7 @@ impl Socket for UdpSocket {
         if stored? < incoming.copied {
             return Err(EFAULT);
         }
-        incoming.controls.extend(header.time.and_then(|t| timestamp(self.common.timestamp(), t)));
+        incoming.controls.extend(self.common.stamps.tell(header.time));
         incoming.controls.extend(self.ip.lock().tell(self.common.domain, &header));
         Ok(incoming)
     }
@@ -669,13 +655,16 @@ impl Socket for UdpSocket {
     fn ready(&self) -> Events {
         let mut events = Events::WRITABLE | Events::WRBAND;
         let queue = self.queue.lock();
-        let has_failure = !queue.errors.is_empty();
         if !queue.datagrams.is_empty() {
             events |= Events::READABLE;
         }
         drop(queue);
+        let has_failure = !self.errors.is_empty();
         if has_failure || self.common.has_error() {
             events |= Events::ERR;
+            if self.common.select_err_queue.load(Ordering::Relaxed) {
+                events |= Events::PRI;
+            }
         }
         let shutdown = self.shutdown.load(Ordering::SeqCst);
         if shutdown & RECEIVE != 0 {

@@ -109,7 +109,7 @@ impl UnixSocket {
             let state = listener.state.lock();
             (state.backlog.clone().ok_or(ECONNREFUSED)?, state.peer_cred.clone())
         };
-        let owner = (listener.common.uid, listener.common.gid);
+        let owner = listener.common.owner();
         let accepted = unix::new(&self.common.net, self.common.kind, owner);
         let order = Ordering::Relaxed;
         accepted.common.passcred.store(listener.common.passcred.load(order), order);

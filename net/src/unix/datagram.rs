@@ -7,14 +7,15 @@ use abi::Errno;
 use abi::errno::{EAGAIN, ECONNREFUSED, EFAULT, EMSGSIZE, ENOTCONN, EOPNOTSUPP, EPERM, EPIPE};
 use abi::socket::{Ucred, msg, sock};
 use base::io::Sink;
+use base::kept::Kept;
 use base::time::Time;
 use base::wait::Events;
 use fs::file::FileDescription;
 
 use super::names::{Address, Bound};
 use super::{End, Queue, RECEIVE, SEND, UnixSocket, wait_for_room, wake_waiting};
-use crate::common::{self, Timestamp};
-use crate::message::{Control, Incoming, Outgoing};
+use crate::common;
+use crate::message::{Incoming, Outgoing};
 use crate::rights::Rights;
 use crate::socket::Caller;
 
@@ -51,13 +52,15 @@ impl Message {
 struct Charge {
     sender: Arc<End>,
     bytes: usize,
+    _kept: Kept,
 }
 
 impl Charge {
-    fn new(sender: &Arc<End>, len: usize) -> Self {
+    fn new(sender: &Arc<End>, len: usize) -> Result<Self, Errno> {
         let bytes = len + OVERHEAD;
+        let kept = Kept::new(bytes)?;
         sender.sent.fetch_add(bytes, Ordering::SeqCst);
-        Self { sender: sender.clone(), bytes }
+        Ok(Self { sender: sender.clone(), bytes, _kept: kept })
     }
 }
 
@@ -123,7 +126,7 @@ impl UnixSocket {
             (Some(_), None) => return Err(ENOTCONN),
         };
         let cred = self.credentials(caller, message, &target);
-        let time = (target.common.timestamp() != Timestamp::Off).then(common::now);
+        let time = target.common.stamps.is_on().then(common::now);
         let moving = (!message.rights.is_empty()).then(|| self.common.net.in_flight.moving());
         let mut queue = target.queue.lock();
         if queue.is_dead {
@@ -141,6 +144,7 @@ impl UnixSocket {
             wait_for_room(&mut queue.waiting, &self.common);
             return Err(EAGAIN);
         }
+        let charge = Charge::new(&self.end, len)?;
         let mut data = vec![0; len];
         if len > 0 && message.data.take(&mut data)? < len {
             return Err(EFAULT);
@@ -151,7 +155,7 @@ impl UnixSocket {
             cred,
             time,
             rights: message.rights.send(&self.common.net.in_flight),
-            _charge: Charge::new(&self.end, len),
+            _charge: charge,
         });
         drop(queue);
         drop(moving);
@@ -234,8 +238,8 @@ impl UnixSocket {
         if copied? < incoming.copied {
             return Err(EFAULT);
         }
-        incoming.controls.extend(time.and_then(|t| timestamp(self.common.timestamp(), t)));
-        incoming.controls.extend(self.cred_control(cred));
+        incoming.controls.extend(self.common.stamps.tell(time));
+        self.tell_cred(&mut incoming, cred);
         Ok(incoming)
     }
 
@@ -258,15 +262,4 @@ impl UnixSocket {
         }
         events | Events::WRITABLE | Events::WRBAND
     }
-}
-
-/// The control message with a time of arrival.
-pub(crate) fn timestamp(how: Timestamp, time: Time) -> Option<Control> {
-    use abi::socket::{so, sol};
-    let (kind, fraction) = match how {
-        Timestamp::Off => return None,
-        Timestamp::Micro => (so::TIMESTAMP, i64::from(time.nsec / 1000)),
-        Timestamp::Nano => (so::TIMESTAMPNS, i64::from(time.nsec)),
-    };
-    Some(Control::new(sol::SOCKET, kind, [time.sec.to_le_bytes(), fraction.to_le_bytes()].concat()))
 }

@@ -12,7 +12,7 @@ mod tests;
 
 use std::any::Any;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use abi::Errno;
@@ -27,7 +27,6 @@ use fs::file::FileDescription;
 use connect::Backlog;
 pub use connect::pair;
 use datagram::Message;
-pub(crate) use datagram::timestamp;
 use names::Key;
 pub use names::{Address, Bound, Names};
 use stream::Stream;
@@ -188,7 +187,7 @@ impl UnixSocket {
 
     /// The credentials that go with a message to `peer`, if one of both wants to know.
     fn credentials(&self, caller: Option<&Caller<'_>>, message: &Outgoing<'_>, peer: &End) -> Option<Ucred> {
-        let wanted = |c: &Common| c.passcred.load(Ordering::Relaxed);
+        let wanted = |c: &Common| c.passcred.load(Ordering::Relaxed) || c.pass_pidfd.load(Ordering::Relaxed);
         message.cred.or_else(|| {
             (wanted(&self.common) || wanted(&peer.common)).then(|| caller.map(Caller::ucred)).flatten()
         })
@@ -204,10 +203,14 @@ impl UnixSocket {
         Ok(())
     }
 
-    /// The control message with the sender's credentials, when the receiver wants it.
-    fn cred_control(&self, cred: Option<Ucred>) -> Option<Control> {
-        let wanted = self.common.passcred.load(Ordering::Relaxed);
-        wanted.then(|| Control::new(sol::SOCKET, scm::CREDENTIALS, cred.unwrap_or(Ucred::NOBODY).to_bytes()))
+    /// Tells the receiver of the sender's credentials, as far as it wants to know.
+    fn tell_cred(&self, incoming: &mut Incoming, cred: Option<Ucred>) {
+        let wanted = |switch: &AtomicBool| switch.load(Ordering::Relaxed);
+        if wanted(&self.common.passcred) {
+            let cred = cred.unwrap_or(Ucred::NOBODY).to_bytes();
+            incoming.controls.push(Control::new(sol::SOCKET, scm::CREDENTIALS, cred));
+        }
+        incoming.sender = cred.filter(|_| wanted(&self.common.pass_pidfd)).map(|cred| cred.pid);
     }
 
     /// Whether its state shows in `/proc/net/unix` as connected.
@@ -295,13 +298,10 @@ impl Socket for UnixSocket {
     }
 
     fn receive(&self, dst: &mut dyn Sink, flags: u32) -> Result<Incoming, Errno> {
-        if flags & abi::socket::msg::OOB != 0 {
-            return Err(if self.common.kind == sock::STREAM { EINVAL } else { EOPNOTSUPP });
-        }
-        if self.common.kind == sock::STREAM {
-            self.receive_bytes(dst, flags)
-        } else {
-            self.receive_message(dst, flags)
+        match self.common.kind {
+            sock::STREAM => self.receive_bytes(dst, flags),
+            _ if flags & abi::socket::msg::OOB != 0 => Err(EOPNOTSUPP),
+            _ => self.receive_message(dst, flags),
         }
     }
 
@@ -337,18 +337,19 @@ impl Socket for UnixSocket {
         }
         let queue = self.end.queue.lock();
         Ok(match self.common.kind {
-            sock::STREAM => queue.stream.len(),
+            sock::STREAM => queue.stream.unread(),
             sock::SEQPACKET => queue.messages.iter().map(Message::len).sum(),
             _ => queue.messages.front().map_or(0, Message::len),
         })
     }
 
     fn unsent_bytes(&self) -> Result<usize, Errno> {
-        if self.is_listening() {
-            return Err(EINVAL);
-        }
         let in_stream = self.link.get().map_or(0, |peer| peer.queue.lock().stream.len());
         Ok(in_stream + self.end.sent.load(Ordering::Relaxed))
+    }
+
+    fn at_mark(&self) -> Result<bool, Errno> {
+        Ok(self.end.queue.lock().stream.is_at_mark())
     }
 
     fn queued_files(&self, each: &mut dyn FnMut(&Arc<FileDescription>)) {
@@ -398,7 +399,7 @@ impl Socket for UnixSocket {
             receive_queue,
             send_queue,
             shutdown: self.end.shutdown.load(Ordering::Relaxed) as u8,
-            uid: self.common.uid,
+            uid: self.common.owner().0,
         }));
         for socket in waiting {
             socket.report(list);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use abi::Errno;
-use abi::errno::{EAGAIN, EINVAL, EISCONN, ENOTCONN, EOPNOTSUPP, EPIPE};
+use abi::errno::{EAGAIN, EFAULT, EINVAL, EISCONN, ENOTCONN, EOPNOTSUPP, EPIPE};
 use abi::socket::{Ucred, msg};
 use base::io::Sink;
 use base::wait::Events;
@@ -16,6 +16,9 @@ use crate::bytes::ByteRing;
 use crate::message::{Incoming, Outgoing};
 use crate::rights::Rights;
 use crate::socket::Caller;
+
+/// What a record counts for beside its bytes.
+const OVERHEAD: usize = 256;
 
 /// Bytes with credentials or files.
 #[derive(Debug)]
@@ -35,11 +38,66 @@ pub(super) struct Stream {
     start: u64,
     /// In order, without overlaps; bytes between them came with neither credentials nor files.
     records: VecDeque<Record>,
+    /// Position of the urgent byte, until it is read or passed.
+    urgent: Option<u64>,
+    /// Positions of urgent bytes that were read apart from the rest, in order: those bytes still lie in the ring, and are
+    /// passed over.
+    holes: VecDeque<u64>,
+}
+
+/// What lies at a position.
+enum At {
+    /// An ordinary byte, and where the next other one may be.
+    Plain {
+        until: u64,
+    },
+    Urgent,
+    Hole,
 }
 
 impl Stream {
+    /// Bytes that take room, and what is kept about them.
     pub(super) fn len(&self) -> usize {
-        self.ring.len()
+        self.ring.len() + (self.records.len() + self.holes.len()) * OVERHEAD
+    }
+
+    /// Bytes that can be read.
+    pub(super) fn unread(&self) -> usize {
+        self.ring.len() - self.holes.len()
+    }
+
+    /// Whether nothing lies there, not even an urgent byte that was read.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.ring.is_empty()
+    }
+
+    fn end(&self) -> u64 {
+        self.start + self.ring.len() as u64
+    }
+
+    fn at(&self, position: u64) -> At {
+        let hole = self.holes.partition_point(|&h| h < position);
+        let hole = self.holes.get(hole).copied().unwrap_or(u64::MAX);
+        let urgent = self.urgent.filter(|&u| u >= position).unwrap_or(u64::MAX);
+        match position {
+            p if p == hole => At::Hole,
+            p if p == urgent => At::Urgent,
+            _ => At::Plain { until: hole.min(urgent).min(self.end()) },
+        }
+    }
+
+    /// Whether the next byte is the urgent one, or was it: `SIOCATMARK`.
+    ///
+    /// Source: Linux 6.18 net/unix/af_unix.c, `unix_ioctl`.
+    pub(super) fn is_at_mark(&self) -> bool {
+        self.urgent == Some(self.start)
+            || self.holes.front() == Some(&self.start)
+                && (self.urgent.is_none() || self.urgent == Some(self.start + 1))
+    }
+
+    /// Whether there is urgent data to read.
+    pub(super) const fn has_urgent(&self) -> bool {
+        self.urgent.is_some()
     }
 
     pub(super) fn files(&self, each: &mut dyn FnMut(&Arc<FileDescription>)) {
@@ -52,7 +110,7 @@ impl Stream {
 
     /// Says what the last `n` bytes came with.
     fn record(&mut self, n: usize, cred: Option<Ucred>, rights: Rights) {
-        let end = self.start + self.ring.len() as u64;
+        let end = self.end();
         let start = end - n as u64;
         if let Some(last) = self.records.back_mut()
             && last.end == start
@@ -73,6 +131,10 @@ impl Stream {
         while self.records.front().is_some_and(|r| r.end <= self.start) {
             self.records.pop_front();
         }
+        while self.holes.front().is_some_and(|&h| h < self.start) {
+            self.holes.pop_front();
+        }
+        self.urgent = self.urgent.filter(|&u| u >= self.start);
     }
 }
 
@@ -88,7 +150,8 @@ impl UnixSocket {
         caller: Option<&Caller<'_>>,
         message: &mut Outgoing<'_>,
     ) -> Result<usize, Errno> {
-        if message.flags & msg::OOB != 0 {
+        let is_urgent = message.flags & msg::OOB != 0;
+        if is_urgent && message.data.remaining() == 0 {
             return Err(EOPNOTSUPP);
         }
         let peer = self.link.get();
@@ -116,16 +179,26 @@ impl UnixSocket {
         }
         let n = queue.stream.ring.fill(message.data, room)?;
         queue.stream.record(n, cred, message.rights.send(&self.common.net.in_flight));
+        let mut events = Events::READABLE;
+        if is_urgent && message.data.remaining() == 0 {
+            // An earlier one that was not read becomes an ordinary byte.
+            queue.stream.urgent = Some(queue.stream.end() - 1);
+            events |= Events::PRI;
+        }
         drop(queue);
         drop(moving);
-        peer.common.wait.notify(Events::READABLE);
+        peer.common.wait.notify(events);
         Ok(n)
     }
 
     /// Source: Linux 6.12 net/unix/af_unix.c, `unix_stream_read_generic`.
     pub(super) fn receive_bytes(&self, dst: &mut dyn Sink, flags: u32) -> Result<Incoming, Errno> {
         let peer = self.link.get().ok_or(EINVAL)?;
+        if flags & msg::OOB != 0 {
+            return self.receive_urgent(dst, flags);
+        }
         let is_peek = flags & msg::PEEK != 0;
+        let is_inline = self.common.oob_inline.load(Ordering::Relaxed);
         let offset = self.common.peek_offset.load(Ordering::Relaxed);
         let skip = if is_peek { offset.max(0) as usize } else { 0 };
         let from = peer.name.get().map_or_else(Vec::new, |b| b.address.to_bytes());
@@ -135,7 +208,8 @@ impl UnixSocket {
         let mut queue = self.end.queue.lock();
         let stream = &mut queue.stream;
         let before = stream.len();
-        if before <= skip {
+        let is_full = dst.remaining() == 0;
+        if stream.ring.len() <= skip {
             self.common.check_error()?;
             if self.end.is_shut(RECEIVE) {
                 incoming.stops = true;
@@ -143,13 +217,39 @@ impl UnixSocket {
             }
             return Err(EAGAIN);
         }
-        let wants_cred = self.common.passcred.load(Ordering::Relaxed);
+        let wants_cred =
+            self.common.passcred.load(Ordering::Relaxed) || self.common.pass_pidfd.load(Ordering::Relaxed);
         let mut first: Option<Option<Ucred>> = None;
         let mut done = 0;
+        // Urgent bytes that are passed over.
+        let mut passed = 0;
         let mut index = 0;
         let result = loop {
-            let at = stream.start + (skip + done) as u64;
-            let end = stream.start + before as u64;
+            let at = stream.start + (skip + done + passed) as u64;
+            let end = stream.end();
+            let plain_end = match stream.at(at) {
+                _ if at >= end => end,
+                At::Plain { until } => until,
+                At::Hole if done == 0 || stream.urgent.is_some() => {
+                    passed += 1;
+                    continue;
+                }
+                // Reading stops there, so that SIOCATMARK can be asked.
+                At::Urgent | At::Hole if done > 0 => {
+                    incoming.stops = true;
+                    break Ok(());
+                }
+                _ => {
+                    if !is_peek {
+                        stream.urgent = None;
+                    }
+                    if !is_inline {
+                        passed += 1;
+                        continue;
+                    }
+                    at + 1
+                }
+            };
             while stream.records.get(index).is_some_and(|r| r.end <= at) {
                 index += 1;
             }
@@ -159,12 +259,13 @@ impl UnixSocket {
                 Some(r) => (r.start, None, None),
                 None => (end, None, None),
             };
+            let piece_end = piece_end.min(plain_end);
             if at >= end || (wants_cred && first.is_some_and(|f| f != cred)) {
                 incoming.stops = at < end;
                 break Ok(());
             }
             first = first.or(Some(cred));
-            let n = match stream.ring.peek(skip + done, dst, (piece_end - at) as usize) {
+            let n = match stream.ring.peek(skip + done + passed, dst, (piece_end - at) as usize) {
                 Ok(n) => n,
                 Err(e) if done == 0 => break Err(e),
                 Err(_) => break Ok(()),
@@ -187,7 +288,7 @@ impl UnixSocket {
                 self.common.peek_offset.fetch_add(done as i32, Ordering::Relaxed);
             }
         } else {
-            stream.consume(done);
+            stream.consume(done + passed);
             if offset > 0 {
                 self.common.peek_offset.store((offset - done as i32).max(0), Ordering::Relaxed);
             }
@@ -199,17 +300,50 @@ impl UnixSocket {
         if !is_writable(before, limit) && is_writable(after, limit) {
             peer.common.wait.notify(Events::WRITABLE);
         }
-        incoming.controls.extend(self.cred_control(first.flatten()));
+        if done == 0 && passed > 0 && !is_full {
+            // There was nothing but urgent data that nobody wanted.
+            self.common.check_error()?;
+            incoming.stops = true;
+            return if self.end.is_shut(RECEIVE) { Ok(incoming) } else { Err(EAGAIN) };
+        }
+        self.tell_cred(&mut incoming, first.flatten());
         (incoming.copied, incoming.full) = (done, done);
         Ok(incoming)
+    }
+
+    /// Source: Linux 6.18 net/unix/af_unix.c, `unix_stream_recv_urg`.
+    fn receive_urgent(&self, dst: &mut dyn Sink, flags: u32) -> Result<Incoming, Errno> {
+        let mut queue = self.end.queue.lock();
+        let stream = &mut queue.stream;
+        let is_inline = self.common.oob_inline.load(Ordering::Relaxed);
+        let at = stream.urgent.filter(|_| !is_inline).ok_or(EINVAL)?;
+        let skip = usize::try_from(at - stream.start).map_err(|_| EINVAL)?;
+        if flags & msg::PEEK == 0 {
+            stream.urgent = None;
+            stream.holes.push_back(at);
+        }
+        if stream.ring.peek(skip, dst, 1)? == 0 {
+            return Err(EFAULT);
+        }
+        Ok(Incoming {
+            copied: 1,
+            full: 1,
+            flags: msg::OOB,
+            from: Some(Vec::new()),
+            stops: true,
+            ..Incoming::default()
+        })
     }
 
     pub(super) fn ready_stream(&self) -> Events {
         let mut events = Events::empty();
         if let Some(peer) = self.link.get() {
             let queue = self.end.queue.lock();
-            if queue.stream.len() > 0 || !queue.messages.is_empty() {
+            if !queue.stream.is_empty() || !queue.messages.is_empty() {
                 events |= Events::READABLE;
+            }
+            if queue.stream.has_urgent() {
+                events |= Events::PRI;
             }
             drop(queue);
             if is_writable(self.unread_by(peer), self.common.send_limit()) {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use abi::errno::{
-    EAFNOSUPPORT, EAGAIN, EALREADY, EBADF, EFAULT, EINPROGRESS, EINVAL, ENOTSOCK, EOPNOTSUPP, EPERM,
-    EPROTONOSUPPORT, ESOCKTNOSUPPORT,
+    EAFNOSUPPORT, EAGAIN, EALREADY, EBADF, EFAULT, EINPROGRESS, EINVAL, ENODATA, ENOTSOCK, EOPNOTSUPP, EPERM,
+    EPROTONOSUPPORT, ERANGE, ESOCKTNOSUPPORT, ESRCH,
 };
 use abi::socket::{Ucred, af, ipproto, shut, so, sock, sol};
 use abi::{Errno, UserAddr};
@@ -34,6 +34,18 @@ impl Ctx<'_> {
         }
         let socket = SocketFile::of(&file).ok_or(ENOTSOCK)?.clone();
         Ok((file, socket))
+    }
+
+    /// A new descriptor of a process.
+    ///
+    /// # Errors
+    /// `ESRCH`: it has ended and was waited for; `EMFILE`.
+    pub(super) fn process_descriptor(&self, pid: i32) -> Result<i32, Errno> {
+        let group = {
+            let tree = self.task.kernel.tree.lock();
+            tree.processes.get(&pid).ok_or(ESRCH)?.group.clone()
+        };
+        self.install(crate::task::pidfd::new(group, 0), true)
     }
 
     /// Who calls, for an operation that names `address`.
@@ -366,12 +378,25 @@ pub(super) fn sys_getsockopt(
     let mut bytes = vec![0; given.min(OPTION_MAX)];
     let got = if bytes.is_empty() { 0 } else { cx.mm.copy_in(value, &mut bytes).unwrap_or(0) };
     bytes[got..].fill(0);
+    if level == sol::SOCKET && name == so::PEERPIDFD {
+        // Nobody, or a socket that has no peer, has no process.
+        let pid = socket.peer_cred().map(|peer| peer.ucred.pid).filter(|&pid| pid != 0).ok_or(ENODATA)?;
+        let fd = cx.process_descriptor(pid)?.to_le_bytes();
+        let cut = fd.get(..given.min(4)).unwrap_or(&fd);
+        cx.mm.write_all(value, cut)?;
+        cx.mm.write_value(len, &(cut.len() as u32))?;
+        return Ok(0);
+    }
     let mut answer = options::get(&*socket, level, name, &bytes)?;
     match (level, name) {
         (sol::SOCKET, so::PEERCRED) => {
             if let Some(cred) = Ucred::from_bytes(&answer) {
                 answer = cx.shown_cred(cred).to_bytes().to_vec();
             }
+        }
+        (sol::SOCKET, so::PEERGROUPS) if answer.len() > given => {
+            cx.mm.write_value(len, &(answer.len() as u32))?;
+            return Err(ERANGE.into());
         }
         (sol::SOCKET, so::PEERGROUPS) if !cx.cred.user_ns.is_first() => {
             for group in answer.chunks_exact_mut(4) {

@@ -5,15 +5,15 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use abi::errno::{EAGAIN, EBADF, EFAULT, EINVAL, EMSGSIZE, ENOBUFS, EPERM, EPIPE, ESRCH};
+use abi::errno::{EAGAIN, EFAULT, EINVAL, EMSGSIZE, ENOBUFS, EPERM, EPIPE, ESRCH};
 use abi::signal::SigInfo;
-use abi::socket::{Ucred, ipproto, msg, scm, sol};
+use abi::socket::{Ucred, af, ipproto, msg, scm, sol};
 use abi::{Errno, UserAddr};
 use base::cred::cap;
 use base::io::{Sink, Source};
 use base::userns::IdKind;
 use base::wait::Events;
-use fs::file::{FileDescription, oflag};
+use fs::file::FileDescription;
 use net::SocketFile;
 use net::message::{Control, Discard, HEADER, Incoming, Outgoing, parse_controls};
 use net::rights::Rights;
@@ -99,7 +99,11 @@ impl Ctx<'_> {
                 result = self.blocking_until(file, Events::WRITABLE, deadline, attempt);
             }
             match result {
-                Ok(n) => done += n as u64,
+                Ok(n) => {
+                    done += n as u64;
+                    // The whole call is one send.
+                    envelope.flags &= !msg::ZEROCOPY;
+                }
                 Err(_) if done > 0 => return Ok(done),
                 Err(stop) => {
                     let is_quiet = envelope.flags & msg::NOSIGNAL != 0 || !socket.raises_sigpipe();
@@ -224,7 +228,8 @@ impl Ctx<'_> {
     /// Takes the control messages of an AF_UNIX socket's sender apart.
     ///
     /// Source: Linux 6.12 net/core/scm.c, `__scm_send`.
-    fn read_controls(&self, header: &MsgHeader, envelope: &mut Envelope) -> Result<(), Errno> {
+    fn read_controls(&self, header: &MsgHeader, domain: u16, envelope: &mut Envelope) -> Result<(), Errno> {
+        let is_inet = matches!(domain, af::INET | af::INET6);
         if header.control_len == 0 || header.control == 0 {
             return Ok(());
         }
@@ -235,6 +240,7 @@ impl Ctx<'_> {
         let mut files = Vec::new();
         for control in parse_controls(&bytes)? {
             match (control.level, control.kind) {
+                (sol::SOCKET, scm::RIGHTS | scm::CREDENTIALS) if is_inet => envelope.controls.push(control),
                 (sol::SOCKET, scm::RIGHTS) => {
                     let count = control.data.len() / 4;
                     if files.len() + count > scm::MAX_FD {
@@ -242,11 +248,7 @@ impl Ctx<'_> {
                     }
                     for fd in control.data.chunks_exact(4) {
                         let fd = i32::from_le_bytes([fd[0], fd[1], fd[2], fd[3]]);
-                        let file = self.file(fd)?;
-                        if file.flags() & oflag::PATH != 0 {
-                            return Err(EBADF);
-                        }
-                        files.push(file);
+                        files.push(self.file(fd)?);
                     }
                 }
                 (sol::SOCKET, scm::CREDENTIALS) => {
@@ -301,7 +303,7 @@ impl Ctx<'_> {
         }
         let mm = self.mm.clone();
         let mut source = mm.source_list(&list)?;
-        self.read_controls(&header, &mut envelope)?;
+        self.read_controls(&header, socket.common().domain, &mut envelope)?;
         self.send(&file, &socket, &mut source, envelope)
     }
 
@@ -335,6 +337,9 @@ impl Ctx<'_> {
             }
         }
         buffer.put_rights(self, incoming.rights, flags & msg::CMSG_CLOEXEC != 0)?;
+        if let Some(pid) = incoming.sender {
+            buffer.put_sender(self, pid)?;
+        }
         if buffer.is_cut {
             out_flags |= msg::CTRUNC;
         }
@@ -386,6 +391,21 @@ impl ControlBuffer {
         self.at = self.at.saturating_add(space as u64);
         self.left -= space;
         self.used += space as u64;
+    }
+
+    /// Gives the sender's process a descriptor (`SCM_PIDFD`).
+    ///
+    /// Source: Linux 6.12 include/net/scm.h, `scm_pidfd_recv`.
+    fn put_sender(&mut self, cx: &Ctx<'_>, pid: i32) -> Result<(), Errno> {
+        if self.left < HEADER + 4 {
+            self.is_cut = true;
+            return Ok(());
+        }
+        let fd = match cx.process_descriptor(pid) {
+            Ok(fd) => fd,
+            Err(e) => -e.raw(),
+        };
+        self.put(cx, &Control::new(sol::SOCKET, scm::PIDFD, fd.to_le_bytes()))
     }
 
     /// Gives passed files descriptors, as many as the buffer has room for.

@@ -189,6 +189,7 @@ impl TcpSocket {
         state.held = Some(net.tcp.bind(&self.common, local, given.addr.port())?);
         state.ip = Some(given.addr.ip());
         state.is_bound = !given.addr.ip().is_unspecified();
+        self.ip.lock().bound_to(&given);
         Ok(())
     }
 
@@ -239,7 +240,7 @@ impl TcpSocket {
     fn child(&self) -> Arc<Self> {
         let order = Ordering::Relaxed;
         let from = &self.common;
-        let new = super::new(&from.net, from.domain, (from.uid, from.gid));
+        let new = super::new(&from.net, from.domain, from.owner());
         let to = &new.common;
         let flags = [
             (&from.reuse_addr, &to.reuse_addr),
@@ -256,7 +257,7 @@ impl TcpSocket {
         to.low_water.store(from.low_water.load(order), order);
         to.send_timeout.store(from.send_timeout.load(order), order);
         to.receive_timeout.store(from.receive_timeout.load(order), order);
-        to.set_timestamp(from.timestamp());
+        to.stamps.inherit(&from.stamps);
         let stored = from.stored.lock().clone();
         *to.stored.lock() = stored;
         let options = self.options.lock().clone();

@@ -9,11 +9,13 @@ use abi::errno::{EAGAIN, ECONNRESET, EFAULT, EINVAL, EPIPE};
 use abi::socket::msg;
 use base::io::{Sink, Source};
 use base::lock::{Lock, rank};
+use base::time::Time;
 use base::wait::Events;
 
 use super::{Backlog, state};
 use crate::Common;
 use crate::bytes::ByteRing;
+use crate::common::now;
 use crate::inet::ports::Held;
 use crate::message::Incoming;
 
@@ -40,6 +42,8 @@ struct Arrived {
     is_shut: bool,
     /// A writer was told to wait.
     has_waiting: bool,
+    /// When the last bytes came, if somebody wants to know.
+    time: Option<Time>,
     urgent: Urgent,
 }
 
@@ -181,6 +185,9 @@ impl End {
             if n == 0 {
                 return Err(EFAULT);
             }
+        }
+        if peer.common.stamps.wants_arrival() {
+            arrived.time = Some(now());
         }
         if is_urgent && n == wanted {
             arrived.urgent = Urgent::Valid(arrived.start + arrived.ring.len() as u64 - 1);
@@ -362,9 +369,13 @@ impl End {
         if wakes {
             arrived.has_waiting = false;
         }
+        let time = arrived.time;
         drop(arrived);
         if wakes {
             peer.common.wait.notify(Events::WRITABLE);
+        }
+        if n > 0 && time.is_some() {
+            incoming.controls = self.common.stamps.tell(time);
         }
         (incoming.copied, incoming.full) = (n, n);
         Ok(incoming)

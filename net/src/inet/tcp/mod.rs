@@ -28,6 +28,7 @@ use base::wait::Events;
 use crate::message::{Incoming, Outgoing};
 use crate::report::{InetReport, Report};
 use crate::socket::{Caller, Socket};
+use crate::stamps::flag;
 use crate::{Common, Namespace};
 pub(crate) use connect::Backlog;
 use connect::Connecting;
@@ -35,6 +36,8 @@ use end::End;
 use options::TcpOptions;
 
 use super::address::{self, Local};
+use super::ancillary::Marks;
+use super::errors::Errors;
 use super::options::{Facts, IpOptions, ipv6};
 use super::ports::Held;
 
@@ -93,6 +96,7 @@ pub struct TcpSocket {
     state: Lock<State, { rank::SOCKET }>,
     options: Lock<TcpOptions, { rank::LEAF }>,
     ip: Lock<IpOptions, { rank::LEAF }>,
+    errors: Errors,
     /// `RECEIVE`, `SEND`: `shutdown` was called without a connection.
     shut_early: AtomicU32,
 }
@@ -118,6 +122,7 @@ impl TcpSocket {
             state: Lock::new(State::default()),
             options: Lock::new(TcpOptions::new(&common.net.sysctl)),
             ip: Lock::new(IpOptions::new(&common.net.sysctl)),
+            errors: Errors::default(),
             shut_early: AtomicU32::new(0),
             common,
         })
@@ -211,18 +216,28 @@ impl Socket for TcpSocket {
     }
 
     /// Source: Linux 6.12 net/ipv4/tcp.c, `tcp_sendmsg_locked`.
-    fn send(&self, _caller: Option<&Caller<'_>>, message: &mut Outgoing<'_>) -> Result<usize, Errno> {
+    fn send(&self, caller: Option<&Caller<'_>>, message: &mut Outgoing<'_>) -> Result<usize, Errno> {
         let link = match &self.state.lock().phase {
             Phase::Linked(link) => link.clone(),
             Phase::Connecting(_) => return Err(EAGAIN),
             _ => return Err(self.common.take_error().unwrap_or(EPIPE)),
         };
-        link.own.send(&link.peer, message.data, message.flags & msg::OOB != 0)
+        let marks = Marks::of_socket(&self.common, caller, message.controls)?;
+        let n = link.own.send(&link.peer, message.data, message.flags & msg::OOB != 0)?;
+        if message.flags & msg::ZEROCOPY != 0 && n > 0 && self.common.zerocopy.load(Ordering::Relaxed) {
+            self.errors.copied(&self.common);
+        }
+        let stamps = marks.stamp_flags(&self.common);
+        if stamps & flag::RECORD != 0 && message.data.remaining() == 0 && n > 0 {
+            let key = self.common.stamps.key_of(link.own.sent_bytes.load(Ordering::Relaxed));
+            self.errors.sent(&self.common, stamps, key, || (Vec::new(), None));
+        }
+        Ok(n)
     }
 
     fn receive(&self, dst: &mut dyn Sink, flags: u32) -> Result<Incoming, Errno> {
         if flags & msg::ERRQUEUE != 0 {
-            return Err(EAGAIN);
+            return self.errors.receive(&self.common, dst);
         }
         let link = match &self.state.lock().phase {
             Phase::Linked(link) => link.clone(),
@@ -246,7 +261,7 @@ impl Socket for TcpSocket {
     /// Source: Linux 6.12 net/ipv4/tcp.c, `tcp_poll`.
     fn ready(&self) -> Events {
         let mut events = Events::empty();
-        if self.common.has_error() {
+        if self.common.has_error() || !self.errors.is_empty() {
             events |= Events::ERR;
         }
         let state = self.state.lock();
@@ -296,6 +311,11 @@ impl Socket for TcpSocket {
             }
             _ => Err(EOPNOTSUPP),
         }
+    }
+
+    fn stamp_base(&self) -> Result<u64, Errno> {
+        let link = self.link().filter(|l| !l.own.is_over()).ok_or(EINVAL)?;
+        Ok(link.own.sent_bytes.load(Ordering::Relaxed))
     }
 
     fn is_listening(&self) -> bool {
