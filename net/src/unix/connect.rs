@@ -211,7 +211,7 @@ impl UnixSocket {
         if let Some(other) = self.link.get() {
             // Linux 6.18 takes an empty message at the head for a mark that urgent data has left.
             let is_mark = usize::from(messages.front().is_some_and(|m| m.len() == 0));
-            if stream.len() > 0 || messages.len() > is_mark || was_waiting {
+            if stream.unread() > 0 || messages.len() > is_mark || was_waiting {
                 other.common.set_error(ECONNRESET);
             }
             other.shut(BOTH);

@@ -265,7 +265,7 @@ fn ancillary(random: &mut Random) -> Vec<u8> {
     let mut bytes = Vec::new();
     for _ in 0..random.below(4) {
         let (level, kind, len) = random.pick(&[
-            (sol::SOCKET, 1, 4),
+            (sol::SOCKET, 1i32, 4),
             (sol::SOCKET, 2, 12),
             (sol::SOCKET, 36, 4),
             (sol::SOCKET, 37, 4),
@@ -287,7 +287,7 @@ fn ancillary(random: &mut Random) -> Vec<u8> {
         let stated = if random.one_in(8) { random.number() } else { 16 + data.len() as u64 };
         bytes.extend_from_slice(&stated.to_le_bytes());
         bytes.extend_from_slice(&level.to_le_bytes());
-        bytes.extend_from_slice(&(kind as i32).to_le_bytes());
+        bytes.extend_from_slice(&kind.to_le_bytes());
         bytes.extend_from_slice(&data);
         bytes.resize(bytes.len().next_multiple_of(8), 0);
     }
