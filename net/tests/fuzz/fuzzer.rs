@@ -123,7 +123,7 @@ pub(crate) fn run(seed: u64, time: Duration) -> Report {
 
 fn one_round(random: &mut Random, report: &mut Report) {
     let root = Credentials::root();
-    let caller = Caller { cred: &root, pid: 7, walk: None, nofile: 1024 };
+    let caller = Caller { cred: &root, pid: 7, walk: None, nofile: 1024, shown_pid: 7 };
     let net = Namespace::new();
     let sockets = make_sockets(&net, &caller);
     for _ in 0..20 {
