@@ -1,7 +1,8 @@
 //! ioctls on terminals (ioctl_tty(2)), but for those about sessions and process groups, which are the sentry's.
 
 use abi::Errno;
-use abi::errno::{EINVAL, ENOTTY};
+use abi::errno::{EINVAL, ENOTTY, EPERM};
+use base::cred::cap;
 
 use super::discipline::packet;
 use super::termios::{SIZE, SIZE_OLD, SIZE2, Termios, cc};
@@ -35,6 +36,8 @@ const TIOCCBRK: u32 = 0x5428;
 const TCGETS2: u32 = 0x802c_542a;
 const TCSETS2: u32 = 0x402c_542b;
 const TCSETSF2: u32 = 0x402c_542d;
+const TIOCGLCKTRMIOS: u32 = 0x5456;
+const TIOCSLCKTRMIOS: u32 = 0x5457;
 const TIOCGPTN: u32 = 0x8004_5430;
 const TIOCSPTLCK: u32 = 0x4004_5431;
 const TIOCGDEV: u32 = 0x8004_5432;
@@ -88,6 +91,18 @@ pub(super) fn ioctl(
             let mut bytes = [0; SIZE_OLD];
             memory.read(arg, &mut bytes)?;
             set(tty, tty.termios().with_old_bytes(&bytes), request == TCSETAF);
+        }
+        TIOCGLCKTRMIOS => {
+            let locked = tty.state.lock().locked;
+            memory.write(arg, &locked.to_bytes()[..SIZE])?;
+        }
+        TIOCSLCKTRMIOS => {
+            if !memory.has_capability(cap::SYS_ADMIN) && !memory.has_capability(cap::CHECKPOINT_RESTORE) {
+                return Err(EPERM);
+            }
+            let mut bytes = [0; SIZE];
+            memory.read(arg, &mut bytes)?;
+            tty.state.lock().locked = Termios::from_bytes(&bytes);
         }
         TIOCGWINSZ => {
             let window = tty.state.lock().window;

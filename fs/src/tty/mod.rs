@@ -139,6 +139,8 @@ struct State {
     is_locked: bool,
     /// `TIOCEXCL`.
     is_exclusive: bool,
+    /// Settings that cannot be changed, marked by bits (characters: by anything but 0).
+    locked: Termios,
     /// `TIOCPKT`.
     is_packet: bool,
     /// What packet mode has to tell.
@@ -198,6 +200,7 @@ impl Terminal {
                 is_left: false,
                 is_locked: true,
                 is_exclusive: false,
+                locked: Termios::from_bytes(&[0; termios::SIZE]),
                 is_packet: false,
                 packet: 0,
                 typing_stopped: false,
@@ -265,7 +268,8 @@ impl Terminal {
     /// Replaces the settings.
     pub fn set_termios(&self, new: Termios) {
         self.with(|state, effects| {
-            state.discipline.set_termios(new.for_pty(), effects);
+            let old = state.discipline.termios;
+            state.discipline.set_termios(new.for_pty().keeping(&state.locked, &old), effects);
             state.settle(effects);
         });
     }

@@ -235,6 +235,24 @@ impl Termios {
         c != 0 && self.cc[which] == c
     }
 
+    /// Keeps of `old` what `locked` marks (Linux drivers/tty/tty_ioctl.c, `unset_locked_termios`).
+    pub(super) fn keeping(mut self, locked: &Self, old: &Self) -> Self {
+        let keep = |new: u32, locked: u32, old: u32| new & !locked | old & locked;
+        self.iflag = keep(self.iflag, locked.iflag, old.iflag);
+        self.oflag = keep(self.oflag, locked.oflag, old.oflag);
+        self.cflag = keep(self.cflag, locked.cflag, old.cflag);
+        self.lflag = keep(self.lflag, locked.lflag, old.lflag);
+        if locked.line != 0 {
+            self.line = old.line;
+        }
+        for ((new, locked), old) in self.cc.iter_mut().zip(locked.cc).zip(old.cc) {
+            if locked != 0 {
+                *new = old;
+            }
+        }
+        self
+    }
+
     /// Whether output stops at `^S` and goes on at `^Q`, which is what packet mode tells of.
     pub(super) fn has_usual_flow_control(&self) -> bool {
         self.i(iflag::IXON) && self.cc[cc::STOP] == 0o23 && self.cc[cc::START] == 0o21
