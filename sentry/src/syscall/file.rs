@@ -396,17 +396,23 @@ pub(super) fn sys_sendfile(
         if n == 0 {
             break;
         }
-        let mut source = &buf[..n];
-        while source.remaining() > 0 {
-            let result = cx.blocking(&output, Events::WRITABLE, |_| output.write(&mut source));
+        let mut rest = &buf[..n];
+        // By the counts: /dev/null takes bytes without looking at them.
+        while !rest.is_empty() {
+            let result = cx.blocking(&output, Events::WRITABLE, |_| output.write(&mut { rest }));
             match cx.broken_pipe(&output, result) {
+                Ok(0) => break 'copy,
                 Ok(w) => {
+                    rest = rest.get(w..).unwrap_or_default();
                     done += w as u64;
                     at += w as u64;
                 }
                 Err(stop) if done == 0 => return Err(stop),
                 Err(_) => break 'copy,
             }
+        }
+        if cx.has_signal() {
+            break;
         }
     }
     if given.is_some() {
