@@ -41,6 +41,8 @@ pub(crate) struct SystrapContext {
     /// The floating-point state while no thread is bound; `None`: the initial one.
     fp: Option<FpState>,
     spin: Spin,
+    /// The last stay ended with a fault, and the sentry has seen to it.
+    has_faulted: bool,
     page: Option<ThreadPage>,
     /// The registers at a request that is not answered yet.
     taken: Option<UserRegs>,
@@ -65,6 +67,7 @@ impl SystrapContext {
             bound: None,
             fp: None,
             spin: Spin::default(),
+            has_faulted: false,
             page: None,
             taken: None,
             posted: None,
@@ -293,11 +296,17 @@ impl Context for SystrapContext {
             return Ok(Trap::Exception { vector: GENERAL_PROTECTION, code: 0 });
         }
         self.bind(space)?;
-        space.flush()?;
-        if !self.runner.enter() {
-            return Ok(Trap::Interrupted);
-        }
-        let trap = self.stay(regs);
+        space.prepare(std::mem::take(&mut self.has_faulted))?;
+        let trap = loop {
+            if !self.runner.enter() {
+                return Ok(Trap::Interrupted);
+            }
+            match self.stay(regs) {
+                Ok(Trap::Fault { addr, access }) if space.resolve(addr, access) => {}
+                trap => break trap,
+            }
+        };
+        self.has_faulted = matches!(trap, Ok(Trap::Fault { .. }));
         let counters = &self.shared.counters;
         Counters::add(match &trap {
             Ok(Trap::Syscall | Trap::Syscall32) => &counters.syscalls,

@@ -12,6 +12,10 @@ pub(crate) struct Counters {
     pub(crate) sleeps: AtomicU64,
     pub(crate) wakes: AtomicU64,
     pub(crate) evictions: AtomicU64,
+    /// Faults where something waited to be mapped.
+    pub(crate) resolved: AtomicU64,
+    /// Batches of changes that stubs made.
+    pub(crate) batches: AtomicU64,
     pub(crate) spaces: AtomicU64,
     pub(crate) threads: AtomicU64,
 }
@@ -31,6 +35,8 @@ impl Counters {
             ("sleeps", of(&self.sleeps)),
             ("wakes", of(&self.wakes)),
             ("evictions", of(&self.evictions)),
+            ("late_mappings", of(&self.resolved)),
+            ("mapping_batches", of(&self.batches)),
             ("address_spaces", of(&self.spaces)),
             ("threads", of(&self.threads)),
         ]

@@ -3,7 +3,7 @@
 //!
 //! Reading order: `layout.rs` (where things lie), `stub.rs` (the code in the guest's process), `filter.rs` (what it may ask
 //! of the host), `template.rs` (the first stub), `control.rs` (shared pages), `process.rs` (stubs and their commands),
-//! `pieces.rs`, `space.rs` (address spaces), `thread.rs` (registers and turns), `context.rs` (a stay in the guest and its
+//! `pieces.rs`, `plan.rs` (what changes), `space.rs` (address spaces), `thread.rs` (registers and turns), `context.rs` (a stay in the guest and its
 //! end), `spin.rs`, `kick.rs`, `xstate.rs`; `sys.rs`, `shared.rs`, `counters.rs`.
 //!
 //! Locks, outer to inner: a space's state (`PAGE_TABLE`; a parent's before its child's), a stub's command page
@@ -27,6 +27,7 @@ mod filter;
 mod kick;
 pub mod layout;
 mod pieces;
+mod plan;
 mod process;
 mod shared;
 mod space;

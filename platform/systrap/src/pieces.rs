@@ -16,7 +16,7 @@ pub(crate) struct Piece {
 
 impl Piece {
     /// Whether `next`, which begins at this one's end, is its continuation; this one begins at `start`.
-    fn is_continued_by(&self, start: u64, next: &Self) -> bool {
+    pub(crate) fn is_continued_by(&self, start: u64, next: &Self) -> bool {
         self.access == next.access && self.offset + (self.end - start) == next.offset
     }
 }

@@ -1,7 +1,8 @@
 //! An address space: a stub process, made when something is first mapped, and what it maps.
 //!
-//! What is mapped where nothing was waits until somebody needs it: the next entry of a guest thread, or the next change
-//! that takes something away. So many mappings cost one hand-over to the stub.
+//! What the sentry wants mapped and what the stub has mapped are two things. A change that takes something away is made
+//! at once. One that only adds waits, for a fault there or for the next change that cannot wait: so many changes cost one
+//! hand-over to the stub, and what is mapped and never touched costs none.
 //!
 //! The host's kernel limits how many mappings a process may have. What is mapped here is only a cache of what the sentry
 //! knows, since a fault brings it back: near the limit all of it is dropped, and the guest goes on.
@@ -19,6 +20,7 @@ use platform::{AddressSpace, Error};
 use crate::counters::Counters;
 use crate::layout::{STUB_TEXT, WINDOW};
 use crate::pieces::{Piece, Pieces};
+use crate::plan::{Change, changes, is_urgent};
 use crate::process::{Command, Failure, Process};
 use crate::shared::Shared;
 use crate::thread::Thread;
@@ -28,8 +30,8 @@ pub(crate) struct SystrapSpace {
     shared: Arc<Shared>,
     this: Weak<Self>,
     state: Lock<State, { rank::PAGE_TABLE }>,
-    /// For a look at `pending` without the lock.
-    has_pending: AtomicBool,
+    /// Something waits to be mapped that user code must find.
+    is_due: AtomicBool,
     /// Guest threads that no context uses at the moment.
     idle: Lock<Vec<Thread>, { rank::LEAF }>,
 }
@@ -37,18 +39,23 @@ pub(crate) struct SystrapSpace {
 #[derive(Default)]
 struct State {
     process: Option<Arc<Process>>,
-    pieces: Pieces,
+    /// What is to be mapped.
+    wanted: Pieces,
+    /// What the stub maps.
+    made: Pieces,
+    /// Where the two may differ.
+    dirty: Vec<Range<u64>>,
     /// What is mapped in the window, which stays when all else is dropped: no fault brings it back.
     window: Pieces,
-    /// Mappings in `pieces` and `window` that the stub has not made yet.
-    pending: Vec<Command>,
-    /// The last mapping was refused.
+    /// What the stub has yet to map there.
+    due: Vec<Command>,
+    /// The last change was refused.
     has_failed: bool,
     threads: usize,
 }
 
-/// Mappings that wait at most.
-const MAX_PENDING: usize = 256;
+/// Changes that wait at most.
+const MAX_DIRTY: usize = 256;
 
 /// Mappings that the host may need beyond those of guest memory: the stub's own, and those that a split adds.
 const SPARE: usize = 32;
@@ -60,7 +67,7 @@ impl SystrapSpace {
             shared,
             this: this.clone(),
             state: Lock::default(),
-            has_pending: AtomicBool::new(false),
+            is_due: AtomicBool::new(false),
             idle: Lock::default(),
         })
     }
@@ -69,16 +76,30 @@ impl SystrapSpace {
         self.this.clone()
     }
 
-    /// Makes the mappings that wait. Before user code runs: it may need them.
-    pub(crate) fn flush(&self) -> Result<(), Error> {
-        if !self.has_pending.load(Ordering::SeqCst) {
+    /// Before user code runs: makes the changes that it needs. With `all` those too that could wait for a fault, since
+    /// there was one.
+    pub(crate) fn prepare(&self, all: bool) -> Result<(), Error> {
+        if !all && !self.is_due.load(Ordering::SeqCst) {
             return Ok(());
         }
         let mut st = self.state.lock();
         let result = st.flush(&self.shared);
         // Only now: who finds nothing to do goes on to run user code.
-        self.has_pending.store(false, Ordering::SeqCst);
+        self.is_due.store(false, Ordering::SeqCst);
         result
+    }
+
+    /// Whether a fault at `addr` was due to a change that waited; makes it, unless somebody else just has.
+    pub(crate) fn resolve(&self, addr: u64, access: Access) -> bool {
+        let mut st = self.state.lock();
+        let allows = |pieces: &Pieces| {
+            pieces.overlapping(addr..addr.saturating_add(1)).any(|(_, p)| p.access.contains(access))
+        };
+        if !allows(&st.wanted) {
+            return false;
+        }
+        Counters::add(&self.shared.counters.resolved);
+        allows(&st.made) || st.flush(&self.shared).is_ok()
     }
 
     /// A guest thread in this space that nobody uses, and whether it is a new one.
@@ -112,15 +133,18 @@ impl State {
 
     /// Drops all guest mappings when `more` could break the host's limit.
     fn make_room(&mut self, shared: &Shared, more: usize) {
-        if self.pieces.len() + self.window.len() + self.threads + SPARE + more > shared.map_limit {
+        let most = self.wanted.len().max(self.made.len());
+        if most + self.window.len() + self.threads + SPARE + more > shared.map_limit {
             self.drop_all(shared);
         }
     }
 
     /// Drops all guest mappings: faults bring back what is needed.
     fn drop_all(&mut self, shared: &Shared) {
-        self.pieces.clear();
-        self.pending.clear();
+        self.wanted.clear();
+        self.made.clear();
+        self.dirty.clear();
+        self.due.clear();
         let Some(process) = &self.process else { return };
         Counters::add(&shared.counters.evictions);
         let all = [PAGE_SIZE..WINDOW.start, WINDOW.end..STUB_TEXT];
@@ -135,16 +159,54 @@ impl State {
         }
     }
 
-    /// Makes the mappings that wait. When the host refuses one, all go, and faults bring back what is needed: that is
-    /// enough room for a few.
+    /// Notes that something in `range` is to change; does it at once if that takes something away.
+    fn change(&mut self, shared: &Shared, range: Range<u64>) -> Result<(), Error> {
+        let is_urgent = is_urgent(&self.made, &self.wanted, range.clone());
+        self.dirty.push(range);
+        if is_urgent || self.dirty.len() >= MAX_DIRTY { self.flush(shared) } else { Ok(()) }
+    }
+
+    /// The same for what cannot fail: then everything goes.
+    fn restrict(&mut self, shared: &Shared, range: Range<u64>) {
+        if let Err(e) = self.change(shared, range) {
+            log::debug!("systrap: {e}");
+            self.drop_all(shared);
+        }
+    }
+
+    /// Makes the changes that wait. When the host refuses one, all mappings go, and faults bring back what is needed:
+    /// that is enough room for a few.
     fn flush(&mut self, shared: &Shared) -> Result<(), Error> {
-        if self.pending.is_empty() {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        dirty.sort_unstable_by_key(|r| r.start);
+        let mut list = Vec::new();
+        let mut ranges = dirty.into_iter().peekable();
+        while let Some(mut range) = ranges.next() {
+            while let Some(next) = ranges.next_if(|next| next.start <= range.end) {
+                range.end = range.end.max(next.end);
+            }
+            list.extend(changes(&self.made, &self.wanted, range));
+        }
+        let mut commands = std::mem::take(&mut self.due);
+        commands.extend(list.iter().map(|change| match *change {
+            Change::Map(at, p) => Command::map(at, p.end - at, p.access.bits().into(), p.offset),
+            Change::Protect(from, to, access) => Command::protect(from, to - from, access.bits().into()),
+            Change::Unmap(from, to) => Command::unmap(from, to - from),
+        }));
+        if commands.is_empty() {
             return Ok(());
         }
         let process = self.process(shared)?;
-        match process.run(&self.pending) {
+        Counters::add(&shared.counters.batches);
+        match process.run(&commands) {
             Ok(()) => {
-                self.pending.clear();
+                for change in list {
+                    match change {
+                        Change::Map(at, piece) => self.made.insert(at, piece),
+                        Change::Protect(from, to, access) => drop(self.made.protect(from..to, access)),
+                        Change::Unmap(from, to) => self.made.remove(from..to),
+                    }
+                }
                 self.has_failed = false;
                 Ok(())
             }
@@ -155,23 +217,6 @@ impl State {
                 Ok(())
             }
             Err(e) => Err(e.into_error("mapping guest memory")),
-        }
-    }
-
-    /// Makes calls that only take away, after the mappings that wait. They can fail only at the limit on mappings, and
-    /// then everything goes.
-    fn restrict(&mut self, shared: &Shared, commands: &[Command]) {
-        if commands.is_empty() {
-            return;
-        }
-        self.pending.extend_from_slice(commands);
-        let Some(process) = &self.process else { return };
-        match process.run(&self.pending) {
-            Err(Failure::Call(errno)) => {
-                log::debug!("systrap: {commands:x?}: error {errno}");
-                self.drop_all(shared);
-            }
-            Ok(()) | Err(Failure::Dead) => self.pending.clear(),
         }
     }
 }
@@ -187,25 +232,30 @@ impl AddressSpace for SystrapSpace {
         self.shared.check(addr, range.len);
         let mut st = self.state.lock();
         st.make_room(&self.shared, 2);
-        let pieces = if WINDOW.contains(&addr) { &mut st.window } else { &mut st.pieces };
-        let replaces = pieces.intersects(addr..addr + range.len);
-        pieces.insert(addr, Piece { end: addr + range.len, offset: range.offset, access });
-        st.pending.push(Command::map(addr, range.len, access.bits().into(), range.offset));
-        if replaces || st.pending.len() >= MAX_PENDING {
+        let piece = Piece { end: addr + range.len, offset: range.offset, access };
+        if WINDOW.contains(&addr) {
+            let replaces = st.window.intersects(addr..piece.end);
+            st.window.insert(addr, piece);
+            st.due.push(Command::map(addr, range.len, access.bits().into(), range.offset));
+            self.is_due.store(true, Ordering::SeqCst);
             // What was there is the caller's to give to others.
-            return st.flush(&self.shared);
+            return if replaces { st.flush(&self.shared) } else { Ok(()) };
         }
-        self.has_pending.store(true, Ordering::SeqCst);
-        Ok(())
+        st.wanted.insert(addr, piece);
+        if st.made.len() == 0 {
+            // User code is about to begin here.
+            self.is_due.store(true, Ordering::SeqCst);
+        }
+        st.change(&self.shared, addr..piece.end)
     }
 
     fn unmap(&self, addr: u64, len: u64) {
         self.shared.check(addr, len);
         let mut st = self.state.lock();
         for part in around_window(addr..addr + len) {
-            if st.pieces.intersects(part.clone()) {
-                st.restrict(&self.shared, &[Command::unmap(part.start, part.end - part.start)]);
-                st.pieces.remove(part);
+            if st.wanted.intersects(part.clone()) || st.made.intersects(part.clone()) {
+                st.wanted.remove(part.clone());
+                st.restrict(&self.shared, part);
             }
         }
     }
@@ -213,10 +263,9 @@ impl AddressSpace for SystrapSpace {
     fn protect(&self, addr: u64, len: u64, access: Access) {
         self.shared.check(addr, len);
         let mut st = self.state.lock();
-        let runs = st.pieces.protect(addr..addr + len, access);
-        let commands: Vec<Command> =
-            runs.iter().map(|r| Command::protect(r.start, r.end - r.start, access.bits().into())).collect();
-        st.restrict(&self.shared, &commands);
+        for run in st.wanted.protect(addr..addr + len, access) {
+            st.restrict(&self.shared, run);
+        }
     }
 
     fn fork_into(&self, child: &dyn AddressSpace, ranges: &[Range<u64>]) -> Result<(), Error> {
@@ -225,35 +274,34 @@ impl AddressSpace for SystrapSpace {
         };
         let mut st = self.state.lock();
         let mut to = child.state.lock_same_rank();
-        let mut ours = Vec::new();
         let mut theirs = Vec::new();
+        let mut is_changed = false;
         for range in ranges {
             self.shared.check(range.start, range.end - range.start);
-            let found: Vec<(u64, Piece)> = st.pieces.overlapping(range.clone()).collect();
+            let found: Vec<(u64, Piece)> = st.wanted.overlapping(range.clone()).collect();
             for (start, piece) in found {
                 let access = piece.access - Access::WRITE;
-                let (len, bits) = (piece.end - start, access.bits().into());
                 if access != piece.access {
-                    st.pieces.protect(start..piece.end, access);
-                    ours.push(Command::protect(start, len, bits));
+                    st.wanted.protect(start..piece.end, access);
+                    st.dirty.push(start..piece.end);
+                    is_changed = true;
                 }
                 if !access.is_empty() {
-                    theirs.push((
-                        start,
-                        Piece { access, ..piece },
-                        Command::map(start, len, bits, piece.offset),
-                    ));
+                    theirs.push((start, Piece { access, ..piece }));
                 }
             }
         }
         // First, and also when the child cannot be made: the sentry believes that nobody writes these pages.
-        st.restrict(&self.shared, &ours);
-        to.make_room(&self.shared, theirs.len());
-        for (start, piece, command) in theirs {
-            to.pieces.insert(start, piece);
-            to.pending.push(command);
+        if is_changed && let Err(e) = st.flush(&self.shared) {
+            log::debug!("systrap: {e}");
+            st.drop_all(&self.shared);
         }
-        child.has_pending.store(true, Ordering::SeqCst);
+        to.make_room(&self.shared, theirs.len());
+        for (start, piece) in theirs {
+            to.wanted.insert(start, piece);
+            to.dirty.push(start..piece.end);
+        }
+        child.is_due.store(true, Ordering::SeqCst);
         Ok(())
     }
 
