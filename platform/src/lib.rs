@@ -111,6 +111,13 @@ pub trait AddressSpace: Send + Sync + Any {
     /// Whole runs are made present at once; the host fills the pages behind them when they are touched.
     fn map(&self, addr: u64, range: MemRange, access: Access) -> Result<(), Error>;
 
+    /// Says that the mapped pages in `addr..addr + len` are about to be used, all of them. False: the caller is to have the
+    /// host provide their memory ([`Memory::populate`](base::memmap::Memory::populate)), which is all that helps here.
+    fn provide(&self, addr: u64, len: u64) -> bool {
+        let _ = (addr, len);
+        false
+    }
+
     /// Removes all mappings in `addr..addr + len`. When it returns no thread can use the old translations.
     fn unmap(&self, addr: u64, len: u64);
 

@@ -150,10 +150,14 @@ pub(crate) fn wide() -> Vec<sock_filter> {
     use Want::{Equal, Within};
     let protection = Within(2, (libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC) as u32);
     let areas = (libc::MAP_SHARED | libc::MAP_FIXED) as u64;
+    let populate = libc::MAP_POPULATE as u64;
     program(&[
         Rule(libc::SYS_rt_sigreturn, vec![]),
         futex(),
-        Rule(libc::SYS_mmap, vec![protection, Within(3, MAP_GUEST as u32 | areas as u32), Within(4, 7)]),
+        Rule(
+            libc::SYS_mmap,
+            vec![protection, Within(3, (MAP_GUEST | areas | populate) as u32), Within(4, 7)],
+        ),
         Rule(libc::SYS_munmap, vec![]),
         Rule(libc::SYS_mprotect, vec![]),
         Rule(libc::SYS_pwrite64, vec![Equal(0, CONTROL_FD.into())]),

@@ -40,6 +40,12 @@ impl Command {
         Self::call(libc::SYS_mmap, [addr, len, protection, MAP_GUEST, MEMORY_FD.into(), offset])
     }
 
+    /// The same, and has the host make the translations.
+    pub(crate) fn map_filled(addr: u64, len: u64, protection: u64, offset: u64) -> Self {
+        let flags = MAP_GUEST | libc::MAP_POPULATE as u64;
+        Self::call(libc::SYS_mmap, [addr, len, protection, flags, MEMORY_FD.into(), offset])
+    }
+
     pub(crate) fn unmap(addr: u64, len: u64) -> Self {
         Self::call(libc::SYS_munmap, [addr, len, 0, 0, 0, 0])
     }

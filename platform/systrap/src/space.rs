@@ -45,6 +45,8 @@ struct State {
     made: Pieces,
     /// Where the two may differ.
     dirty: Vec<Range<u64>>,
+    /// What is about to be used once it is mapped.
+    soon: Vec<Range<u64>>,
     /// What is mapped in the window, which stays when all else is dropped: no fault brings it back.
     window: Pieces,
     /// What the stub has yet to map there.
@@ -144,6 +146,7 @@ impl State {
         self.wanted.clear();
         self.made.clear();
         self.dirty.clear();
+        self.soon.clear();
         self.due.clear();
         let Some(process) = &self.process else { return };
         Counters::add(&shared.counters.evictions);
@@ -188,11 +191,16 @@ impl State {
             list.extend(changes(&self.made, &self.wanted, range));
         }
         let mut commands = std::mem::take(&mut self.due);
-        commands.extend(list.iter().map(|change| match *change {
-            Change::Map(at, p) => Command::map(at, p.end - at, p.access.bits().into(), p.offset),
-            Change::Protect(from, to, access) => Command::protect(from, to - from, access.bits().into()),
-            Change::Unmap(from, to) => Command::unmap(from, to - from),
-        }));
+        let soon = std::mem::take(&mut self.soon);
+        for change in &list {
+            match *change {
+                Change::Map(at, p) => map_commands(&mut commands, at, p, &soon),
+                Change::Protect(from, to, access) => {
+                    commands.push(Command::protect(from, to - from, access.bits().into()));
+                }
+                Change::Unmap(from, to) => commands.push(Command::unmap(from, to - from)),
+            }
+        }
         if commands.is_empty() {
             return Ok(());
         }
@@ -218,6 +226,20 @@ impl State {
             }
             Err(e) => Err(e.into_error("mapping guest memory")),
         }
+    }
+}
+
+/// Maps a piece, and has the host make its translations where it is used `soon`.
+fn map_commands(commands: &mut Vec<Command>, start: u64, piece: Piece, soon: &[Range<u64>]) {
+    let mut at = start;
+    while at < piece.end {
+        let near = soon.iter().filter(|r| r.end > at && r.start < piece.end).min_by_key(|r| r.start);
+        let is_soon = near.is_some_and(|r| r.start <= at);
+        let end = near.map_or(piece.end, |r| if is_soon { r.end } else { r.start }).min(piece.end);
+        let offset = piece.offset + (at - start);
+        let map = if is_soon { Command::map_filled } else { Command::map };
+        commands.push(map(at, end - at, piece.access.bits().into(), offset));
+        at = end;
     }
 }
 
@@ -249,12 +271,25 @@ impl AddressSpace for SystrapSpace {
         st.change(&self.shared, addr..piece.end)
     }
 
+    fn provide(&self, addr: u64, len: u64) -> bool {
+        let mut st = self.state.lock();
+        if st.soon.len() >= MAX_DIRTY {
+            st.soon.clear();
+        }
+        match st.soon.last_mut() {
+            Some(last) if last.end == addr => last.end = addr + len,
+            _ => st.soon.push(addr..addr + len),
+        }
+        true
+    }
+
     fn unmap(&self, addr: u64, len: u64) {
         self.shared.check(addr, len);
         let mut st = self.state.lock();
         for part in around_window(addr..addr + len) {
             if st.wanted.intersects(part.clone()) || st.made.intersects(part.clone()) {
                 st.wanted.remove(part.clone());
+                st.soon.retain(|soon| soon.end <= part.start || soon.start >= part.end);
                 st.restrict(&self.shared, part);
             }
         }

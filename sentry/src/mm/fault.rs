@@ -222,7 +222,9 @@ impl MemoryManager {
     /// Has the host provide the pages of `range` that are present.
     pub(super) fn provide(&self, st: &State, range: Range<u64>) {
         for (start, p) in st.pmas.overlapping(range) {
-            self.memory.populate(pma::pages(start, &p));
+            if !self.space.provide(start, p.end - start) {
+                self.memory.populate(pma::pages(start, &p));
+            }
         }
     }
 
@@ -426,6 +428,7 @@ impl MemoryManager {
             access: area.flags.access(true),
         };
         st.add_pages(range.start, p);
+        self.space.provide(range.start, len);
         let result = self.map_piece(range.start, &p);
         if result.is_err() {
             self.space.unmap(range.start, len);
