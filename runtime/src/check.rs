@@ -8,6 +8,8 @@ use platform_kvm::{Entry, Options};
 use platform_systrap::check::Report as Stubs;
 use serde_json::{Value, json};
 
+use crate::choose;
+
 /// Exit status when ringfence itself fails.
 const FAILED: i32 = 125;
 
@@ -42,12 +44,28 @@ pub(crate) fn run_with(options: &Options, json: bool) -> i32 {
     if kvm.is_ok() || systrap.is_ok() { 0 } else { FAILED }
 }
 
-/// What `--platform auto` would take.
+/// What `--platform auto` would take: `choose.rs`, with the costs measured here.
 fn choice(kvm: &Result<Report, String>, systrap: &Result<Stubs, String>) -> Option<&'static str> {
     match (kvm, systrap) {
+        (Ok(kvm), Ok(systrap)) if !choose::prefers_kvm(kvm.costs.syscall, systrap.costs.syscall) => {
+            Some("systrap")
+        }
         (Ok(_), _) => Some("kvm"),
         (Err(_), Ok(_)) => Some("systrap"),
         (Err(_), Err(_)) => None,
+    }
+}
+
+/// Why, for people.
+fn reason(kvm: &Result<Report, String>, systrap: &Result<Stubs, String>) -> String {
+    match (kvm, systrap) {
+        (Err(_), Err(_)) => "no platform works".to_owned(),
+        (Err(_), Ok(_)) => "kvm does not work".to_owned(),
+        (Ok(_), Err(_)) => "systrap does not work".to_owned(),
+        (Ok(kvm), Ok(_)) if kvm.costs.syscall <= choose::CHEAP => {
+            format!("a system call there takes no more than {}", time(choose::CHEAP))
+        }
+        (Ok(_), Ok(_)) => "a system call takes less there".to_owned(),
     }
 }
 
@@ -203,8 +221,12 @@ fn to_text(kvm: &Result<Report, String>, systrap: &Result<Stubs, String>, limits
         Err(message) => format!("platform kvm\n  ! {message}\n"),
     };
     systrap_text(&mut text, systrap);
-    let _ =
-        writeln!(text, "auto would take now: {}", choice(kvm, systrap).unwrap_or("none: no platform works"));
+    let _ = writeln!(
+        text,
+        "auto would take now: {} ({})",
+        choice(kvm, systrap).unwrap_or("none"),
+        reason(kvm, systrap)
+    );
     text.push_str("limits\n");
     let shown = |value: Option<u64>| value.map_or("unlimited".to_owned(), |n| n.to_string());
     for limit in limits {
@@ -281,6 +303,7 @@ fn to_json(result: &Result<Report, String>, systrap: &Result<Stubs, String>, lim
         "version": env!("CARGO_PKG_VERSION"),
         "platforms": {"kvm": kvm, "systrap": systrap_json(systrap)},
         "auto": choice(result, systrap),
+        "auto_reason": reason(result, systrap),
         "limits": limits_json,
     })
 }

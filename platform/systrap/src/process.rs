@@ -19,7 +19,6 @@ use crate::layout::{
     AREA_LEN, AREAS, CONTROL_FD, MEMORY_FD, STUB_END, STUB_MM, STUB_TEXT, STUB_TEXT_LEN, area, mm,
 };
 use crate::stub::{Kind, turn};
-use crate::thread::YIELDS;
 use crate::{sys, template};
 
 /// One call for the thread that changes mappings.
@@ -203,11 +202,10 @@ impl Process {
     fn wait(&self, seq: u32) -> Result<(), Failure> {
         let m = &self.control.mapping;
         let at = self.page + mm::REPORT;
-        for _ in 0..YIELDS {
-            std::thread::yield_now();
-            if m.load_u32(at) == seq {
-                return Ok(());
-            }
+        // The wake-up may have given this processor away at once. To yield instead of sleeping would save a wake-up; but
+        // on a busy host it gives the processor to others.
+        if m.load_u32(at) == seq {
+            return Ok(());
         }
         m.swap_u32(self.page + mm::WAITER, 1);
         let result = loop {

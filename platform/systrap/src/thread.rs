@@ -27,7 +27,7 @@ const CODE_WRITE: u64 = 1 << 1;
 const CODE_FETCH: u64 = 1 << 4;
 
 /// How often the sentry gives way to a thread on its own processor before it sleeps.
-pub(crate) const YIELDS: u32 = 16;
+const YIELDS: u32 = 16;
 
 /// How long a new thread may take to come up.
 const START_LIMIT: Duration = Duration::from_secs(30);
