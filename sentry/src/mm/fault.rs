@@ -559,7 +559,11 @@ impl MemoryManager {
         access: Option<Access>,
     ) -> Result<(), Fault> {
         let result = self.fill_range(st, range.clone(), access);
-        self.provide(st, range);
+        for (start, p) in st.pmas.overlapping(range) {
+            // Now, whatever the platform does later: the process may ask what is there.
+            self.space.provide(start, p.end - start);
+            self.memory.populate(pma::pages(start, &p));
+        }
         result
     }
 
