@@ -65,6 +65,11 @@ pub fn run(mut command: Command, stdin: &[u8], limit: Duration) -> Outcome {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
+    if command.get_program() == ringfence()
+        && let Some(platform) = std::env::var_os("RINGFENCE_PLATFORM")
+    {
+        command.env("RINGFENCE_PLATFORM", platform);
+    }
     let mut child = command.spawn().unwrap_or_else(|e| panic!("{:?}: {e}", command.get_program()));
     if let Some(mut pipe) = child.stdin.take() {
         let bytes = stdin.to_vec();

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use abi::regs::UserRegs;
+use abi::regs::{FLAG_TF, UserRegs};
 use platform::window::Zone;
 use platform::window::mailbox::{Mailbox, State};
 use platform::window::thread::FP_LEN;
@@ -227,7 +227,10 @@ impl SystrapContext {
         } else {
             thread.load(regs, hidden_gs);
             match mailbox {
-                Some(mailbox) if mine > 0 => mailbox.open((u64::from(guests) / shared.round) as u32),
+                // Who steps through the window gets out of it at the first look at the mailbox.
+                Some(mailbox) if mine > 0 && regs.rflags & FLAG_TF == 0 => {
+                    mailbox.open((u64::from(guests) / shared.round) as u32)
+                }
                 Some(mailbox) => mailbox.reset(),
                 None => {}
             }
