@@ -59,6 +59,8 @@ impl std::error::Error for Errno {}
 /// Internal to the kernel, and never seen by a guest: a signal interrupted the call, which starts again afterwards unless
 /// a handler without `SA_RESTART` ran.
 pub const ERESTARTSYS: Errno = Errno::known(512);
+/// Internal to the kernel: the call must wait for somebody and starts over then.
+pub const EJUKEBOX: Errno = Errno::known(528);
 /// Operation not permitted.
 pub const EPERM: Errno = Errno::known(1);
 /// No such file or directory.

@@ -37,6 +37,7 @@ pub mod cap {
     pub const SYS_TIME: u32 = 25;
     pub const SYS_TTY_CONFIG: u32 = 26;
     pub const MKNOD: u32 = 27;
+    pub const LEASE: u32 = 28;
     pub const LAST: u32 = 40;
 }
 

@@ -34,6 +34,8 @@ bitflags! {
         const WRNORM = 0x100;
         /// Room for priority data.
         const WRBAND = 0x200;
+        /// Something else has happened (`POLLMSG`): never what a file is ready for.
+        const MSG = 0x400;
         /// The peer closed its writing half.
         const RDHUP = 0x2000;
         /// `IN | RDNORM`.

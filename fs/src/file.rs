@@ -5,7 +5,7 @@
 
 use std::any::Any;
 use std::fmt::Debug;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use abi::Errno;
@@ -16,8 +16,9 @@ use base::memmap::Mappable;
 use base::time::Time;
 use base::wait::{Events, WaitKey, WaitQueue, Wake};
 
-use crate::anon::inotify::{self, event};
+use crate::dnotify::Notice;
 use crate::locks::FileId;
+use crate::notify::{self, event};
 use crate::vfs::{FileType, SetAttributes, VfsPath, Writer};
 
 /// `open(2)` flags (x86-64).
@@ -66,6 +67,8 @@ pub struct Metadata {
     pub mtime: Time,
     pub ctime: Time,
     pub btime: Time,
+    /// `vfs::iflag` bits, where the file system keeps any.
+    pub flags: u32,
 }
 
 /// One entry of a directory.
@@ -217,6 +220,11 @@ pub trait FileOps: Debug + Send + Sync + Any {
         Ok(None)
     }
 
+    /// Whether `lseek` knows the file's end: `SEEK_END`, `SEEK_DATA`, `SEEK_HOLE`.
+    fn has_end(&self) -> bool {
+        true
+    }
+
     /// Whether every `lseek` leads to 0.
     fn keeps_position(&self) -> bool {
         false
@@ -292,7 +300,10 @@ pub trait FileOps: Debug + Send + Sync + Any {
 }
 
 /// Who is told of readiness by signals (`F_SETOWN`, `O_ASYNC`); the layer that knows signals implements it.
-pub trait AsyncOwner: Wake + Any + Debug {}
+pub trait AsyncOwner: Wake + Any + Debug {
+    /// Something other than readiness is to be told (`POLL_MSG`): a lease is broken, a directory has changed.
+    fn message(&self, fd: i32);
+}
 
 /// An open file description (open(2), NOTES): shared by the descriptors that `dup` and `fork` make.
 #[derive(Debug)]
@@ -310,6 +321,10 @@ pub struct FileDescription {
     locked: OnceLock<(FileId, u64)>,
     /// Set with the first use of `F_SETOWN` and its like, for good.
     owner: OnceLock<(Arc<dyn AsyncOwner>, Option<WaitKey>)>,
+    /// Set with the first use of `F_NOTIFY`.
+    notice: OnceLock<Arc<Notice>>,
+    /// `F_SET_RW_HINT` of a file without a path.
+    write_hint: AtomicU8,
 }
 
 impl FileDescription {
@@ -337,7 +352,7 @@ impl FileDescription {
         writer: Option<Writer>,
     ) -> Arc<Self> {
         if let Some(path) = &path {
-            path.dentry.add_open();
+            path.dentry.add_open(only_reads(flags));
         }
         let is_dir = kind == FileType::Directory;
         let kept = flags & !(oflag::CREAT | oflag::EXCL | oflag::NOCTTY | oflag::TRUNC | oflag::CLOEXEC);
@@ -350,6 +365,8 @@ impl FileDescription {
             position: Lock::new(0),
             locked: OnceLock::new(),
             owner: OnceLock::new(),
+            notice: OnceLock::new(),
+            write_hint: AtomicU8::new(0),
         })
     }
 
@@ -384,11 +401,11 @@ impl FileDescription {
 
     /// Tells those who watch the file (`IN_*` of inotify(7)).
     pub fn tell(&self, mask: u32) {
-        if inotify::is_used()
+        if notify::is_used()
             && let Some(path) = &self.path
         {
             let is_dir = if self.is_dir { event::ISDIR } else { 0 };
-            inotify::happened(&path.dentry, mask | is_dir);
+            notify::happened(&path.mount, &path.dentry, mask | is_dir);
         }
     }
 
@@ -428,6 +445,20 @@ impl FileDescription {
     /// Who is told of readiness by signals, if there ever was anybody.
     pub fn existing_async_owner(&self) -> Option<Arc<dyn AsyncOwner>> {
         self.owner.get().map(|(owner, _)| owner.clone())
+    }
+
+    /// What was asked for with `F_NOTIFY`; `make` makes it at the first call.
+    pub(crate) fn notice(&self, make: impl FnOnce() -> Arc<Notice>) -> &Arc<Notice> {
+        self.notice.get_or_init(make)
+    }
+
+    pub(crate) fn existing_notice(&self) -> Option<&Arc<Notice>> {
+        self.notice.get()
+    }
+
+    /// Where the hint of `F_SET_RW_HINT` is: how long what is written will live, as fcntl(2) numbers it.
+    pub fn write_hint(&self) -> &AtomicU8 {
+        self.path.as_ref().map_or(&self.write_hint, |path| &path.dentry.write_hint)
     }
 
     /// Whether `read` is allowed.
@@ -575,7 +606,7 @@ impl FileDescription {
             return Ok(0);
         }
         // As in tmpfs and merged directories of overlayfs (Linux 6.18 fs/libfs.c, offset_dir_llseek).
-        if whence > 1 && self.ops.metadata()?.is_dir() {
+        if whence > 1 && (!self.ops.has_end() || self.ops.metadata()?.is_dir()) {
             return Err(EINVAL);
         }
         let mut position = self.position.lock();
@@ -648,6 +679,11 @@ impl FileDescription {
     }
 }
 
+/// Whether a description with `flags` reads, and does nothing else.
+fn only_reads(flags: u32) -> bool {
+    flags & (oflag::ACCMODE | oflag::PATH) == oflag::RDONLY
+}
+
 impl Drop for FileDescription {
     fn drop(&mut self) {
         if let Some((_, Some(key))) = self.owner.take()
@@ -657,15 +693,16 @@ impl Drop for FileDescription {
         }
         if let Some(&(file, owner)) = self.locked.get() {
             crate::locks::release(file, owner);
+            crate::leases::release(file, owner);
         }
         if self.flags() & oflag::PATH == 0 {
             self.tell(if self.is_writable() { event::CLOSE_WRITE } else { event::CLOSE_NOWRITE });
         }
         if let Some(path) = &self.path
-            && path.dentry.remove_open()
+            && path.dentry.remove_open(only_reads(self.flags()))
             && path.dentry.is_dead()
         {
-            inotify::gone(&path.dentry);
+            notify::gone(&path.mount, &path.dentry);
         }
     }
 }

@@ -15,7 +15,7 @@ use base::lock::{Lock, rank};
 use base::time::Time;
 
 use crate::file::{DirEntry, FileOps, Metadata, oflag};
-use crate::vfs::{FileType, Inode, SetAttributes, StatFs, mode};
+use crate::vfs::{FileType, Inode, Owner, SetAttributes, StatFs, mode};
 
 /// Most bytes that one write hands on.
 const WRITE_MAX: usize = 4096;
@@ -36,63 +36,6 @@ pub trait Text: Send + Sync {
         Err(EIO)
     }
 }
-
-/// The methods of a directory in which no name can be made: the lookup itself fails (Linux `proc_lookup`).
-macro_rules! refuse_new_names {
-    () => {
-        fn create(
-            &self,
-            _name: &[u8],
-            _mode: u32,
-            _owner: $crate::vfs::Owner,
-        ) -> Result<Arc<dyn Inode>, Errno> {
-            Err(ENOENT)
-        }
-
-        fn mkdir(
-            &self,
-            _name: &[u8],
-            _mode: u32,
-            _owner: $crate::vfs::Owner,
-        ) -> Result<Arc<dyn Inode>, Errno> {
-            Err(ENOENT)
-        }
-
-        fn mknod(
-            &self,
-            _name: &[u8],
-            _mode: u32,
-            _rdev: u64,
-            _owner: $crate::vfs::Owner,
-        ) -> Result<Arc<dyn Inode>, Errno> {
-            Err(ENOENT)
-        }
-
-        fn symlink(
-            &self,
-            _name: &[u8],
-            _target: &[u8],
-            _owner: $crate::vfs::Owner,
-        ) -> Result<Arc<dyn Inode>, Errno> {
-            Err(ENOENT)
-        }
-
-        fn link(&self, _name: &[u8], _inode: &Arc<dyn Inode>) -> Result<Arc<dyn Inode>, Errno> {
-            Err(ENOENT)
-        }
-
-        fn rename(
-            &self,
-            _old_name: &[u8],
-            _new_parent: &Arc<dyn Inode>,
-            _new_name: &[u8],
-            _flags: u32,
-        ) -> Result<(), Errno> {
-            Err(ENOENT)
-        }
-    };
-}
-pub(crate) use refuse_new_names;
 
 /// What `stat` tells of a generated file.
 #[derive(Clone, Copy, Debug)]
@@ -172,6 +115,11 @@ impl FileOps for OpenText {
 
     fn takes_outer_locks(&self) -> bool {
         true
+    }
+
+    fn has_end(&self) -> bool {
+        // A text of unknown length, as `seq_file` makes it.
+        self.meta.size > 0
     }
 
     fn read_at(&self, offset: u64, dst: &mut dyn Sink) -> Result<usize, Errno> {
@@ -394,7 +342,14 @@ impl Inode for StaticDir {
         Ok(Box::new(OpenDir::new(self, meta)))
     }
 
-    refuse_new_names!();
+    fn fails_lookups(&self) -> bool {
+        self.stamp.kind == StatFs::PROC
+    }
+
+    /// What has no way to make files says so (fs/namei.c, `lookup_open`).
+    fn create(&self, _name: &[u8], _mode: u32, _owner: Owner) -> Result<Arc<dyn Inode>, Errno> {
+        Err(EACCES)
+    }
 
     fn statfs(&self) -> Result<StatFs, Errno> {
         Ok(self.stamp.statfs())

@@ -2,10 +2,13 @@
 
 pub mod anon;
 pub mod devfs;
+pub mod dnotify;
 pub mod file;
 pub mod generated;
 pub mod hostfs;
+pub mod leases;
 pub mod locks;
+pub mod notify;
 pub mod overlay;
 pub mod procfs;
 pub mod tmpfs;

@@ -255,6 +255,7 @@ pub const CALLS: &[HostCall] = &[
     writable("openat", libc::SYS_openat, &[], "opens and makes files in writable folders"),
     writable("pwrite64", libc::SYS_pwrite64, &[], "writes host files"),
     writable("fsync", libc::SYS_fsync, &[], "fsync of host files"),
+    writable("syncfs", libc::SYS_syncfs, &[], "sync and syncfs of volumes"),
     writable("fdatasync", libc::SYS_fdatasync, &[], "fdatasync of host files"),
     writable("mkdirat", libc::SYS_mkdirat, &[], "makes folders"),
     writable("mknodat", libc::SYS_mknodat, &[], "makes FIFOs and sockets' names"),

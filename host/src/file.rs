@@ -255,6 +255,16 @@ pub fn sync(fd: BorrowedFd<'_>) -> Result<(), Errno> {
     check(unsafe { libc::fsync(fd.as_raw_fd()) })
 }
 
+/// `syncfs` of the file system that the directory is on.
+///
+/// # Errors
+/// What openat(2) and syncfs(2) give.
+pub fn sync_fs(dir: BorrowedFd<'_>) -> Result<(), Errno> {
+    let dir = reopen_dir(dir)?;
+    // SAFETY: no pointers are passed.
+    check(unsafe { libc::syncfs(dir.as_raw_fd()) })
+}
+
 /// Calls `f` with inode number, type (`DT_*`) and name of each entry of `dir`, without `.` and `..`.
 ///
 /// # Errors

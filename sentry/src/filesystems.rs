@@ -65,6 +65,21 @@ pub fn make(
     Ok(SuperBlock::new(root, name, readonly))
 }
 
+/// Whether a file system of kind `fstype` knows `option`; the memory has `total` bytes.
+///
+/// # Errors
+/// `EINVAL`.
+pub fn check_option(fstype: &[u8], option: &[u8], total: u64) -> Result<(), Errno> {
+    match fstype {
+        b"tmpfs" => fs::tmpfs::check_options(option, total),
+        b"ramfs" => ramfs_mode(option).map(drop),
+        b"proc" => check_proc(option),
+        // Its layers are looked for when it is made.
+        b"overlay" => Ok(()),
+        _ => Err(EINVAL),
+    }
+}
+
 fn pairs(options: &[u8]) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
     options.split(|&b| b == b',').filter(|o| !o.is_empty()).map(|option| {
         match option.iter().position(|&b| b == b'=') {

@@ -78,6 +78,12 @@ impl Item {
             && let Some(queue) = file.ops.wait_queue()
         {
             queue.unregister(key);
+            if let Some(inner) = file.ops.as_any().downcast_ref::<Epoll>() {
+                let mut watchers = inner.0.watchers.lock();
+                if let Some(i) = watchers.iter().position(|w| Weak::ptr_eq(w, &self.epoll)) {
+                    watchers.swap_remove(i);
+                }
+            }
         }
     }
 
@@ -113,6 +119,8 @@ struct Shared {
     items: Lock<Items, { rank::EPOLL }>,
     ready: Lock<VecDeque<Arc<Item>>, { rank::LEAF }>,
     queue: WaitQueue,
+    /// The epolls that watch this one, once for each item.
+    watchers: Lock<Vec<Weak<Shared>>, { rank::LEAF }>,
 }
 
 impl Shared {
@@ -139,21 +147,48 @@ impl Shared {
         Some(item)
     }
 
-    /// Whether `target` is watched by this epoll or by those it watches, which are at most `left` deep.
-    fn reaches(&self, target: &Shared, left: u32) -> Result<bool, Errno> {
+    /// How many epolls watch each other in a row from here down.
+    ///
+    /// # Errors
+    /// `ELOOP`: `target` is one of them, or they are too many.
+    ///
+    /// Source: Linux 6.18 fs/eventpoll.c, `ep_loop_check_proc`.
+    fn depth(&self, target: &Shared, left: u32, seen: &mut HashMap<usize, u32>) -> Result<u32, Errno> {
         if std::ptr::eq(self, target) {
-            return Ok(true);
+            return Err(ELOOP);
+        }
+        let key = std::ptr::from_ref(self).addr();
+        if let Some(&depth) = seen.get(&key) {
+            return Ok(depth);
         }
         let files: Vec<_> = self.items.lock().all.values().map(|i| i.file.clone()).collect();
+        let mut depth = 0;
         for file in files.iter().filter_map(Weak::upgrade) {
             if let Some(inner) = file.ops.as_any().downcast_ref::<Epoll>() {
                 let left = left.checked_sub(1).ok_or(ELOOP)?;
-                if inner.0.reaches(target, left)? {
-                    return Ok(true);
-                }
+                depth = depth.max(inner.0.depth(target, left, seen)? + 1);
             }
         }
-        Ok(false)
+        seen.insert(key, depth);
+        Ok(depth)
+    }
+
+    /// How many epolls watch each other in a row from here up.
+    fn height(&self, left: u32, seen: &mut HashMap<usize, u32>) -> Result<u32, Errno> {
+        let key = std::ptr::from_ref(self).addr();
+        if let Some(&height) = seen.get(&key) {
+            return Ok(height);
+        }
+        let mut above: Vec<Arc<Shared>> = self.watchers.lock().iter().filter_map(Weak::upgrade).collect();
+        above.sort_by_key(|epoll| Arc::as_ptr(epoll).addr());
+        above.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        let mut height = 0;
+        for epoll in above {
+            let left = left.checked_sub(1).ok_or(ELOOP)?;
+            height = height.max(epoll.height(left, seen)? + 1);
+        }
+        seen.insert(key, height);
+        Ok(height)
     }
 }
 
@@ -172,6 +207,7 @@ pub fn new() -> Arc<FileDescription> {
         items: Lock::new(Items { all: HashMap::new(), sweep_at: 64 }),
         ready: Lock::new(VecDeque::new()),
         queue: WaitQueue::new(),
+        watchers: Lock::default(),
     };
     FileDescription::new(Box::new(Epoll(Arc::new(shared))), None, oflag::RDWR)
 }
@@ -202,10 +238,11 @@ impl Epoll {
             return Err(EINVAL);
         }
         let nesting = nested.map(|_| NESTING.lock());
-        if let Some(inner) = nested
-            && inner.0.reaches(&self.0, MAX_NESTS)?
-        {
-            return Err(ELOOP);
+        if let Some(inner) = nested {
+            let below = inner.0.depth(&self.0, MAX_NESTS, &mut HashMap::new())?;
+            if below + 1 + self.0.height(MAX_NESTS, &mut HashMap::new())? > MAX_NESTS {
+                return Err(ELOOP);
+            }
         }
         let key = Self::key(fd, file);
         let interest = Item::stored(events, data);
@@ -237,6 +274,11 @@ impl Epoll {
             *item.registration.lock() = Some(registration);
         }
         drop(items);
+        if let Some(inner) = nested {
+            let mut watchers = inner.0.watchers.lock();
+            watchers.retain(|w| w.strong_count() > 0);
+            watchers.push(Arc::downgrade(&self.0));
+        }
         drop(nesting);
         if !item.found(file, interest).is_empty() {
             self.0.enqueue(item);

@@ -187,6 +187,7 @@ impl FileOps for HostStream {
             mtime: time(s.mtime),
             ctime: time(s.ctime),
             btime: Time::default(),
+            flags: 0,
         })
     }
 

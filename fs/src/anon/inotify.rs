@@ -1,11 +1,11 @@
 //! inotify(7): tells of what happens to files.
 //!
-//! A watch hangs on a dentry: what the VFS does there, and to the names in it, is told to its instance's queue. The
-//! dentry stays in its directory's cache while it is watched, so one name has one dentry.
+//! A watch hangs on a dentry (`notify.rs`): what the VFS does there, and to the names in it, is told to its instance's
+//! queue.
 
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
@@ -17,44 +17,13 @@ use base::wait::{Events, WaitQueue};
 use super::anon_metadata;
 use super::pipe::FIONREAD;
 use crate::file::{FileDescription, FileOps, IoctlMemory, Metadata, oflag};
-use crate::vfs::{Dentry, VfsPath};
-
-/// `IN_*` of inotify(7).
-#[expect(missing_docs, reason = "inotify(7) explains each")]
-pub mod event {
-    pub const ACCESS: u32 = 1;
-    pub const MODIFY: u32 = 2;
-    pub const ATTRIB: u32 = 4;
-    pub const CLOSE_WRITE: u32 = 8;
-    pub const CLOSE_NOWRITE: u32 = 0x10;
-    pub const OPEN: u32 = 0x20;
-    pub const MOVED_FROM: u32 = 0x40;
-    pub const MOVED_TO: u32 = 0x80;
-    pub const CREATE: u32 = 0x100;
-    pub const DELETE: u32 = 0x200;
-    pub const DELETE_SELF: u32 = 0x400;
-    pub const MOVE_SELF: u32 = 0x800;
-    pub const UNMOUNT: u32 = 0x2000;
-    pub const Q_OVERFLOW: u32 = 0x4000;
-    pub const IGNORED: u32 = 0x8000;
-    pub const ONLYDIR: u32 = 0x0100_0000;
-    pub const DONT_FOLLOW: u32 = 0x0200_0000;
-    pub const EXCL_UNLINK: u32 = 0x0400_0000;
-    pub const MASK_CREATE: u32 = 0x1000_0000;
-    pub const MASK_ADD: u32 = 0x2000_0000;
-    pub const ISDIR: u32 = 0x4000_0000;
-    pub const ONESHOT: u32 = 0x8000_0000;
-    /// What can be watched for.
-    pub const ALL: u32 = 0xfff;
-}
+use crate::notify::{self, Counted, Watcher, event};
+use crate::vfs::VfsPath;
 
 /// Events that wait in one instance at most (`/proc/sys/fs/inotify/max_queued_events`).
 const QUEUE_MAX: usize = 16384;
 /// Watches of one instance at most.
 const WATCHES_MAX: usize = 65536;
-
-/// All watches: while there are none, nothing looks for any.
-static WATCHES: AtomicUsize = AtomicUsize::new(0);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Event {
@@ -84,22 +53,34 @@ impl Event {
 
 /// A watch of one instance on one file.
 #[derive(Debug)]
-struct Watch {
+pub(crate) struct Watch {
     wd: i32,
     mask: AtomicU32,
     instance: Weak<Instance>,
     place: VfsPath,
+    _counted: Counted,
 }
 
-impl Drop for Watch {
-    fn drop(&mut self) {
-        WATCHES.fetch_sub(1, Ordering::Relaxed);
+impl Watch {
+    pub(crate) fn tell(&self, told: notify::Event<'_>) {
+        let wanted = self.mask.load(Ordering::Relaxed);
+        if wanted & told.mask & event::ALL == 0 || told.is_gone && wanted & event::EXCL_UNLINK != 0 {
+            return;
+        }
+        let Some(instance) = self.instance.upgrade() else { return };
+        instance.push(Event { wd: self.wd, mask: told.mask, cookie: told.cookie, name: told.name.into() });
+        if wanted & event::ONESHOT != 0 {
+            instance.remove(self.wd);
+        }
+    }
+
+    /// What it watches is gone.
+    pub(crate) fn end(&self) {
+        if let Some(instance) = self.instance.upgrade() {
+            instance.remove(self.wd);
+        }
     }
 }
-
-/// The watches on one dentry.
-#[derive(Debug, Default)]
-pub struct Watches(Lock<Vec<Weak<Watch>>, { rank::LEAF }>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -135,7 +116,7 @@ impl Instance {
     fn remove(&self, wd: i32) -> Option<Arc<Watch>> {
         let watch = self.state.lock().watches.remove(&wd)?;
         if let Some(on) = watch.place.dentry.watches() {
-            on.0.lock().retain(|w| w.strong_count() > 0 && !std::ptr::eq(w.as_ptr(), &*watch));
+            on.retain(|w| !matches!(w, Watcher::Inotify(w) if std::ptr::eq(w.as_ptr(), &*watch)));
         }
         self.push(Event { wd, mask: event::IGNORED, cookie: 0, name: Box::default() });
         Some(watch)
@@ -162,9 +143,13 @@ impl Inotify {
         let on = dentry.make_watches();
         let kept = mask & (event::ALL | event::EXCL_UNLINK | event::ONESHOT);
         let own = {
-            let list = on.0.lock();
             let instance = Arc::as_ptr(&self.0);
-            list.iter().filter_map(Weak::upgrade).find(|w| std::ptr::eq(w.instance.as_ptr(), instance))
+            let all = on.list().into_iter().filter_map(|w| match w {
+                Watcher::Inotify(w) => w.upgrade(),
+                Watcher::Dnotify(_) => None,
+            });
+            let mut all = all.filter(|w| std::ptr::eq(w.instance.as_ptr(), instance));
+            all.next()
         };
         if let Some(watch) = own {
             if mask & event::MASK_CREATE != 0 {
@@ -186,14 +171,16 @@ impl Inotify {
             }
         }
         state.last_wd = wd;
-        WATCHES.fetch_add(1, Ordering::Relaxed);
-        let watch =
-            Arc::new(Watch { wd, mask: AtomicU32::new(kept), instance: Arc::downgrade(&self.0), place });
+        let watch = Arc::new(Watch {
+            wd,
+            mask: AtomicU32::new(kept),
+            instance: Arc::downgrade(&self.0),
+            place,
+            _counted: Counted::new(),
+        });
         state.watches.insert(wd, watch.clone());
         drop(state);
-        let mut list = on.0.lock();
-        list.retain(|w| w.strong_count() > 0);
-        list.push(Arc::downgrade(&watch));
+        on.add(Watcher::Inotify(Arc::downgrade(&watch)));
         Ok(wd)
     }
 
@@ -272,72 +259,5 @@ impl Drop for Inotify {
     fn drop(&mut self) {
         let watches = std::mem::take(&mut self.0.state.lock().watches);
         drop(watches);
-    }
-}
-
-/// Whether anything is watched at all.
-pub(crate) fn is_used() -> bool {
-    WATCHES.load(Ordering::Relaxed) > 0
-}
-
-/// A number that ties the two events of a rename together.
-pub(crate) fn new_cookie() -> u32 {
-    static NEXT: AtomicU32 = AtomicU32::new(1);
-    NEXT.fetch_add(1, Ordering::Relaxed)
-}
-
-/// Tells those who watch `dentry`; `name` is that of the child concerned, if one is.
-fn tell(dentry: &Dentry, mask: u32, cookie: u32, name: &[u8], child_is_gone: bool) {
-    let Some(on) = dentry.watches() else { return };
-    let watches: Vec<Arc<Watch>> = on.0.lock().iter().filter_map(Weak::upgrade).collect();
-    for watch in watches {
-        let wanted = watch.mask.load(Ordering::Relaxed);
-        if wanted & mask & event::ALL == 0 || child_is_gone && wanted & event::EXCL_UNLINK != 0 {
-            continue;
-        }
-        let Some(instance) = watch.instance.upgrade() else { continue };
-        instance.push(Event { wd: watch.wd, mask, cookie, name: name.into() });
-        if wanted & event::ONESHOT != 0 {
-            instance.remove(watch.wd);
-        }
-    }
-}
-
-/// Tells that something happened to the file: those who watch its directory, and those who watch the file itself.
-pub(crate) fn happened(dentry: &Arc<Dentry>, mask: u32) {
-    if !is_used() {
-        return;
-    }
-    if let Some(parent) = dentry.parent()
-        && parent.watches().is_some()
-    {
-        tell(&parent, mask, 0, &dentry.name(), dentry.is_dead());
-    }
-    tell(dentry, mask, 0, b"", false);
-}
-
-/// Tells those who watch the directory of something that concerns a name in it.
-pub(crate) fn in_directory(dir: &Arc<Dentry>, mask: u32, cookie: u32, name: &[u8]) {
-    if is_used() {
-        tell(dir, mask, cookie, name, false);
-    }
-}
-
-/// Tells those who watch the file, and not those who watch its directory.
-pub(crate) fn to_itself(dentry: &Arc<Dentry>, mask: u32) {
-    if is_used() {
-        tell(dentry, mask, 0, b"", false);
-    }
-}
-
-/// Tells that the file is gone for good, and ends the watches on it.
-pub(crate) fn gone(dentry: &Arc<Dentry>) {
-    let Some(on) = dentry.watches() else { return };
-    tell(dentry, event::DELETE_SELF, 0, b"", false);
-    let watches: Vec<Arc<Watch>> = on.0.lock().iter().filter_map(Weak::upgrade).collect();
-    for watch in watches {
-        if let Some(instance) = watch.instance.upgrade() {
-            instance.remove(watch.wd);
-        }
     }
 }

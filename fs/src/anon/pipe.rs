@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
@@ -29,6 +30,12 @@ pub(super) const FIONREAD: u32 = 0x541b;
 #[derive(Debug)]
 struct Ring {
     bytes: VecDeque<u8>,
+    /// Bytes that were ever taken out.
+    taken: u64,
+    /// What was written with `O_DIRECT`, in order.
+    packets: VecDeque<Packet>,
+    /// Bytes in the last buffer, if writes may be added to it: 0 behind a packet, and when the pipe is empty.
+    tail: usize,
     capacity: usize,
     readers: u32,
     writers: u32,
@@ -37,9 +44,51 @@ struct Ring {
     writer_opens: u64,
 }
 
+/// A write that is read by itself: its bytes, counted from the pipe's first one.
+#[derive(Clone, Copy, Debug)]
+struct Packet {
+    start: u64,
+    end: u64,
+}
+
 impl Ring {
+    /// A packet takes a whole buffer, however short it is.
     fn room(&self) -> usize {
-        self.capacity.saturating_sub(self.bytes.len())
+        let waste: usize =
+            self.packets.iter().map(|p| PIPE_BUF.saturating_sub((p.end - p.start) as usize)).sum();
+        self.capacity.saturating_sub(self.bytes.len() + waste)
+    }
+
+    /// How many of `wanted` bytes one read may give, and how many it takes out: a packet ends it, and its rest is lost.
+    fn extent(&self, wanted: usize) -> (usize, usize) {
+        let wanted = wanted.min(self.bytes.len());
+        match self.packets.front() {
+            Some(packet) if packet.start < self.taken + wanted as u64 => {
+                let end = (packet.end - self.taken) as usize;
+                (wanted.min(end), end)
+            }
+            _ => (wanted, wanted),
+        }
+    }
+
+    /// Whether `n` bytes go into the last buffer (fs/pipe.c, `pipe_write`): even a packet is none then.
+    fn merges(&self, n: usize) -> bool {
+        self.tail > 0 && !n.is_multiple_of(PIPE_BUF) && self.tail + n % PIPE_BUF <= PIPE_BUF
+    }
+
+    /// Takes `n` bytes out.
+    fn consume(&mut self, n: usize) {
+        self.bytes.drain(..n);
+        self.taken += n as u64;
+        if self.bytes.is_empty() {
+            self.tail = 0;
+        }
+        while self.packets.front().is_some_and(|p| p.end <= self.taken) {
+            self.packets.pop_front();
+        }
+        if let Some(first) = self.packets.front_mut() {
+            first.start = first.start.max(self.taken);
+        }
     }
 }
 
@@ -73,6 +122,9 @@ impl Pipe {
             attributes: Lock::new(attributes),
             ring: Lock::new(Ring {
                 bytes: VecDeque::new(),
+                taken: 0,
+                packets: VecDeque::new(),
+                tail: 0,
                 capacity: CAPACITY,
                 readers: 0,
                 writers: 0,
@@ -104,7 +156,8 @@ impl Pipe {
         drop(ring);
         self.queue.notify(Events::READABLE | Events::WRITABLE);
         let unseen = if is_unwritten { before.1 } else { u64::MAX };
-        PipeEnd { pipe: self.clone(), reads, writes, inode, missing, unseen }
+        let packets = AtomicBool::new(false);
+        PipeEnd { pipe: self.clone(), reads, writes, inode, missing, unseen, packets }
     }
 }
 
@@ -164,16 +217,19 @@ pub struct PipeEnd {
     missing: Option<u64>,
     /// No hang-up is shown while the count of writers' opens is this: none was there yet.
     unseen: u64,
+    /// `O_DIRECT`: each write is a packet.
+    packets: AtomicBool,
 }
 
-/// Makes a pipe; returns its reading and its writing end. `flags` is `O_NONBLOCK` or 0.
+/// Makes a pipe; returns its reading and its writing end. `flags` holds `O_NONBLOCK` and `O_DIRECT`.
 pub fn new(flags: u32, owner: Owner) -> (Arc<FileDescription>, Arc<FileDescription>) {
     let pipe = Pipe::new(owner);
-    let flags = flags & oflag::NONBLOCK;
+    let flags = flags & (oflag::NONBLOCK | oflag::DIRECT);
     // Both ends are there before either is seen.
     let (mut read, write) = (pipe.open(true, false, None), pipe.open(false, true, None));
     read.missing = None;
     read.unseen = u64::MAX;
+    write.set_flags(flags);
     (
         FileDescription::new(Box::new(read), None, flags | oflag::RDONLY),
         FileDescription::new(Box::new(write), None, flags | oflag::WRONLY),
@@ -208,7 +264,8 @@ impl PipeEnd {
             return Err(EAGAIN);
         }
         let n = max.min(ring.bytes.len());
-        let bytes = ring.bytes.drain(..n).collect();
+        let bytes = ring.bytes.iter().take(n).copied().collect();
+        ring.consume(n);
         drop(ring);
         if n > 0 {
             self.pipe.queue.notify(Events::WRITABLE);
@@ -222,6 +279,7 @@ impl PipeEnd {
         for &b in bytes.iter().rev() {
             ring.bytes.push_front(b);
         }
+        ring.taken -= bytes.len() as u64;
         drop(ring);
         self.pipe.queue.notify(Events::READABLE);
     }
@@ -276,6 +334,7 @@ impl FileOps for PipeEnd {
         if ring.bytes.is_empty() {
             return if ring.writers > 0 { Err(EAGAIN) } else { Ok(0) };
         }
+        let (wanted, end) = ring.extent(wanted);
         let mut done = 0;
         let mut failed = None;
         let (front, back) = ring.bytes.as_slices();
@@ -297,7 +356,8 @@ impl FileOps for PipeEnd {
                 }
             }
         }
-        ring.bytes.drain(..done);
+        let taken = if done == wanted { end } else { done };
+        ring.consume(taken);
         drop(ring);
         if done == 0 {
             return Err(failed.unwrap_or(EFAULT));
@@ -319,10 +379,14 @@ impl FileOps for PipeEnd {
         if ring.readers == 0 {
             return Err(EPIPE);
         }
+        let merges = ring.merges(wanted);
+        let is_packet = self.packets.load(Ordering::Relaxed) && !merges;
         let room = ring.room();
-        if room == 0 || (wanted <= PIPE_BUF && room < wanted) {
+        if room == 0 || (wanted <= PIPE_BUF && room < wanted) || is_packet && room < PIPE_BUF {
             return Err(EAGAIN);
         }
+        // Packets are pages, and only whole ones.
+        let room = if is_packet { room - room % PIPE_BUF } else { room };
         let mut done = 0;
         let mut failed = None;
         let mut buf = [0u8; PIPE_BUF];
@@ -331,7 +395,11 @@ impl FileOps for PipeEnd {
             let Some(piece) = buf.get_mut(..len) else { break };
             match src.take(piece) {
                 Ok(n) => {
+                    let start = ring.taken + ring.bytes.len() as u64;
                     ring.bytes.extend(piece.get(..n).unwrap_or_default());
+                    if is_packet && n > 0 {
+                        ring.packets.push_back(Packet { start, end: start + n as u64 });
+                    }
                     done += n;
                     if n < len {
                         break;
@@ -343,6 +411,12 @@ impl FileOps for PipeEnd {
                 }
             }
         }
+        ring.tail = match done % PIPE_BUF {
+            _ if is_packet => 0,
+            rest if merges => ring.tail + rest,
+            0 => PIPE_BUF,
+            rest => rest,
+        };
         drop(ring);
         if done == 0 {
             return Err(failed.unwrap_or(EFAULT));
@@ -401,6 +475,10 @@ impl FileOps for PipeEnd {
 
     fn wait_queue(&self) -> Option<&WaitQueue> {
         Some(&self.pipe.queue)
+    }
+
+    fn set_flags(&self, flags: u32) {
+        self.packets.store(flags & oflag::DIRECT != 0, Ordering::Relaxed);
     }
 
     fn finish_open(&self) -> Result<(), Errno> {

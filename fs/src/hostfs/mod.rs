@@ -127,6 +127,7 @@ fn metadata(stat: &Stat) -> Metadata {
         mtime: time(stat.mtime),
         ctime: time(stat.ctime),
         btime: time(stat.ctime),
+        flags: 0,
     }
 }
 
@@ -222,6 +223,14 @@ impl Inode for HostInode {
 
     fn as_any(&self) -> &dyn Any {
         self
+    }
+
+    fn sync_fs(&self) -> Result<(), Errno> {
+        if !self.is_writable() {
+            return Ok(());
+        }
+        flush();
+        host::file::sync_fs(self.fd()?.as_fd())
     }
 
     fn statfs(&self) -> Result<StatFs, Errno> {

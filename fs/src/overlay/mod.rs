@@ -21,7 +21,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock, Weak};
 
 use abi::Errno;
-use abi::errno::{EINVAL, EIO, ENODATA, ENOENT, ENOTDIR, EOPNOTSUPP};
+use abi::errno::{EINVAL, EIO, ENODATA, ENOENT, ENOTDIR, ENOTTY, EOPNOTSUPP};
 use base::lock::{Lock, rank};
 
 use crate::file::{FileOps, Metadata};
@@ -383,6 +383,18 @@ impl Inode for OverlayInode {
 
     fn set_attributes(&self, set: &SetAttributes) -> Result<(), Errno> {
         self.copy_up()?.set_attributes(set)
+    }
+
+    fn flags(&self) -> Result<u32, Errno> {
+        match self.top()?.flags() {
+            // Not kept below, but the upper layer can.
+            Err(ENOTTY) => Ok(0),
+            other => other,
+        }
+    }
+
+    fn set_flags(&self, flags: u32) -> Result<(), Errno> {
+        self.copy_up()?.set_flags(flags)
     }
 
     fn xattr(&self, name: &[u8]) -> Result<Vec<u8>, Errno> {

@@ -10,7 +10,7 @@ use abi::errno::ENOENT;
 use super::task::{Handle, ino, opaque_debug};
 use super::{Descriptor, denied, parse_id};
 use crate::file::{FileOps, Metadata, oflag};
-use crate::generated::{Entry, Listing, OpenDir, OpenText, Text, refuse_new_names};
+use crate::generated::{Entry, Listing, OpenDir, OpenText, Text};
 use crate::vfs::{FileType, Inode, MagicTarget, StatFs, mode};
 
 /// Which of the two directories.
@@ -80,7 +80,9 @@ impl Inode for FdDir {
         Ok(Box::new(OpenDir::new(self, meta)))
     }
 
-    refuse_new_names!();
+    fn fails_lookups(&self) -> bool {
+        true
+    }
 
     /// A process sees its own descriptors, whoever its files belong to (Linux `proc_fd_permission`).
     fn allows(&self, _want: u32) -> bool {

@@ -18,7 +18,7 @@ use abi::errno::{EACCES, ENOENT};
 use base::time::Time;
 
 use crate::file::{FileDescription, FileOps, Metadata};
-use crate::generated::{Entry, Listing, Named, OpenDir, Stamp, refuse_new_names};
+use crate::generated::{Entry, Listing, Named, OpenDir, Stamp};
 use crate::vfs::{FileType, Inode, Owner, StatFs, VfsPath, mode};
 
 pub use task::{OpenMemory, TaskFile, TaskLink, TaskMemory};
@@ -222,7 +222,9 @@ impl Inode for Root {
         Ok(Box::new(OpenDir::new(self, meta)))
     }
 
-    refuse_new_names!();
+    fn fails_lookups(&self) -> bool {
+        true
+    }
 
     fn statfs(&self) -> Result<StatFs, Errno> {
         Ok(self.0.stamp(ROOT_INO).statfs())

@@ -10,7 +10,7 @@ use abi::errno::ENOENT;
 use super::denied;
 use super::task::{Handle, ino, opaque_debug};
 use crate::file::{FileOps, Metadata};
-use crate::generated::{Entry, Listing, OpenDir, refuse_new_names};
+use crate::generated::{Entry, Listing, OpenDir};
 use crate::vfs::{FileType, Inode, MagicTarget, StatFs, mode};
 
 /// Behind the numbers of a directory's descriptors.
@@ -74,7 +74,9 @@ impl Inode for NsDir {
         Ok(Box::new(OpenDir::new(self, meta)))
     }
 
-    refuse_new_names!();
+    fn fails_lookups(&self) -> bool {
+        true
+    }
 
     fn statfs(&self) -> Result<StatFs, Errno> {
         Ok(self.handle.proc.stamp(0).statfs())

@@ -12,7 +12,7 @@ use super::fd::{FdDir, FdView};
 use super::ns::NsDir;
 use super::{Proc, Task, TaskAccess, denied, parse_id};
 use crate::file::{FileOps, Metadata};
-use crate::generated::{Entry, Listing, OpenDir, OpenText, Stamp, Text, accept_size_only, refuse_new_names};
+use crate::generated::{Entry, Listing, OpenDir, OpenText, Stamp, Text, accept_size_only};
 use crate::vfs::{FileType, Inode, MagicTarget, SetAttributes, StatFs, mode};
 
 /// The texts of a task's directory, named as in proc(5).
@@ -241,7 +241,9 @@ impl Inode for TaskDir {
         Ok(Box::new(OpenDir::new(self, meta)))
     }
 
-    refuse_new_names!();
+    fn fails_lookups(&self) -> bool {
+        true
+    }
 
     fn statfs(&self) -> Result<StatFs, Errno> {
         Ok(self.0.proc.stamp(0).statfs())
@@ -296,7 +298,9 @@ impl Inode for ThreadsDir {
         Ok(Box::new(OpenDir::new(self, meta)))
     }
 
-    refuse_new_names!();
+    fn fails_lookups(&self) -> bool {
+        true
+    }
 
     fn statfs(&self) -> Result<StatFs, Errno> {
         Ok(self.handle.proc.stamp(0).statfs())

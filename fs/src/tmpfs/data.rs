@@ -33,7 +33,6 @@ pub(super) struct Data {
     space: Arc<Space>,
     /// Changed under `pages` (and, by writers, under `writing`).
     size: AtomicU64,
-    /// Whether pages beyond `size` in its last page may hold what a mapping stored there.
     pages: Lock<PageMap, { rank::PAGE_CACHE }>,
     mappings: Mappings,
     /// One writer at a time: writes and appends are whole.
@@ -66,7 +65,7 @@ impl Data {
         }
     }
 
-    fn has_seal(&self, seals: u32) -> bool {
+    pub(super) fn has_seal(&self, seals: u32) -> bool {
         self.seals.load(Ordering::Acquire) & seals != 0
     }
 
@@ -174,6 +173,9 @@ impl Data {
                 return Err(EPERM);
             }
         }
+        if offset > self.size() {
+            self.clear_tail(self.size());
+        }
         let mut at = offset;
         while at < end {
             let page = at & !(PAGE_SIZE - 1);
@@ -211,6 +213,9 @@ impl Data {
         if size > old && self.has_seal(seal::GROW) || size < old && self.has_seal(seal::SHRINK) {
             return Err(EPERM);
         }
+        if size > old {
+            self.clear_tail(old);
+        }
         self.size.store(size, Ordering::Release);
         if size >= old {
             return Ok(());
@@ -228,6 +233,16 @@ impl Data {
         }
         self.mappings.invalidate(keep..u64::MAX, true);
         Ok(())
+    }
+
+    /// Clears what mappings stored behind the end, `size`, in its page, before the file grows over it.
+    fn clear_tail(&self, size: u64) {
+        let skip = size % PAGE_SIZE;
+        if skip != 0
+            && let Some(run) = self.pages.lock().find(size - skip)
+        {
+            self.memory.zero(MemRange { offset: run.offset + skip, len: PAGE_SIZE - skip });
+        }
     }
 
     /// Takes memory for all pages in `range`, or for none.
@@ -448,6 +463,9 @@ impl FileOps for OpenFile {
             _ => return Err(EOPNOTSUPP),
         }
         if mode & KEEP_SIZE == 0 {
+            if end > data.size() {
+                data.clear_tail(data.size());
+            }
             data.size.fetch_max(end, Ordering::AcqRel);
         }
         drop(writing);

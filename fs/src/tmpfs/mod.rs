@@ -16,14 +16,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use abi::Errno;
-use abi::errno::{EEXIST, EINVAL, EISDIR, ENODATA, ENOTDIR, ENXIO};
+use abi::errno::{EEXIST, EINVAL, EISDIR, ENODATA, ENOTDIR, ENXIO, EPERM};
 use base::lock::{Lock, rank};
 use base::memmap::Memory;
 use base::time::Time;
 
 use crate::anon::pipe::Fifo;
 use crate::file::{DirEntry, FileOps, Metadata};
-use crate::vfs::{FileType, Inode, Owner, SetAttributes, StatFs, XattrFlags, mode};
+use crate::vfs::{FileType, Inode, Owner, SetAttributes, StatFs, XattrFlags, iflag, mode};
 use data::Data;
 pub use data::{new_memfd, seal, zero_pages};
 use dir::Directory;
@@ -64,6 +64,8 @@ struct Attributes {
     mtime: Time,
     ctime: Time,
     btime: Time,
+    /// `iflag` bits.
+    flags: u32,
     xattrs: BTreeMap<Box<[u8]>, Box<[u8]>>,
 }
 
@@ -144,6 +146,14 @@ pub fn mountable(
     Ok(TmpInode::new(&fs, body, mode::IFDIR | mode, Owner { uid, gid }))
 }
 
+/// Whether mount options for a tmpfs in a sandbox of `total` bytes can be understood.
+///
+/// # Errors
+/// `EINVAL`.
+pub fn check_options(options: &[u8], total: u64) -> Result<(), Errno> {
+    Options::parse(options, total).map(drop)
+}
+
 impl TmpInode {
     fn new(fs: &Arc<Fs>, body: Body, mode: u32, owner: Owner) -> Arc<Self> {
         fs.space.add_inode();
@@ -162,6 +172,7 @@ impl TmpInode {
                 mtime: now,
                 ctime: now,
                 btime: now,
+                flags: 0,
                 xattrs: BTreeMap::new(),
             }),
         })
@@ -240,6 +251,9 @@ impl TmpInode {
         const DAY: i64 = 24 * 60 * 60;
         let now = now();
         let mut a = self.attributes.lock();
+        if a.flags & iflag::NOATIME != 0 {
+            return;
+        }
         if a.atime <= a.mtime || a.atime <= a.ctime || now.sec - a.atime.sec >= DAY {
             a.atime = now;
         }
@@ -283,6 +297,7 @@ impl Inode for TmpInode {
             mtime: a.mtime,
             ctime: a.ctime,
             btime: a.btime,
+            flags: a.flags,
         })
     }
 
@@ -396,6 +411,12 @@ impl Inode for TmpInode {
         let now = now();
         let mut a = self.attributes.lock();
         if let Some(mode) = set.mode {
+            if let Body::Regular(data) = &self.body
+                && data.has_seal(seal::EXEC)
+                && (mode ^ a.mode) & 0o111 != 0
+            {
+                return Err(EPERM);
+            }
             a.mode = a.mode & mode::IFMT | mode & 0o7777;
         }
         a.uid = set.uid.unwrap_or(a.uid);
@@ -406,6 +427,17 @@ impl Inode for TmpInode {
         a.atime = set.atime.unwrap_or(a.atime);
         a.mtime = set.mtime.unwrap_or(a.mtime);
         a.ctime = now;
+        Ok(())
+    }
+
+    fn flags(&self) -> Result<u32, Errno> {
+        Ok(self.attributes.lock().flags)
+    }
+
+    fn set_flags(&self, flags: u32) -> Result<(), Errno> {
+        let mut a = self.attributes.lock();
+        a.flags = flags;
+        a.ctime = now();
         Ok(())
     }
 

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::dentry::Children;
-use super::perm::{check_permission, is_owner, is_sticky, may};
+use super::perm::{check_permission, is_fixed, is_owner, is_sticky, may};
 use super::walk::Parent;
-use super::{Dentry, Inode, Owner, SetAttributes, VfsPath, Walk, mode};
-use crate::anon::inotify::{self, event};
+use super::{Dentry, Inode, Owner, SetAttributes, VfsPath, Walk, iflag, mode};
 use crate::file::Metadata;
+use crate::notify::{self, event};
 
 /// Held by every rename, so that the tree above two directories does not change between check and move.
 static RENAME: Lock<(), { rank::RENAME }> = Lock::new(());
@@ -63,7 +63,7 @@ impl Walk<'_> {
         };
         match found {
             Ok(_) => return Err(EEXIST),
-            Err(ENOENT) if trailing && !is_dir => return Err(ENOENT),
+            Err(ENOENT) if trailing && !is_dir || dir.dentry.inode().fails_lookups() => return Err(ENOENT),
             Err(ENOENT) => {}
             Err(e) => return Err(e),
         }
@@ -73,7 +73,8 @@ impl Walk<'_> {
             dir.dentry.insert(children, &name, inode);
         }
         drop(children);
-        inotify::in_directory(&dir.dentry, event::CREATE | if is_dir { event::ISDIR } else { 0 }, 0, &name);
+        let is_dir = if is_dir { event::ISDIR } else { 0 };
+        notify::in_directory(&dir.mount, &dir.dentry, event::CREATE | is_dir, 0, &name);
         Ok(())
     }
 
@@ -135,7 +136,7 @@ impl Walk<'_> {
         };
         match found {
             Ok(_) => return Err(EEXIST),
-            Err(ENOENT) if trailing => return Err(ENOENT),
+            Err(ENOENT) if trailing || dir.dentry.inode().fails_lookups() => return Err(ENOENT),
             Err(ENOENT) => {}
             Err(e) => return Err(e),
         }
@@ -146,6 +147,9 @@ impl Walk<'_> {
         let meta = old.dentry.inode().metadata()?;
         self.check_hard_link(&meta)?;
         self.prepare(&dir, 0, false)?;
+        if is_fixed(&meta) {
+            return Err(EPERM);
+        }
         if meta.is_dir() {
             return Err(EPERM);
         }
@@ -157,8 +161,8 @@ impl Walk<'_> {
             dir.dentry.insert(children, &name, inode);
         }
         drop(children);
-        inotify::to_itself(&old.dentry, event::ATTRIB);
-        inotify::in_directory(&dir.dentry, event::CREATE, 0, &name);
+        notify::to_itself(&old.mount, &old.dentry, event::ATTRIB);
+        notify::in_directory(&dir.mount, &dir.dentry, event::CREATE, 0, &name);
         Ok(())
     }
 
@@ -179,7 +183,9 @@ impl Walk<'_> {
     fn check_delete(&self, dir: &VfsPath, victim: &Metadata) -> Result<(), Errno> {
         let meta = dir.dentry.inode().metadata()?;
         check_permission(&meta, may::WRITE | may::EXEC, self.cred)?;
-        if is_sticky(&meta, victim, self.cred) { Err(EPERM) } else { Ok(()) }
+        let is_kept =
+            meta.flags & iflag::APPEND != 0 || is_fixed(victim) || is_sticky(&meta, victim, self.cred);
+        if is_kept { Err(EPERM) } else { Ok(()) }
     }
 
     /// `unlink`.
@@ -247,17 +253,17 @@ impl Walk<'_> {
             dir.dentry.insert_missing(children, name);
         }
         drop(children);
-        if inotify::is_used() {
+        if notify::is_used() {
             if !meta.is_dir() {
-                inotify::to_itself(&victim, event::ATTRIB);
+                notify::to_itself(&dir.mount, &victim, event::ATTRIB);
             }
             let is_dir = if meta.is_dir() { event::ISDIR } else { 0 };
             if meta.is_dir() {
-                inotify::gone(&victim);
+                notify::gone(&dir.mount, &victim);
             }
-            inotify::in_directory(&dir.dentry, event::DELETE | is_dir, 0, name);
+            notify::in_directory(&dir.mount, &dir.dentry, event::DELETE | is_dir, 0, name);
             if !meta.is_dir() && meta.nlink <= 1 && !victim.is_open() {
-                inotify::gone(&victim);
+                notify::gone(&dir.mount, &victim);
             }
         }
         Ok(())
@@ -293,7 +299,7 @@ impl Walk<'_> {
         self.check_search(&new.dir)?;
         let (from, into) = (&old.dir.dentry, &new.dir.dentry);
         if !from.is_cached() || !into.is_cached() {
-            // In procfs nothing can be renamed, and the lookup of a new name fails already.
+            // In procfs and devpts nothing can be renamed, and the lookup of a new name fails already.
             from.child(&old.name)?;
             into.child(&new.name)?;
             return Err(EPERM);
@@ -370,7 +376,7 @@ impl Walk<'_> {
                 from_children.insert(old.name.as_slice().into(), Some(t.clone()));
                 t.move_to(from, &old.name);
                 t.inode().moved(from.inode(), &old.name);
-                let is_dir = inotify::is_used() && t.inode().metadata().is_ok_and(|m| m.is_dir());
+                let is_dir = notify::is_used() && t.inode().metadata().is_ok_and(|m| m.is_dir());
                 exchanged = Some((t, is_dir));
             }
         } else {
@@ -393,25 +399,26 @@ impl Walk<'_> {
             t.lock().clear();
         }
         drop(tree);
-        if inotify::is_used() {
+        if notify::is_used() {
+            let mount = &new.dir.mount;
             let told = |is_dir: bool| if is_dir { event::ISDIR } else { 0 };
-            let cookie = inotify::new_cookie();
+            let cookie = notify::new_cookie();
             let is_dir = told(meta.is_dir());
-            inotify::in_directory(from, event::MOVED_FROM | is_dir, cookie, &old.name);
-            inotify::in_directory(into, event::MOVED_TO | is_dir, cookie, &new.name);
+            notify::in_directory(mount, from, event::MOVED_FROM | is_dir, cookie, &old.name);
+            notify::in_directory(mount, into, event::MOVED_TO | is_dir, cookie, &new.name);
             if let Some(t) = &gone {
-                inotify::to_itself(t, event::ATTRIB);
+                notify::to_itself(mount, t, event::ATTRIB);
             }
-            inotify::to_itself(&source, event::MOVE_SELF | is_dir);
+            notify::to_itself(mount, &source, event::MOVE_SELF | is_dir);
             if let Some((t, t_is_dir)) = &exchanged {
-                let cookie = inotify::new_cookie();
+                let cookie = notify::new_cookie();
                 let is_dir = told(*t_is_dir);
-                inotify::in_directory(into, event::MOVED_FROM | is_dir, cookie, &new.name);
-                inotify::in_directory(from, event::MOVED_TO | is_dir, cookie, &old.name);
-                inotify::to_itself(t, event::MOVE_SELF | is_dir);
+                notify::in_directory(mount, into, event::MOVED_FROM | is_dir, cookie, &new.name);
+                notify::in_directory(mount, from, event::MOVED_TO | is_dir, cookie, &old.name);
+                notify::to_itself(mount, t, event::MOVE_SELF | is_dir);
             }
             if let Some(t) = gone.filter(|t| !t.is_open()) {
-                inotify::gone(&t);
+                notify::gone(mount, &t);
             }
         }
         Ok(())
@@ -424,7 +431,7 @@ impl Walk<'_> {
     pub fn chmod_at(&self, place: &VfsPath, mode: u32) -> Result<(), Errno> {
         place.mount.want_write()?;
         let meta = place.dentry.inode().metadata()?;
-        if !is_owner(&meta, self.cred) {
+        if is_fixed(&meta) || !is_owner(&meta, self.cred) {
             return Err(EPERM);
         }
         let mut mode = mode & 0o7777;
@@ -452,6 +459,9 @@ impl Walk<'_> {
     pub fn chown_at(&self, place: &VfsPath, uid: Option<u32>, gid: Option<u32>) -> Result<(), Errno> {
         place.mount.want_write()?;
         let meta = place.dentry.inode().metadata()?;
+        if is_fixed(&meta) && (uid.is_some() || gid.is_some()) {
+            return Err(EPERM);
+        }
         let is_capable = self.cred.has_over(meta.uid, meta.gid, cap::CHOWN);
         if uid.is_some_and(|u| !(is_capable || self.cred.fsuid == meta.uid && u == meta.uid)) {
             return Err(EPERM);
@@ -477,7 +487,7 @@ impl Walk<'_> {
     fn change(&self, place: &VfsPath, set: &SetAttributes, mask: u32, meta: &Metadata) -> Result<(), Errno> {
         place.dentry.inode().set_attributes(set)?;
         let is_dir = if meta.is_dir() { event::ISDIR } else { 0 };
-        inotify::happened(&place.dentry, mask | is_dir);
+        notify::happened(&place.mount, &place.dentry, mask | is_dir);
         Ok(())
     }
 
@@ -505,6 +515,10 @@ impl Walk<'_> {
         }
         place.mount.want_write()?;
         let meta = place.dentry.inode().metadata()?;
+        let is_now = matches!((atime, mtime), (SetTime::Now(_), SetTime::Now(_)));
+        if meta.flags & iflag::IMMUTABLE != 0 || !is_now && is_fixed(&meta) {
+            return Err(EPERM);
+        }
         if !is_owner(&meta, self.cred) {
             match (atime, mtime) {
                 (SetTime::Now(_), SetTime::Now(_)) => check_permission(&meta, may::WRITE, self.cred)?,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use abi::Errno;
@@ -10,7 +10,7 @@ use abi::errno::{ENAMETOOLONG, ENOENT, ETXTBSY};
 use base::lock::{Lock, LockGuard, rank};
 
 use super::{FileType, Inode, Mount, cache};
-use crate::anon::inotify::Watches;
+use crate::notify::Watches;
 
 /// `None` is a negative entry: the name is known not to exist.
 pub(super) type Children = HashMap<Box<[u8]>, Option<Arc<Dentry>>>;
@@ -45,6 +45,10 @@ pub struct Dentry {
     watches: OnceLock<Watches>,
     /// Descriptions through this name.
     opens: AtomicUsize,
+    /// Those of them that only read.
+    readers: AtomicUsize,
+    /// `F_SET_RW_HINT`.
+    pub(crate) write_hint: AtomicU8,
     place: Lock<Place, { rank::LEAF }>,
     children: Lock<Children, { rank::DENTRY }>,
 }
@@ -66,6 +70,8 @@ impl Dentry {
             writers: AtomicI32::new(0),
             watches: OnceLock::new(),
             opens: AtomicUsize::new(0),
+            readers: AtomicUsize::new(0),
+            write_hint: AtomicU8::new(0),
             place: Lock::new(Place { parent, name: name.into() }),
             children: Lock::new(HashMap::new()),
         })
@@ -156,6 +162,11 @@ impl Dentry {
         self.watches.get_or_init(Watches::default)
     }
 
+    /// Whether it is a file without a name that may get one (`O_TMPFILE`).
+    pub fn is_linkable(&self) -> bool {
+        self.is_linkable.load(Ordering::Acquire)
+    }
+
     /// Counts somebody who writes (Linux `get_write_access`).
     ///
     /// # Errors
@@ -170,13 +181,25 @@ impl Dentry {
         self.writers.fetch_update(Ordering::AcqRel, Ordering::Acquire, add).map(drop).map_err(|_| ETXTBSY)
     }
 
-    /// Counts a description.
-    pub(crate) fn add_open(&self) {
+    /// Counts a description; `reads` says that it reads and does nothing else.
+    pub(crate) fn add_open(&self, reads: bool) {
         self.opens.fetch_add(1, Ordering::AcqRel);
+        if reads {
+            self.readers.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// How many descriptions write, and how many only read.
+    pub(crate) fn openers(&self) -> (usize, usize) {
+        let writers = usize::try_from(self.writers.load(Ordering::Acquire)).unwrap_or(0);
+        (writers, self.readers.load(Ordering::Acquire))
     }
 
     /// Takes a description back; says whether it was the last.
-    pub(crate) fn remove_open(&self) -> bool {
+    pub(crate) fn remove_open(&self, reads: bool) -> bool {
+        if reads {
+            self.readers.fetch_sub(1, Ordering::AcqRel);
+        }
         self.opens.fetch_sub(1, Ordering::AcqRel) == 1
     }
 

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use abi::Errno;
-use abi::errno::{EINVAL, ENOTDIR, ENXIO, EOPNOTSUPP, EPERM};
+use abi::errno::{EINVAL, ENOTDIR, ENOTTY, ENXIO, EOPNOTSUPP, EPERM};
 use base::time::Time;
 
 use super::VfsPath;
@@ -25,6 +25,17 @@ pub mod mode {
     pub const ISUID: u32 = 0o4000;
     pub const ISGID: u32 = 0o2000;
     pub const ISVTX: u32 = 0o1000;
+}
+
+/// Attributes of inodes (ioctl_iflags(2)), with the values of `FS_*_FL` and of `STATX_ATTR_*`.
+#[expect(missing_docs, reason = "ioctl_iflags(2) explains each")]
+pub mod iflag {
+    pub const IMMUTABLE: u32 = 0x10;
+    pub const APPEND: u32 = 0x20;
+    pub const NODUMP: u32 = 0x40;
+    pub const NOATIME: u32 = 0x80;
+    /// Those that a file system here can keep.
+    pub const ALL: u32 = IMMUTABLE | APPEND | NODUMP | NOATIME;
 }
 
 /// The type of a file.
@@ -307,6 +318,30 @@ pub trait Inode: Debug + Send + Sync + Any {
         Err(EPERM)
     }
 
+    /// The attributes that `chattr` changes (`iflag`).
+    ///
+    /// # Errors
+    /// `ENOTTY`: the file system keeps none.
+    fn flags(&self) -> Result<u32, Errno> {
+        Err(ENOTTY)
+    }
+
+    /// Replaces them.
+    ///
+    /// # Errors
+    /// As `flags`.
+    fn set_flags(&self, _flags: u32) -> Result<(), Errno> {
+        Err(ENOTTY)
+    }
+
+    /// Writes everything that the file system holds back to where it is kept; asked of its root.
+    ///
+    /// # Errors
+    /// The file system's.
+    fn sync_fs(&self) -> Result<(), Errno> {
+        Ok(())
+    }
+
     /// The value of an extended attribute.
     ///
     /// # Errors
@@ -357,6 +392,12 @@ pub trait Inode: Debug + Send + Sync + Any {
 
     /// Whether the caller may do what `want` (`may::*`) says though the permission bits refuse it.
     fn allows(&self, _want: u32) -> bool {
+        false
+    }
+
+    /// Whether a name that is not there is an error of the lookup, so that no call about new names comes further
+    /// (Linux `proc_lookup`).
+    fn fails_lookups(&self) -> bool {
         false
     }
 

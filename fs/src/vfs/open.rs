@@ -14,9 +14,12 @@ use super::dentry::Writer;
 use super::mount::down;
 use super::perm::{check_inode, check_permission, is_owner, may};
 use super::walk::{Follow, OpenFileInode, Parent, Progress, Rules, is_special};
-use super::{Dentry, FileType, Inode, MountFlags, MountNamespace, Owner, SetAttributes, VfsPath, Walk, mode};
-use crate::anon::inotify::{self, event};
+use super::{
+    Dentry, FileType, Inode, MountFlags, MountNamespace, Owner, SetAttributes, VfsPath, Walk, iflag, mode,
+};
 use crate::file::{FileDescription, FileOps, Metadata, oflag};
+use crate::leases;
+use crate::notify::{self, event};
 
 /// What `O_PATH` opens: a place, not a file.
 #[derive(Debug)]
@@ -118,6 +121,11 @@ impl Walk<'_> {
             return Err(EACCES);
         }
         check_inode(place.dentry.inode().as_ref(), &meta, want, self.cred)?;
+        if meta.flags & iflag::APPEND != 0
+            && (want & may::WRITE != 0 && flags & oflag::APPEND == 0 || flags & oflag::TRUNC != 0)
+        {
+            return Err(EPERM);
+        }
         if flags & oflag::NOATIME != 0 && !is_owner(&meta, self.cred) {
             return Err(EPERM);
         }
@@ -130,6 +138,9 @@ impl Walk<'_> {
                 Some(ops) => Ok(FileDescription::new(ops, None, flags)),
                 None => Ok(open.0.clone()),
             };
+        }
+        if kind == mode::IFREG {
+            leases::breaks(|| (meta.dev, meta.ino), flags)?;
         }
         let writer = match kind == mode::IFREG && want & may::WRITE != 0 {
             true => Some(Writer::new(&place)?),
@@ -178,6 +189,7 @@ impl Walk<'_> {
                 };
                 match found {
                     Ok(child) => child,
+                    Err(ENOENT) if dir.dentry.inode().fails_lookups() => return Err(ENOENT),
                     Err(ENOENT) => {
                         let (inode, owner_mode) = self.prepare(&dir, create_mode & 0o7777, false)?;
                         let made = dir.dentry.inode().create(&name, owner_mode, inode)?;
@@ -191,7 +203,7 @@ impl Walk<'_> {
                         let writes = wanted(flags) & may::WRITE != 0;
                         let writer = if writes { Some(Writer::new(&place)?) } else { None };
                         let file = FileDescription::opened(ops, place, flags, FileType::Regular, writer);
-                        inotify::in_directory(&dir.dentry, event::CREATE, 0, &name);
+                        notify::in_directory(&dir.mount, &dir.dentry, event::CREATE, 0, &name);
                         file.tell(event::OPEN);
                         return Ok(file);
                     }
@@ -301,11 +313,16 @@ impl Walk<'_> {
         place.dentry.inode().set_attributes(&set)
     }
 
-    /// `truncate(2)`.
+    /// `truncate(2)`; `check_size` is asked last whether the file may have the new size.
     ///
     /// # Errors
     /// Those of truncate(2).
-    pub fn truncate(&self, path: &[u8], size: u64) -> Result<(), Errno> {
+    pub fn truncate(
+        &self,
+        path: &[u8],
+        size: u64,
+        check_size: impl FnOnce(&Metadata) -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
         let place = self.resolve(path, true)?;
         let meta = place.dentry.inode().metadata()?;
         match meta.mode & mode::IFMT {
@@ -315,13 +332,18 @@ impl Walk<'_> {
         }
         place.mount.want_write()?;
         check_permission(&meta, may::WRITE, self.cred)?;
+        if meta.flags & iflag::APPEND != 0 {
+            return Err(EPERM);
+        }
         let _writer = Writer::new(&place)?;
+        leases::breaks(|| (meta.dev, meta.ino), oflag::WRONLY)?;
+        check_size(&meta)?;
         self.drop_privileges(&place)?;
         place
             .dentry
             .inode()
             .set_attributes(&SetAttributes { size: Some(size), ..SetAttributes::default() })?;
-        inotify::happened(&place.dentry, event::MODIFY);
+        notify::happened(&place.mount, &place.dentry, event::MODIFY);
         Ok(())
     }
 }

@@ -1,10 +1,10 @@
 //! Who may do what.
 
 use abi::Errno;
-use abi::errno::EACCES;
+use abi::errno::{EACCES, EPERM};
 use base::cred::{Credentials, cap};
 
-use super::{Inode, mode};
+use super::{Inode, iflag, mode};
 use crate::file::Metadata;
 
 /// Bits of an access request (access(2)).
@@ -18,7 +18,7 @@ pub mod may {
 /// Whether `cred` may access the file as `want` (`may::*`) says.
 ///
 /// # Errors
-/// `EACCES`.
+/// `EPERM`: to write what is immutable; `EACCES`.
 ///
 /// Source: Linux 6.12 fs/namei.c, `generic_permission`.
 pub fn check_permission(meta: &Metadata, want: u32, cred: &Credentials) -> Result<(), Errno> {
@@ -30,6 +30,9 @@ pub fn check_permission(meta: &Metadata, want: u32, cred: &Credentials) -> Resul
         0
     };
     let want = want & 7;
+    if want & may::WRITE != 0 && meta.flags & iflag::IMMUTABLE != 0 {
+        return Err(EPERM);
+    }
     if want & !(meta.mode >> shift) == 0 {
         return Ok(());
     }
@@ -67,6 +70,11 @@ pub(super) fn is_sticky(dir: &Metadata, victim: &Metadata, cred: &Credentials) -
         && victim.uid != cred.fsuid
         && dir.uid != cred.fsuid
         && !cred.has_over(victim.uid, victim.gid, cap::FOWNER)
+}
+
+/// Whether the file's attributes keep it from being changed otherwise than by appending.
+pub(super) fn is_fixed(meta: &Metadata) -> bool {
+    meta.flags & (iflag::IMMUTABLE | iflag::APPEND) != 0
 }
 
 /// Whether `cred` owns the file or may act as if.

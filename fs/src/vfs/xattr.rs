@@ -4,9 +4,9 @@ use abi::Errno;
 use abi::errno::{EINVAL, ENODATA, EOPNOTSUPP, EPERM};
 use base::cred::cap;
 
-use super::perm::{check_permission, is_owner, may};
+use super::perm::{check_permission, is_fixed, is_owner, may};
 use super::{VfsPath, Walk, XattrFlags, mode};
-use crate::anon::inotify::{self, event};
+use crate::notify::{self, event};
 
 /// The kinds of names (xattr(7), "Extended attribute namespaces").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,9 @@ impl Walk<'_> {
             place.mount.want_write()?;
         }
         let meta = place.dentry.inode().metadata()?;
+        if is_write && is_fixed(&meta) {
+            return Err(EPERM);
+        }
         match space(name) {
             Space::Trusted if !self.cred.has(cap::SYS_ADMIN) => {
                 return Err(if is_write { EPERM } else { ENODATA });
@@ -120,9 +123,10 @@ impl Walk<'_> {
     }
 
     fn tell_attribute(&self, place: &VfsPath) {
-        if inotify::is_used() {
+        if notify::is_used() {
             let is_dir = place.dentry.inode().metadata().is_ok_and(|m| m.is_dir());
-            inotify::happened(&place.dentry, event::ATTRIB | if is_dir { event::ISDIR } else { 0 });
+            let is_dir = if is_dir { event::ISDIR } else { 0 };
+            notify::happened(&place.mount, &place.dentry, event::ATTRIB | is_dir);
         }
     }
 }

@@ -51,6 +51,8 @@ struct Settings {
     signal: i32,
     /// `O_ASYNC`, and the descriptor with which it was set.
     fd: Option<i32>,
+    /// The descriptor of a lease or of `F_NOTIFY`.
+    message_fd: i32,
 }
 
 /// The owner of an open file.
@@ -68,6 +70,7 @@ pub struct Owner {
 fn reason(events: Events, is_socket: bool) -> (i32, Events) {
     let wrband = Events::WRITABLE | Events::WRBAND;
     match events {
+        e if e.intersects(Events::MSG) => (3, Events::READABLE | Events::MSG),
         // The end of a pipe is something to read.
         e if is_socket && e.intersects(Events::HUP) => (6, Events::HUP | Events::ERR),
         e if e.intersects(Events::PRI) => (5, Events::PRI | Events::RDBAND),
@@ -171,7 +174,9 @@ impl Owner {
         let Some(kernel) = self.kernel.upgrade() else { return };
         let settings = self.settings.lock().clone();
         let urgent = events.intersects(Events::PRI).then(|| SigInfo::kernel(SIGURG as u32));
-        let io = settings.fd.filter(|_| urgent.is_none() || settings.signal != 0).map(|fd| {
+        let is_message = events.intersects(Events::MSG);
+        let fd = if is_message { Some(settings.message_fd) } else { settings.fd };
+        let io = fd.filter(|_| urgent.is_none() || settings.signal != 0).map(|fd| {
             let (code, band) = reason(events, self.is_socket);
             match settings.signal {
                 0 => SigInfo::kernel(SIGIO as u32),
@@ -204,7 +209,12 @@ impl Owner {
     }
 }
 
-impl AsyncOwner for Owner {}
+impl AsyncOwner for Owner {
+    fn message(&self, fd: i32) {
+        self.settings.lock().message_fd = fd;
+        self.due(Events::MSG);
+    }
+}
 
 impl Wake for Owner {
     fn wake(&self, events: Events) {
@@ -216,6 +226,13 @@ impl Wake for Owner {
             return;
         }
         drop(settings);
+        self.due(events);
+    }
+}
+
+impl Owner {
+    /// Notes that there is something to tell.
+    fn due(&self, events: Events) {
         let Some(this) = self.this.upgrade() else { return };
         if current::is_task() {
             DUE.with_borrow_mut(|due| note(due, this, events));

@@ -8,7 +8,7 @@ use base::userns::IdKind;
 use fs::anon::pipe::{CAPACITY_MAX, PipeEnd};
 use fs::file::{FileDescription, oflag};
 
-use super::SysResult;
+use super::{SysResult, watch};
 use crate::signal::async_io::{self, Owner};
 use crate::task::Ctx;
 
@@ -111,6 +111,11 @@ pub(super) fn sys_fcntl(cx: &mut Ctx<'_>, fd: i32, command: u32, arg: u64) -> Sy
     const F_SETOWN_EX: u32 = 15;
     const F_GETOWN_EX: u32 = 16;
     const F_GETOWNER_UIDS: u32 = 17;
+    const F_SETLEASE: u32 = 1024;
+    const F_GETLEASE: u32 = 1025;
+    const F_NOTIFY: u32 = 1026;
+    const F_GET_RW_HINT: u32 = 1035;
+    const F_SET_RW_HINT: u32 = 1036;
     const F_DUPFD_CLOEXEC: u32 = 1030;
     const F_DUPFD_QUERY: u32 = 1027;
     const F_SETPIPE_SZ: u32 = 1031;
@@ -189,6 +194,11 @@ pub(super) fn sys_fcntl(cx: &mut Ctx<'_>, fd: i32, command: u32, arg: u64) -> Sy
             Ok(0)
         }
         F_GETSIG => Ok(Owner::existing(&entry.file).map_or(0, |o| o.signal()) as u64),
+        F_SETLEASE => watch::set_lease(cx, &entry.file, fd, arg),
+        F_GETLEASE => watch::lease(&entry.file),
+        F_NOTIFY => watch::notify(cx, &entry.file, fd, arg),
+        F_GET_RW_HINT => watch::write_hint(cx, &entry.file, arg),
+        F_SET_RW_HINT => watch::set_write_hint(cx, &entry.file, arg),
         _ if super::lock::is_command(command) => super::lock::record_lock(cx, fd, command, arg),
         _ => Err(EINVAL.into()),
     }
@@ -234,10 +244,10 @@ fn pipe_size(size: u32) -> Result<usize, Errno> {
 
 /// `pipe2(2)`.
 pub(super) fn sys_pipe2(cx: &mut Ctx<'_>, fds: UserAddr, flags: u32) -> SysResult {
-    if flags & !(oflag::CLOEXEC | oflag::NONBLOCK) != 0 {
+    if flags & !(oflag::CLOEXEC | oflag::NONBLOCK | oflag::DIRECT) != 0 {
         return Err(EINVAL.into());
     }
-    let (read, write) = fs::anon::pipe::new(flags & oflag::NONBLOCK, cx.new_owner());
+    let (read, write) = fs::anon::pipe::new(flags & (oflag::NONBLOCK | oflag::DIRECT), cx.new_owner());
     let cloexec = flags & oflag::CLOEXEC != 0;
     let r = cx.install(read, cloexec)?;
     let w = match cx.install(write, cloexec) {

@@ -85,11 +85,18 @@ impl Ctx<'_> {
     /// # Errors
     /// `EFBIG`, and SIGXFSZ: that is more than it has now and more than `RLIMIT_FSIZE`.
     pub(super) fn check_size(&self, file: &FileDescription, size: u64) -> Result<(), Errno> {
-        let limit = self.size_limit();
-        if limit != u64::MAX && size > limit && is_regular(file)? && size > file.ops.metadata()?.size {
-            return Err(self.too_large());
+        if self.size_limit() == u64::MAX || !is_regular(file)? {
+            return Ok(());
         }
-        Ok(())
+        self.check_growth(file.ops.metadata()?.size, size)
+    }
+
+    /// Whether a regular file of `old` bytes may get `new`.
+    ///
+    /// # Errors
+    /// As `check_size`.
+    pub(super) fn check_growth(&self, old: u64, new: u64) -> Result<(), Errno> {
+        if new > old && new > self.size_limit() { Err(self.too_large()) } else { Ok(()) }
     }
 
     /// `RLIMIT_FSIZE`.
@@ -312,6 +319,7 @@ pub(super) fn sys_ioctl(cx: &mut Ctx<'_>, fd: i32, request: u32, arg: u64) -> Sy
             cx.mm.write_value(UserAddr(arg), &(file.ops.metadata()?.blksize as u32))?;
             Ok(0)
         }
+        _ if let Some(result) = super::fileattr::ioctl(cx, &file, request, arg)? => Ok(result),
         _ if let Some(notifier) = crate::seccomp::notify::notifier_of(&file) => {
             super::seccomp::listener_ioctl(cx, notifier, request, UserAddr(arg))
         }
@@ -332,7 +340,7 @@ pub(super) fn sys_ftruncate(cx: &mut Ctx<'_>, fd: i32, len: i64) -> SysResult {
     cx.check_size(&file, len)?;
     cx.before_write(&file, 1)?;
     file.ops.truncate(len)?;
-    file.tell(fs::anon::inotify::event::MODIFY);
+    file.tell(fs::notify::event::MODIFY);
     Ok(0)
 }
 

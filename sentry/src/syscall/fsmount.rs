@@ -171,7 +171,7 @@ pub(super) fn sys_fsconfig(
         SET_FLAG | SET_STRING => {
             let key = cx.mm.read_cstr(key, 256)?;
             let value = if has_value { Some(cx.mm.read_cstr(value, 256)?) } else { None };
-            set_parameter(fc, &key, value)?;
+            set_parameter(cx, fc, &key, value)?;
         }
         CREATE | CREATE_EXCL => {
             cx.check_mount()?;
@@ -209,7 +209,7 @@ pub(super) fn sys_fsconfig(
     Ok(0)
 }
 
-fn set_parameter(fc: &FsContextFile, key: &[u8], value: Option<Vec<u8>>) -> Result<(), Errno> {
+fn set_parameter(cx: &Ctx<'_>, fc: &FsContextFile, key: &[u8], value: Option<Vec<u8>>) -> Result<(), Errno> {
     let mut state = fc.state.lock();
     if !matches!(state.phase, Phase::Create | Phase::Reconfigure(_)) {
         return Err(EBUSY);
@@ -230,14 +230,15 @@ fn set_parameter(fc: &FsContextFile, key: &[u8], value: Option<Vec<u8>>) -> Resu
             if has_comma || state.options.len() > 4096 {
                 return Err(EINVAL);
             }
+            let option = match &value {
+                Some(value) => [key, b"=", value].concat(),
+                None => key.to_vec(),
+            };
+            filesystems::check_option(&fc.fstype, &option, cx.task.kernel.memory.total())?;
             if !state.options.is_empty() {
                 state.options.push(b',');
             }
-            state.options.extend_from_slice(key);
-            if let Some(value) = value {
-                state.options.push(b'=');
-                state.options.extend_from_slice(&value);
-            }
+            state.options.extend_from_slice(&option);
         }
     }
     Ok(())
@@ -281,23 +282,52 @@ pub(super) fn sys_fsmount(cx: &mut Ctx<'_>, fd: i32, flags: u32, attrs: u32) -> 
     Ok(cx.install(fs::vfs::open_tree(tree), flags & 1 != 0)? as u64)
 }
 
-/// `open_tree(2)`.
-pub(super) fn sys_open_tree(cx: &mut Ctx<'_>, dirfd: i32, path: UserAddr, flags: u32) -> SysResult {
+fn open_tree(cx: &Ctx<'_>, dirfd: i32, path: UserAddr, flags: u32) -> Result<Arc<FileDescription>, Errno> {
     const CLONE: u32 = 1;
     const KNOWN: u32 =
         AT_EMPTY_PATH | AT_NO_AUTOMOUNT | AT_RECURSIVE | AT_SYMLINK_NOFOLLOW | CLONE | oflag::CLOEXEC;
     if flags & !KNOWN != 0 || flags & (AT_RECURSIVE | CLONE) == AT_RECURSIVE {
-        return Err(EINVAL.into());
+        return Err(EINVAL);
     }
     if flags & CLONE != 0 {
         cx.check_mount()?;
     }
     let place = cx.place_at(dirfd, path, flags & AT_SYMLINK_NOFOLLOW == 0, flags & AT_EMPTY_PATH != 0)?;
-    let file = if flags & CLONE != 0 {
-        fs::vfs::open_tree(cx.mounts().clone_tree(&place, recursive(flags & AT_RECURSIVE != 0))?)
+    if flags & CLONE != 0 {
+        Ok(fs::vfs::open_tree(cx.mounts().clone_tree(&place, recursive(flags & AT_RECURSIVE != 0))?))
     } else {
-        path_file(cx, place)?
-    };
+        path_file(cx, place)
+    }
+}
+
+/// `open_tree(2)`.
+pub(super) fn sys_open_tree(cx: &mut Ctx<'_>, dirfd: i32, path: UserAddr, flags: u32) -> SysResult {
+    let file = open_tree(cx, dirfd, path, flags)?;
+    Ok(cx.install(file, flags & oflag::CLOEXEC != 0)? as u64)
+}
+
+/// `open_tree_attr(2)`.
+///
+/// Source: Linux 6.18 fs/namespace.c.
+pub(super) fn sys_open_tree_attr(
+    cx: &mut Ctx<'_>,
+    dirfd: i32,
+    path: UserAddr,
+    flags: u32,
+    attr: UserAddr,
+    size: u64,
+) -> SysResult {
+    if attr.is_null() && size != 0 {
+        return Err(EINVAL.into());
+    }
+    let file = open_tree(cx, dirfd, path, flags)?;
+    if !attr.is_null()
+        && let Some(change) = mount_change(cx, attr, size)?
+    {
+        let place = file.path.clone().ok_or(EINVAL)?;
+        let mounts = place.mount.namespace().ok_or(EINVAL)?;
+        mounts.change(&place, change, recursive(flags & AT_RECURSIVE != 0))?;
+    }
     Ok(cx.install(file, flags & oflag::CLOEXEC != 0)? as u64)
 }
 
@@ -331,9 +361,49 @@ pub(super) fn sys_move_mount(
     Ok(0)
 }
 
-/// `mount_setattr(2)`.
+/// Reads `struct mount_attr`; `None` when it asks for nothing.
 ///
-/// Source: Linux 6.12 fs/namespace.c, `build_mount_kattr`.
+/// Source: Linux 6.12 fs/namespace.c, `wants_mount_setattr`, `build_mount_kattr`.
+fn mount_change(cx: &Ctx<'_>, attr: UserAddr, size: u64) -> Result<Option<MountChange>, Errno> {
+    const SIZE: u64 = 32;
+    const ATIME_FIELD: u64 = 0x70;
+    const IDMAP: u64 = 0x10_0000;
+    if size > 4096 {
+        return Err(E2BIG);
+    }
+    if size < SIZE {
+        return Err(EINVAL);
+    }
+    cx.check_mount()?;
+    let mut rest = vec![0u8; (size - SIZE) as usize];
+    let [set, clear, kind, userns]: [u64; 4] = cx.mm.read_value(attr)?;
+    cx.mm.read_exact(attr.checked_add(SIZE).ok_or(EFAULT)?, &mut rest)?;
+    if rest.iter().any(|&b| b != 0) {
+        return Err(E2BIG);
+    }
+    if set == 0 && clear == 0 && kind == 0 {
+        return Ok(None);
+    }
+    if kind & !(MS_SHARED | MS_PRIVATE | MS_SLAVE | MS_UNBINDABLE) != 0 || kind.count_ones() > 1 {
+        return Err(EINVAL);
+    }
+    if (set | clear) & IDMAP != 0 || userns > i32::MAX as u64 {
+        // Identifiers are not mapped.
+        return Err(EINVAL);
+    }
+    let mut change = MountChange { set: attributes(set)?, ..MountChange::default() };
+    change.clear = match clear & ATIME_FIELD {
+        ATIME_FIELD => attributes(clear & !ATIME_FIELD)? | ATIME.difference(MountFlags::NODIRATIME),
+        0 if set & ATIME_FIELD == 0 => attributes(clear)?,
+        _ => return Err(EINVAL),
+    };
+    if kind != 0 {
+        change.propagation = Some(propagation(kind)?);
+    }
+    Ok(Some(change))
+}
+
+/// `mount_setattr(2)`.
 pub(super) fn sys_mount_setattr(
     cx: &mut Ctx<'_>,
     dirfd: i32,
@@ -342,44 +412,10 @@ pub(super) fn sys_mount_setattr(
     attr: UserAddr,
     size: u64,
 ) -> SysResult {
-    const SIZE: u64 = 32;
-    const ATIME_FIELD: u64 = 0x70;
-    const IDMAP: u64 = 0x10_0000;
     if flags & !(AT_EMPTY_PATH | AT_RECURSIVE | AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) != 0 {
         return Err(EINVAL.into());
     }
-    if size > 4096 {
-        return Err(E2BIG.into());
-    }
-    if size < SIZE {
-        return Err(EINVAL.into());
-    }
-    cx.check_mount()?;
-    let mut rest = vec![0u8; (size - SIZE) as usize];
-    let [set, clear, kind, userns]: [u64; 4] = cx.mm.read_value(attr)?;
-    cx.mm.read_exact(attr.checked_add(SIZE).ok_or(EFAULT)?, &mut rest)?;
-    if rest.iter().any(|&b| b != 0) {
-        return Err(E2BIG.into());
-    }
-    if set == 0 && clear == 0 && kind == 0 {
-        return Ok(0);
-    }
-    if kind & !(MS_SHARED | MS_PRIVATE | MS_SLAVE | MS_UNBINDABLE) != 0 || kind.count_ones() > 1 {
-        return Err(EINVAL.into());
-    }
-    if (set | clear) & IDMAP != 0 || userns > i32::MAX as u64 {
-        // Identifiers are not mapped.
-        return Err(EINVAL.into());
-    }
-    let mut change = MountChange { set: attributes(set)?, ..MountChange::default() };
-    change.clear = match clear & ATIME_FIELD {
-        ATIME_FIELD => attributes(clear & !ATIME_FIELD)? | ATIME.difference(MountFlags::NODIRATIME),
-        0 if set & ATIME_FIELD == 0 => attributes(clear)?,
-        _ => return Err(EINVAL.into()),
-    };
-    if kind != 0 {
-        change.propagation = Some(propagation(kind)?);
-    }
+    let Some(change) = mount_change(cx, attr, size)? else { return Ok(0) };
     let place = cx.place_at(dirfd, path, flags & AT_SYMLINK_NOFOLLOW == 0, flags & AT_EMPTY_PATH != 0)?;
     cx.mounts().change(&place, change, recursive(flags & AT_RECURSIVE != 0))?;
     Ok(0)
@@ -408,6 +444,10 @@ fn request(cx: &Ctx<'_>, addr: UserAddr) -> Result<Request, Errno> {
     }
     // The spare word, and another namespace's number.
     if word(0) >> 32 != 0 || size >= 32 && word(24) != 0 {
+        return Err(EINVAL);
+    }
+    // The first number of a mount is beyond those of old (`MNT_UNIQUE_ID_OFFSET`).
+    if word(8) <= 1 << 31 {
         return Err(EINVAL);
     }
     Ok(Request { id: word(8), param: word(16) })

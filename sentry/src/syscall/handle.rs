@@ -81,7 +81,7 @@ pub(super) fn sys_open_by_handle_at(
     }
     let bytes: [u8; HANDLE_LEN] = cx.mm.read_value(handle.checked_add(HEADER).ok_or(abi::errno::EFAULT)?)?;
     let place = anchor.by_handle(&bytes)?;
-    let file = cx.walk().open_place(place, flags | oflag::LARGEFILE)?;
+    let file = cx.past_leases(|cx| cx.walk().open_place(place.clone(), flags | oflag::LARGEFILE))?;
     Ok(cx.install(file, flags & oflag::CLOEXEC != 0)? as u64)
 }
 

@@ -2,8 +2,9 @@
 
 use abi::UserAddr;
 use abi::errno::{EACCES, EINVAL, ENOTDIR};
-use fs::anon::inotify::{self, Inotify, event};
+use fs::anon::inotify::{self, Inotify};
 use fs::file::oflag;
+use fs::notify::event;
 use fs::vfs::may;
 
 use super::SysResult;

@@ -32,6 +32,11 @@ pub(super) fn is_command(command: u32) -> bool {
 /// `flock(2)`.
 pub(super) fn sys_flock(cx: &mut Ctx<'_>, fd: i32, operation: u32) -> SysResult {
     const LOCK_NB: u32 = 4;
+    const LOCK_MAND: u32 = 32;
+    if operation & LOCK_MAND != 0 {
+        // What once were mandatory locks is ignored (fs/locks.c).
+        return Ok(0);
+    }
     let kind = match operation & !LOCK_NB {
         1 => Some(Kind::Shared),
         2 => Some(Kind::Exclusive),

@@ -14,6 +14,7 @@ use crate::task::Ctx;
 pub mod cred;
 pub mod fd;
 pub mod file;
+mod fileattr;
 mod fsmount;
 pub mod futex;
 pub mod futex2;
@@ -48,6 +49,7 @@ pub mod time;
 pub mod timer;
 pub mod tty;
 pub mod wait;
+mod watch;
 pub mod xattr;
 
 /// How an interrupted call goes on (Linux include/linux/errno.h).

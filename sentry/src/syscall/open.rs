@@ -45,8 +45,10 @@ fn open(cx: &mut Ctx<'_>, dirfd: i32, path: UserAddr, flags: u32, mode: u32) -> 
     let flags = flags | oflag::LARGEFILE;
     let mode = if flags & (oflag::CREAT | TMPFILE_BIT) != 0 { cx.umasked(mode) } else { 0 };
     cx.check_room()?;
-    let walk = cx.walk_at(dirfd, &path).map_err(|e| if path.is_empty() { ENOENT } else { e })?;
-    let file = walk.open(&path, flags, mode)?;
+    let file = cx.past_leases(|cx| {
+        let walk = cx.walk_at(dirfd, &path).map_err(|e| if path.is_empty() { ENOENT } else { e })?;
+        walk.open(&path, flags, mode)
+    })?;
     cx.finish_open(&file)?;
     Ok(cx.install(file, flags & oflag::CLOEXEC != 0)? as u64)
 }
@@ -111,15 +113,17 @@ pub(super) fn sys_openat2(
     }
     let (flags, mode) = (flags as u32, cx.umasked(mode as u32));
     let path = cx.path(path)?;
-    let mut walk = cx.walk_at(dirfd, &path)?;
-    if rules.intersects(Rules::BENEATH | Rules::IN_ROOT) {
-        // The directory is the root even for a path that begins with a slash.
-        if dirfd != AT_FDCWD {
-            walk.base = cx.file(dirfd)?.path.clone().ok_or(ENOTDIR)?;
+    let file = cx.past_leases(|cx| {
+        let mut walk = cx.walk_at(dirfd, &path)?;
+        if rules.intersects(Rules::BENEATH | Rules::IN_ROOT) {
+            // The directory is the root even for a path that begins with a slash.
+            if dirfd != AT_FDCWD {
+                walk.base = cx.file(dirfd)?.path.clone().ok_or(ENOTDIR)?;
+            }
+            walk.root = walk.base.clone();
         }
-        walk.root = walk.base.clone();
-    }
-    let file = walk.open_with(&path, flags, if makes { mode } else { 0 }, rules)?;
+        walk.open_with(&path, flags, if makes { mode } else { 0 }, rules)
+    })?;
     cx.finish_open(&file)?;
     Ok(cx.install(file, flags & oflag::CLOEXEC != 0)? as u64)
 }

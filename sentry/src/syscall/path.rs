@@ -6,18 +6,18 @@ use base::cred::{CapSet, Credentials};
 use base::time::Time;
 use base::userns::IdKind;
 use fs::file::Metadata;
-use fs::vfs::{SetTime, VfsPath, Walk};
+use fs::vfs::{SetTime, VfsPath, Walk, iflag};
 
 use super::SysResult;
 use crate::task::Ctx;
 
 pub(super) const AT_FDCWD: i32 = -100;
-const AT_SYMLINK_NOFOLLOW: u32 = 0x100;
+pub(super) const AT_SYMLINK_NOFOLLOW: u32 = 0x100;
 const AT_REMOVEDIR: u32 = 0x200;
 const AT_EACCESS: u32 = 0x200;
 const AT_SYMLINK_FOLLOW: u32 = 0x400;
 const AT_NO_AUTOMOUNT: u32 = 0x800;
-const AT_EMPTY_PATH: u32 = 0x1000;
+pub(super) const AT_EMPTY_PATH: u32 = 0x1000;
 
 impl Ctx<'_> {
     /// A walk whose relative paths begin at directory descriptor `dirfd`.
@@ -26,6 +26,9 @@ impl Ctx<'_> {
         if dirfd != AT_FDCWD && path.first() != Some(&b'/') {
             let file = self.file(dirfd)?;
             walk.base = file.path.clone().ok_or(ENOTDIR)?;
+            if !path.is_empty() && !walk.base.dentry.is_dir() {
+                return Err(ENOTDIR);
+            }
         }
         Ok(walk)
     }
@@ -152,6 +155,7 @@ pub(super) fn sys_statx(
     const MNT_ID: u32 = 0x1000;
     const MNT_ID_UNIQUE: u32 = 0x4000;
     const ATTR_MOUNT_ROOT: u64 = 0x2000;
+    const ATTR_KEPT: u32 = iflag::IMMUTABLE | iflag::APPEND | iflag::NODUMP;
     let (m, place) = found_at(cx, dirfd, path, flags)?;
     let m = shown(cx, m);
     let mut out = [0u8; 256];
@@ -163,8 +167,10 @@ pub(super) fn sys_statx(
         let unique = mask & MNT_ID_UNIQUE != 0;
         filled |= if unique { MNT_ID_UNIQUE } else { MNT_ID };
         let id = if unique { place.mount.unique_id() } else { place.mount.id() };
-        put(8, &(if is_root { ATTR_MOUNT_ROOT } else { 0 }).to_le_bytes());
-        put(56, &ATTR_MOUNT_ROOT.to_le_bytes());
+        let known = if place.inode().flags().is_ok() { ATTR_KEPT.into() } else { 0 };
+        let set = u64::from(m.flags) & known | if is_root { ATTR_MOUNT_ROOT } else { 0 };
+        put(8, &set.to_le_bytes());
+        put(56, &(known | ATTR_MOUNT_ROOT).to_le_bytes());
         put(144, &id.to_le_bytes());
     }
     put(0, &filled.to_le_bytes());
@@ -423,7 +429,12 @@ pub(super) fn sys_linkat(
     let old = cx.path(old)?;
     let new = cx.path(new)?;
     let place = if old.is_empty() && flags & AT_EMPTY_PATH != 0 {
-        cx.file(old_dir)?.path.clone().ok_or(ENOENT)?
+        let place = cx.file(old_dir)?.path.clone().ok_or(ENOENT)?;
+        // Linux also lets pass whom the file was opened by with the same credentials; a file without a name was.
+        if !cx.cred.has_here(base::cred::cap::DAC_READ_SEARCH) && !place.dentry.is_linkable() {
+            return Err(ENOENT.into());
+        }
+        place
     } else {
         cx.walk_at(old_dir, &old)?.resolve(&old, flags & AT_SYMLINK_FOLLOW != 0)?
     };
@@ -625,7 +636,7 @@ pub(super) fn sys_utime(cx: &mut Ctx<'_>, path: UserAddr, times: UserAddr) -> Sy
 pub(super) fn sys_truncate(cx: &mut Ctx<'_>, path: UserAddr, len: i64) -> SysResult {
     let len = u64::try_from(len).map_err(|_| EINVAL)?;
     let path = cx.path(path)?;
-    cx.walk().truncate(&path, len)?;
+    cx.past_leases(|cx| cx.walk().truncate(&path, len, |meta| cx.check_growth(meta.size, len)))?;
     Ok(0)
 }
 

@@ -194,7 +194,7 @@ pub(super) fn sys_fallocate(cx: &mut Ctx<'_>, fd: i32, mode: u32, offset: i64, l
     }
     cx.before_write(&file, 1)?;
     file.ops.allocate(mode, offset as u64, len as u64)?;
-    file.tell(fs::anon::inotify::event::MODIFY);
+    file.tell(fs::notify::event::MODIFY);
     Ok(0)
 }
 
@@ -247,14 +247,68 @@ pub(super) fn sys_sync_file_range(cx: &mut Ctx<'_>, fd: i32, offset: i64, len: i
 /// `syncfs(2)`.
 pub(super) fn sys_syncfs(cx: &mut Ctx<'_>, fd: i32) -> SysResult {
     let file = cx.open_file(fd)?;
-    match file.ops.sync() {
-        // What has nothing to write is written.
-        Ok(()) | Err(EINVAL) => Ok(0),
-        Err(e) => Err(e.into()),
+    if let Some(place) = &file.path {
+        place.mount.sb().root().inode().sync_fs()?;
     }
+    Ok(0)
 }
 
-/// `sync(2)`. What guests wrote to the host is in the host's page cache already.
-pub(super) fn sys_sync(_cx: &mut Ctx<'_>) -> SysResult {
+/// `sync(2)`.
+pub(super) fn sys_sync(cx: &mut Ctx<'_>) -> SysResult {
+    let mut synced: Vec<u64> = Vec::new();
+    for mount in cx.task.kernel.mounts.mounts() {
+        let sb = mount.sb();
+        if !synced.contains(&sb.dev()) {
+            synced.push(sb.dev());
+            // The call has no way to tell of errors.
+            let _ = sb.root().inode().sync_fs();
+        }
+    }
+    Ok(0)
+}
+
+/// `cachestat(2)`: pages of the sandbox are never written back, and none is remembered once it was given up.
+///
+/// Source: Linux 6.18 mm/filemap.c.
+pub(super) fn sys_cachestat(
+    cx: &mut Ctx<'_>,
+    fd: i32,
+    range: UserAddr,
+    stat: UserAddr,
+    flags: u32,
+) -> SysResult {
+    let file = cx.open_file(fd)?;
+    let [offset, len]: [u64; 2] = cx.mm.read_value(range)?;
+    if !file.is_writable() {
+        let meta = file.metadata()?;
+        let may_write = fs::vfs::check_permission(&meta, fs::vfs::may::WRITE, &cx.cred).is_ok();
+        if meta.uid != cx.cred.fsuid && !may_write {
+            return Err(EPERM.into());
+        }
+    }
+    if flags != 0 {
+        return Err(EINVAL.into());
+    }
+    let size = file.ops.metadata()?.size;
+    let end = if len == 0 { size } else { offset.saturating_add(len).min(size) };
+    let mut pages = 0;
+    if let Ok(mappable) = file.ops.mappable() {
+        let mut at = offset & !(base::PAGE_SIZE - 1);
+        while at < end && !cx.task.must_exit() {
+            match mappable.cached(at, end - at) {
+                Some(run) => {
+                    cx.task.kernel.memory.dec_ref(run);
+                    pages += run.len.div_ceil(base::PAGE_SIZE);
+                    at += run.len.max(base::PAGE_SIZE);
+                }
+                // Holes can be long.
+                None => match file.ops.seek_data(at, size) {
+                    Ok(data) => at = (data & !(base::PAGE_SIZE - 1)).max(at + base::PAGE_SIZE),
+                    Err(_) => break,
+                },
+            }
+        }
+    }
+    cx.mm.write_value(stat, &[pages, 0, 0, 0, 0])?;
     Ok(0)
 }

@@ -154,6 +154,34 @@ pub(super) fn sys_getcpu(cx: &mut Ctx<'_>, cpu: UserAddr, node: UserAddr) -> Sys
     Ok(0)
 }
 
+/// `ustat(2)`.
+pub(super) fn sys_ustat(cx: &mut Ctx<'_>, dev: u32, buf: UserAddr) -> SysResult {
+    let mounts = cx.fs.lock().mounts.clone();
+    let mount = mounts.mounts().into_iter().find(|m| m.sb().dev() == u64::from(dev)).ok_or(EINVAL)?;
+    let space = mount.sb().root().inode().statfs()?;
+    // Free blocks as an `int`, free inodes, and names that nobody fills in.
+    cx.mm.write_value(buf, &[u64::from(space.free as u32), space.files_free, 0, 0])?;
+    Ok(0)
+}
+
+/// `sysfs(2)`: the kinds of file systems by number.
+pub(super) fn sys_sysfs(cx: &mut Ctx<'_>, option: i32, arg: u64, buf: UserAddr) -> SysResult {
+    let names = crate::filesystems::NAMES;
+    match option {
+        1 => {
+            let name = cx.path(UserAddr(arg))?;
+            Ok(names.iter().position(|n| n.as_bytes() == name).ok_or(EINVAL)? as u64)
+        }
+        2 => {
+            let name = names.get(usize::from(u8::try_from(arg).map_err(|_| EINVAL)?)).ok_or(EINVAL)?;
+            cx.mm.write_all(buf, &[name.as_bytes(), b"\0"].concat())?;
+            Ok(0)
+        }
+        3 => Ok(names.len() as u64),
+        _ => Err(EINVAL.into()),
+    }
+}
+
 /// `struct statfs`, in 64-bit words.
 fn statfs_words(s: &StatFs, dev: u64, mount: Option<&Mount>) -> [u64; 15] {
     const ST_RDONLY: u64 = 1;

@@ -4,9 +4,9 @@
 use abi::UserAddr;
 
 use super::{
-    Argument, Row, Support, SysResult, cred, fd, file, fsmount, futex, futex2, handle, inotify, ioprio,
-    limits, lock, mem, mount, mqueue, msg, ns, open, path, poll, process, range, sched, seccomp, sem, shm,
-    sig, sock, sockmsg, splice, system, task, time, timer, tty, wait, xattr,
+    Argument, Row, Support, SysResult, cred, fd, file, fileattr, fsmount, futex, futex2, handle, inotify,
+    ioprio, limits, lock, mem, mount, mqueue, msg, ns, open, path, poll, process, range, sched, seccomp, sem,
+    shm, sig, sock, sockmsg, splice, system, task, time, timer, tty, wait, xattr,
 };
 use crate::ptrace::calls as ptrace;
 use crate::task::Ctx;
@@ -109,7 +109,7 @@ syscalls! {
     69 msgsnd = msg::sys_msgsnd(id: i32, msg: UserAddr, size: u64, flags: u32), Full;
     70 msgrcv = msg::sys_msgrcv(id: i32, msg: UserAddr, size: u64, kind: i64, flags: u32), Full;
     71 msgctl = msg::sys_msgctl(id: i32, command: u32, buf: UserAddr), Full;
-    72 fcntl = fd::sys_fcntl(fd: i32, command: u32, arg: u64), Partial("no leases, no notifications");
+    72 fcntl = fd::sys_fcntl(fd: i32, command: u32, arg: u64), Full;
     73 flock = lock::sys_flock(fd: i32, operation: u32), Full;
     74 fsync = file::sys_fsync(fd: i32), Full;
     75 fdatasync = file::sys_fdatasync(fd: i32), Full;
@@ -173,10 +173,10 @@ syscalls! {
     133 mknod = open::sys_mknod(path: UserAddr, mode: u32, dev: u32), Full;
     134 uselib, Absent;
     135 personality = system::sys_personality(new: u32), Partial("only ADDR_NO_RANDOMIZE and the uname of PER_LINUX32 have an effect");
-    136 ustat, Absent;
+    136 ustat = system::sys_ustat(dev: u32, buf: UserAddr), Full;
     137 statfs = system::sys_statfs(path: UserAddr, buf: UserAddr), Full;
     138 fstatfs = system::sys_fstatfs(fd: i32, buf: UserAddr), Full;
-    139 sysfs, Absent;
+    139 sysfs = system::sys_sysfs(option: i32, arg: u64, buf: UserAddr), Full;
     140 getpriority = sched::sys_getpriority(which: i32, who: i32), Full;
     141 setpriority = sched::sys_setpriority(which: i32, who: i32, nice: i32), Partial("kept and reported; the host schedules all threads alike");
     142 sched_setparam = sched::sys_sched_setparam(pid: i32, param: UserAddr), Partial("kept and reported; the host schedules all threads alike");
@@ -199,7 +199,7 @@ syscalls! {
     159 adjtimex = time::sys_adjtimex(addr: UserAddr), Partial("reads only: the clocks are the host's");
     160 setrlimit = limits::sys_setrlimit(resource: u32, limit: UserAddr), Full;
     161 chroot = path::sys_chroot(path: UserAddr), Full;
-    162 sync = range::sys_sync(), Partial("does not make the host write its caches to disk");
+    162 sync = range::sys_sync(), Full;
     163 acct, Absent;
     164 settimeofday = time::sys_settimeofday(time: UserAddr, zone: UserAddr), Partial("the clocks are the host's: always refused");
     165 mount = mount::sys_mount(source: UserAddr, target: UserAddr, fstype: UserAddr, flags: u64, data: UserAddr), Partial("tmpfs, ramfs, proc, sysfs, devtmpfs, overlay; no MS_SYNCHRONOUS, MS_LAZYTIME");
@@ -330,7 +330,7 @@ syscalls! {
     290 eventfd2 = poll::sys_eventfd2(initial: u32, flags: u32), Full;
     291 epoll_create1 = poll::sys_epoll_create1(flags: u32), Full;
     292 dup3 = fd::sys_dup3(old: i32, new: i32, flags: u32), Full;
-    293 pipe2 = fd::sys_pipe2(fds: UserAddr, flags: u32), Partial("O_DIRECT is refused");
+    293 pipe2 = fd::sys_pipe2(fds: UserAddr, flags: u32), Full;
     294 inotify_init1 = inotify::sys_inotify_init1(flags: u32), Full;
     295 preadv = range::sys_preadv(fd: i32, iov: UserAddr, count: u64, offset: i64, high: u64), Full;
     296 pwritev = range::sys_pwritev(fd: i32, iov: UserAddr, count: u64, offset: i64, high: u64), Full;
@@ -343,7 +343,7 @@ syscalls! {
     303 name_to_handle_at = handle::sys_name_to_handle_at(dirfd: i32, path: UserAddr, handle: UserAddr, mount_id: UserAddr, flags: u32), Partial("no AT_HANDLE_CONNECTABLE");
     304 open_by_handle_at = handle::sys_open_by_handle_at(mount_fd: i32, handle: UserAddr, flags: u32), Partial("of the 4096 files that handles were made of last");
     305 clock_adjtime = time::sys_clock_adjtime(clock: i32, addr: UserAddr), Partial("reads only: the clocks are the host's");
-    306 syncfs = range::sys_syncfs(fd: i32), Partial("writes the one file");
+    306 syncfs = range::sys_syncfs(fd: i32), Full;
     307 sendmmsg = sockmsg::sys_sendmmsg(fd: i32, list: UserAddr, count: u32, flags: u32), Partial("no MSG_OOB on AF_UNIX");
     308 setns = ns::sys_setns(fd: i32, kinds: u32), Partial("no PID and time namespaces");
     309 getcpu = system::sys_getcpu(cpu: UserAddr, node: UserAddr), Full;
@@ -369,7 +369,7 @@ syscalls! {
     329 pkey_mprotect = mem::sys_pkey_mprotect(addr: u64, len: u64, prot: u64, key: i32), Partial("no keys: as on a processor without them");
     330 pkey_alloc = mem::sys_pkey_alloc(flags: u64, rights: u64), Partial("no keys: as on a processor without them");
     331 pkey_free = mem::sys_pkey_free(key: i32), Partial("no keys: as on a processor without them");
-    332 statx = path::sys_statx(dirfd: i32, path: UserAddr, flags: u32, mask: u32, buf: UserAddr), Partial("of the attributes only STATX_ATTR_MOUNT_ROOT; no direct I/O alignment");
+    332 statx = path::sys_statx(dirfd: i32, path: UserAddr, flags: u32, mask: u32, buf: UserAddr), Partial("no direct I/O alignment");
     333 io_pgetevents, Absent;
     334 rseq, Absent;
     424 pidfd_send_signal = sig::sys_pidfd_send_signal(fd: i32, signo: i32, info: UserAddr, flags: u32), Full;
@@ -399,7 +399,7 @@ syscalls! {
     448 process_mrelease, Absent;
     449 futex_waitv = futex2::sys_futex_waitv(list: UserAddr, count: u32, flags: u32, timeout: UserAddr, clock: i32), Full;
     450 set_mempolicy_home_node, Absent;
-    451 cachestat, Absent;
+    451 cachestat = range::sys_cachestat(fd: i32, range: UserAddr, stat: UserAddr, flags: u32), Full;
     452 fchmodat2 = path::sys_fchmodat2(dirfd: i32, path: UserAddr, mode: u32, flags: u32), Full;
     453 map_shadow_stack, Absent;
     454 futex_wake = futex2::sys_futex_wake(addr: UserAddr, mask: u64, count: i32, flags: u32), Full;
@@ -411,11 +411,11 @@ syscalls! {
     460 lsm_set_self_attr, Absent;
     461 lsm_list_modules, Absent;
     462 mseal, Absent;
-    463 setxattrat, Absent;
-    464 getxattrat, Absent;
-    465 listxattrat, Absent;
-    466 removexattrat, Absent;
-    467 open_tree_attr, Absent;
-    468 file_getattr, Absent;
-    469 file_setattr, Absent;
+    463 setxattrat = xattr::sys_setxattrat(dirfd: i32, path: UserAddr, flags: u32, name: UserAddr, args: UserAddr, size: u64), Partial("no access control lists (system.*)");
+    464 getxattrat = xattr::sys_getxattrat(dirfd: i32, path: UserAddr, flags: u32, name: UserAddr, args: UserAddr, size: u64), Partial("no access control lists (system.*)");
+    465 listxattrat = xattr::sys_listxattrat(dirfd: i32, path: UserAddr, flags: u32, buf: UserAddr, size: u64), Partial("no access control lists (system.*)");
+    466 removexattrat = xattr::sys_removexattrat(dirfd: i32, path: UserAddr, flags: u32, name: UserAddr), Partial("no access control lists (system.*)");
+    467 open_tree_attr = fsmount::sys_open_tree_attr(dirfd: i32, path: UserAddr, flags: u32, attr: UserAddr, size: u64), Partial("no MOUNT_ATTR_IDMAP");
+    468 file_getattr = fileattr::sys_file_getattr(dirfd: i32, path: UserAddr, attr: UserAddr, size: u64, flags: u32), Full;
+    469 file_setattr = fileattr::sys_file_setattr(dirfd: i32, path: UserAddr, attr: UserAddr, size: u64, flags: u32), Full;
 }

@@ -1,10 +1,11 @@
 //! Extended attributes (xattr(7)).
 
-use abi::errno::{E2BIG, EINVAL, ENAMETOOLONG, ERANGE};
+use abi::errno::{E2BIG, EFAULT, EINVAL, ENAMETOOLONG, ERANGE};
 use abi::{Errno, UserAddr};
 use fs::vfs::{VfsPath, XattrFlags};
 
 use super::SysResult;
+use super::path::{AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW};
 use crate::task::Ctx;
 
 /// Longest value (`XATTR_SIZE_MAX`), and longest list of names (`XATTR_LIST_MAX`).
@@ -40,6 +41,19 @@ impl Ctx<'_> {
     fn xattr_file(&self, fd: i32) -> Result<VfsPath, Errno> {
         let file = self.open_file(fd)?;
         Ok(self.walk().place_of(&file))
+    }
+
+    /// What the calls with a directory descriptor mean.
+    ///
+    /// Source: Linux 6.18 fs/xattr.c, `path_setxattrat`.
+    fn xattr_at(&self, dirfd: i32, path: UserAddr, flags: u32) -> Result<VfsPath, Errno> {
+        let may_be_empty = flags & AT_EMPTY_PATH != 0;
+        let is_file =
+            may_be_empty && dirfd != AT_FDCWD && (path.is_null() || self.mm.read_value::<u8>(path)? == 0);
+        if is_file {
+            return self.xattr_file(dirfd);
+        }
+        self.place_at(dirfd, path, flags & AT_SYMLINK_NOFOLLOW == 0, may_be_empty)
     }
 
     /// Stores `bytes` in a guest's buffer of `size` bytes; returns their length, which is all for a size of 0.
@@ -215,4 +229,84 @@ pub(super) fn sys_lremovexattr(cx: &mut Ctx<'_>, path: UserAddr, name: UserAddr)
 /// `fremovexattr(2)`.
 pub(super) fn sys_fremovexattr(cx: &mut Ctx<'_>, fd: i32, name: UserAddr) -> SysResult {
     remove(cx, || cx.xattr_file(fd), name)
+}
+
+fn check_at(flags: u32) -> Result<(), Errno> {
+    if flags & !(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH) != 0 { Err(EINVAL) } else { Ok(()) }
+}
+
+/// `struct xattr_args`: where the value is, its size, flags.
+fn xattr_args(cx: &Ctx<'_>, args: UserAddr, size: u64) -> Result<(UserAddr, u64, u32), Errno> {
+    const SIZE: u64 = 16;
+    if size < SIZE {
+        return Err(EINVAL);
+    }
+    if size > 4096 {
+        return Err(E2BIG);
+    }
+    let [value, rest]: [u64; 2] = cx.mm.read_value(args)?;
+    let mut more = vec![0u8; (size - SIZE) as usize];
+    cx.mm.read_exact(args.checked_add(SIZE).ok_or(EFAULT)?, &mut more)?;
+    if more.iter().any(|&b| b != 0) {
+        return Err(E2BIG);
+    }
+    Ok((UserAddr(value), rest & 0xffff_ffff, (rest >> 32) as u32))
+}
+
+/// `setxattrat(2)`.
+pub(super) fn sys_setxattrat(
+    cx: &mut Ctx<'_>,
+    dirfd: i32,
+    path: UserAddr,
+    flags: u32,
+    name: UserAddr,
+    args: UserAddr,
+    size: u64,
+) -> SysResult {
+    let (value, len, set_flags) = xattr_args(cx, args, size)?;
+    check_at(flags)?;
+    set(cx, || cx.xattr_at(dirfd, path, flags), name, value, len, set_flags)
+}
+
+/// `getxattrat(2)`.
+pub(super) fn sys_getxattrat(
+    cx: &mut Ctx<'_>,
+    dirfd: i32,
+    path: UserAddr,
+    flags: u32,
+    name: UserAddr,
+    args: UserAddr,
+    size: u64,
+) -> SysResult {
+    let (value, len, none) = xattr_args(cx, args, size)?;
+    if none != 0 {
+        return Err(EINVAL.into());
+    }
+    check_at(flags)?;
+    get(cx, || cx.xattr_at(dirfd, path, flags), name, value, len)
+}
+
+/// `listxattrat(2)`.
+pub(super) fn sys_listxattrat(
+    cx: &mut Ctx<'_>,
+    dirfd: i32,
+    path: UserAddr,
+    flags: u32,
+    buf: UserAddr,
+    size: u64,
+) -> SysResult {
+    check_at(flags)?;
+    list(cx, &cx.xattr_at(dirfd, path, flags)?, buf, size)
+}
+
+/// `removexattrat(2)`.
+pub(super) fn sys_removexattrat(
+    cx: &mut Ctx<'_>,
+    dirfd: i32,
+    path: UserAddr,
+    flags: u32,
+    name: UserAddr,
+) -> SysResult {
+    check_at(flags)?;
+    remove(cx, || cx.xattr_at(dirfd, path, flags), name)
 }

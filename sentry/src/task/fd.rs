@@ -62,6 +62,7 @@ impl FdTable {
             && let Ok(id) = fd.file.lock_id()
         {
             fs::locks::close(id, self.owner);
+            fs::dnotify::end(&fd.file);
         }
         drop(fd);
     }

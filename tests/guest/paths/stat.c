@@ -7,7 +7,7 @@ static void told(const char *what, long r, struct stat *s) { if (r) out("%s: %s\
 static struct stat st;
 #define STAT(p) told(#p, S(stat, p, &st), &st)
 #define LSTAT(p) told("l " #p, S(lstat, p, &st), &st)
-CASE(stat, kinds) { make("f", "abc"); mkdir("d", 0750); mkfifo("p", 0640); symlink("f", "l"); mknod("n", S_IFCHR | 0600, makedev(1, 3)); STAT("f"); STAT("d"); STAT("p"); STAT("l"); LSTAT("l"); STAT("n"); STAT("/dev/null"); }
+CASE(stat, kinds) { make("f", "abc"); mkdir("d", 0750); mkfifo("p", 0640); symlink("f", "l"); mknod("n", S_IFCHR | 0600, makedev(1, 3)); STAT("f"); STAT("d"); STAT("p"); STAT("l"); LSTAT("l"); STAT("n"); struct stat s; stat("/dev/null", &s); X(s.st_mode); X(s.st_rdev); }
 CASE(stat, errnos) { touch("f"); symlink("none", "l"); symlink("l2", "l2"); STAT("none"); STAT("f/x"); STAT("l"); LSTAT("l"); STAT("l2"); STAT(""); STAT("f/"); STAT("f/."); R(stat, BAD, &st); R(stat, "f", BAD); R(stat, "none", BAD); R(stat, "f", KERNEL); }
 CASE(stat, needs_search_right_only) { mkdir("d", 0711); touch("d/f"); chmod("d/f", 0); mkdir("e", 0700); touch("e/f"); CHILD(become(1000, 1000); STAT("d/f"); STAT("e/f"); STAT("e/none"); STAT("e")); }
 CASE(stat, folder_link_count) { mkdir("d", 0755); stat("d", &st); P(st.st_nlink); mkdir("d/a", 0755); mkdir("d/b", 0755); touch("d/f"); stat("d", &st); P(st.st_nlink); rmdir("d/a"); stat("d", &st); P(st.st_nlink); }

@@ -1,0 +1,184 @@
+//! Who is told of what happens to files: inotify, dnotify and fanotify hang here.
+//!
+//! A watcher hangs on a dentry, which stays in its directory's cache while it is watched, so one name has one dentry. The
+//! VFS calls the functions below after a change, with no lock of its own held.
+
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+
+use base::lock::{Lock, rank};
+
+use crate::anon::inotify::Watch;
+use crate::dnotify::Notice;
+use crate::vfs::{Dentry, Mount};
+
+/// Events: `IN_*` of inotify(7), which are Linux's own numbers (`FS_*`).
+#[expect(missing_docs, reason = "inotify(7) explains each")]
+pub mod event {
+    pub const ACCESS: u32 = 1;
+    pub const MODIFY: u32 = 2;
+    pub const ATTRIB: u32 = 4;
+    pub const CLOSE_WRITE: u32 = 8;
+    pub const CLOSE_NOWRITE: u32 = 0x10;
+    pub const OPEN: u32 = 0x20;
+    pub const MOVED_FROM: u32 = 0x40;
+    pub const MOVED_TO: u32 = 0x80;
+    pub const CREATE: u32 = 0x100;
+    pub const DELETE: u32 = 0x200;
+    pub const DELETE_SELF: u32 = 0x400;
+    pub const MOVE_SELF: u32 = 0x800;
+    pub const UNMOUNT: u32 = 0x2000;
+    pub const Q_OVERFLOW: u32 = 0x4000;
+    pub const IGNORED: u32 = 0x8000;
+    pub const ONLYDIR: u32 = 0x0100_0000;
+    pub const DONT_FOLLOW: u32 = 0x0200_0000;
+    pub const EXCL_UNLINK: u32 = 0x0400_0000;
+    pub const MASK_CREATE: u32 = 0x1000_0000;
+    pub const MASK_ADD: u32 = 0x2000_0000;
+    pub const ISDIR: u32 = 0x4000_0000;
+    pub const ONESHOT: u32 = 0x8000_0000;
+    /// What inotify can watch for.
+    pub const ALL: u32 = 0xfff;
+}
+
+/// All watchers: while there are none, nothing looks for any.
+static WATCHERS: AtomicUsize = AtomicUsize::new(0);
+
+/// Counts a watcher while it lives.
+#[derive(Debug)]
+pub(crate) struct Counted(());
+
+impl Counted {
+    pub(crate) fn new() -> Self {
+        WATCHERS.fetch_add(1, Ordering::Relaxed);
+        Self(())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        WATCHERS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Somebody who watches.
+#[derive(Clone, Debug)]
+pub(crate) enum Watcher {
+    Inotify(Weak<Watch>),
+    Dnotify(Weak<Notice>),
+}
+
+impl Watcher {
+    fn is_alive(&self) -> bool {
+        match self {
+            Self::Inotify(w) => w.strong_count() > 0,
+            Self::Dnotify(w) => w.strong_count() > 0,
+        }
+    }
+}
+
+/// Those who watch one dentry.
+#[derive(Debug, Default)]
+pub struct Watches(Lock<Vec<Watcher>, { rank::LEAF }>);
+
+impl Watches {
+    pub(crate) fn add(&self, watcher: Watcher) {
+        let mut list = self.0.lock();
+        list.retain(Watcher::is_alive);
+        list.push(watcher);
+    }
+
+    /// Leaves out those who are gone, and those for whom `keep` says no.
+    pub(crate) fn retain(&self, keep: impl Fn(&Watcher) -> bool) {
+        self.0.lock().retain(|w| w.is_alive() && keep(w));
+    }
+
+    pub(crate) fn list(&self) -> Vec<Watcher> {
+        self.0.lock().clone()
+    }
+}
+
+/// Something that happened.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Event<'a> {
+    pub(crate) mask: u32,
+    /// Ties the two events of a rename together.
+    pub(crate) cookie: u32,
+    /// The name in the watched directory that is concerned; empty when it is the watched file itself.
+    pub(crate) name: &'a [u8],
+    /// The name is one no longer.
+    pub(crate) is_gone: bool,
+}
+
+/// Whether anything is watched at all.
+pub(crate) fn is_used() -> bool {
+    WATCHERS.load(Ordering::Relaxed) > 0
+}
+
+/// A number that ties the two events of a rename together.
+pub(crate) fn new_cookie() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+fn tell(dentry: &Dentry, event: Event<'_>) {
+    let Some(on) = dentry.watches() else { return };
+    for watcher in on.list() {
+        match watcher {
+            Watcher::Inotify(watch) => {
+                if let Some(watch) = watch.upgrade() {
+                    watch.tell(event);
+                }
+            }
+            Watcher::Dnotify(notice) => {
+                if let Some(notice) = notice.upgrade() {
+                    notice.tell(event);
+                }
+            }
+        }
+    }
+}
+
+fn plain(mask: u32) -> Event<'static> {
+    Event { mask, cookie: 0, name: b"", is_gone: false }
+}
+
+/// Tells that something happened to the file: those who watch its directory, and those who watch the file itself.
+pub(crate) fn happened(_mount: &Arc<Mount>, dentry: &Arc<Dentry>, mask: u32) {
+    if !is_used() {
+        return;
+    }
+    if let Some(parent) = dentry.parent()
+        && parent.watches().is_some()
+    {
+        tell(&parent, Event { name: &dentry.name(), is_gone: dentry.is_dead(), ..plain(mask) });
+    }
+    tell(dentry, plain(mask));
+}
+
+/// Tells those who watch the directory of something that concerns a name in it.
+pub(crate) fn in_directory(_mount: &Arc<Mount>, dir: &Arc<Dentry>, mask: u32, cookie: u32, name: &[u8]) {
+    if is_used() {
+        tell(dir, Event { cookie, name, ..plain(mask) });
+    }
+}
+
+/// Tells those who watch the file, and not those who watch its directory.
+pub(crate) fn to_itself(_mount: &Arc<Mount>, dentry: &Arc<Dentry>, mask: u32) {
+    if is_used() {
+        tell(dentry, plain(mask));
+    }
+}
+
+/// Tells that the file is gone for good, and ends the watches on it.
+pub(crate) fn gone(_mount: &Arc<Mount>, dentry: &Arc<Dentry>) {
+    let Some(on) = dentry.watches() else { return };
+    tell(dentry, plain(event::DELETE_SELF));
+    for watcher in on.list() {
+        if let Watcher::Inotify(watch) = watcher
+            && let Some(watch) = watch.upgrade()
+        {
+            watch.end();
+        }
+    }
+}
