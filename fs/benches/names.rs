@@ -128,7 +128,7 @@ fn main() {
     let upper = ringfence_fs::tmpfs::new(memory.clone(), 0o755);
     let ns = MountNamespace::new(ringfence_fs::overlay::new(lower, upper).expect("overlay"));
     let cred = Credentials::root();
-    let w = Walk { root: ns.root(), base: ns.root(), cred: &cred };
+    let w = Walk { root: ns.root(), base: ns.root(), cred: &cred, umask: 0 };
     for n in [100, 1000, 10_000, 100_000, 1_000_000].into_iter().filter(|&n| n <= max) {
         let name = format!("lower-{n}");
         let dir = host.join(&name);

@@ -34,8 +34,8 @@ pub struct Caller<'a> {
     pub pid: i32,
     /// The process ID in its own PID namespace.
     pub shown_pid: i32,
-    /// For names that are paths, and the umask; only there for such names.
-    pub walk: Option<(Walk<'a>, u32)>,
+    /// For names that are paths; only there for such names.
+    pub walk: Option<Walk<'a>>,
     /// `RLIMIT_NOFILE`.
     pub nofile: u64,
 }

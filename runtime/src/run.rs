@@ -144,7 +144,7 @@ fn try_run(options: &Options) -> Result<u8, Failure> {
         .map_err(|e| Failure::own(format!("standard streams: {e}")))?;
     crate::streams::forward_signals(&kernel).map_err(|e| Failure::own(format!("signals: {e}")))?;
     let root = mounts.root();
-    let walk = Walk { root: root.clone(), base: root.clone(), cred: &cred };
+    let walk = Walk { root: root.clone(), base: root.clone(), cred: &cred, umask: 0 };
     let cwd = match &options.cwd {
         Some(dir) => walk
             .resolve(dir.as_os_str().as_bytes(), true)
@@ -299,7 +299,7 @@ fn make_mounts(
     let mounts = MountNamespace::with_root(root, "overlay", "overlay", false);
     let cred = Credentials::root();
     let top = mounts.root();
-    let walk = Walk { root: top.clone(), base: top, cred: &cred };
+    let walk = Walk { root: top.clone(), base: top, cred: &cred, umask: 0 };
     if walk.resolve(b"/dev", true).is_err() {
         walk.mkdir(b"/dev", 0o755).map_err(|e| fail("/dev", e))?;
     }
@@ -324,7 +324,7 @@ fn mount_kernel_files(kernel: &Arc<Kernel>) -> Result<(), Failure> {
     let mounts = &kernel.mounts;
     let cred = Credentials::root();
     let top = mounts.root();
-    let walk = Walk { root: top.clone(), base: top, cred: &cred };
+    let walk = Walk { root: top.clone(), base: top, cred: &cred, umask: 0 };
     let proc =
         sentry::proc::new_procfs(kernel, kernel.namespaces.pid_for_children.clone(), Vec::new(), Vec::new());
     let sys = sentry::proc::new_sysfs(kernel);
@@ -348,7 +348,7 @@ fn find_program(
     if name.contains(&b'/') {
         return Ok(name.to_vec());
     }
-    let walk = Walk { root: root.clone(), base: cwd.clone(), cred };
+    let walk = Walk { root: root.clone(), base: cwd.clone(), cred, umask: 0 };
     let path = env.iter().find_map(|e| e.strip_prefix(b"PATH=")).unwrap_or(b"/usr/local/bin:/usr/bin:/bin");
     let mut denied = false;
     for dir in path.split(|&b| b == b':') {

@@ -24,7 +24,7 @@ pub(crate) fn open(
 ) -> Result<Option<Arc<fs::tty::Console>>, Errno> {
     let console = fs::tty::Console::start(&kernel.terminals)?;
     let root = kernel.mounts.root();
-    let walk = Walk { root: root.clone(), base: root, cred: &Credentials::root() };
+    let walk = Walk { root: root.clone(), base: root, cred: &Credentials::root(), umask: 0 };
     let tty = match &console {
         Some(console) => {
             let name = format!("/dev/pts/{}", console.terminal().index);

@@ -60,7 +60,7 @@ impl Volume {
         let is_dir = tree.metadata().is_ok_and(|m| m.is_dir());
         let cred = Credentials::root();
         let top = mounts.root();
-        let walk = Walk { root: top.clone(), base: top, cred: &cred };
+        let walk = Walk { root: top.clone(), base: top, cred: &cred, umask: 0 };
         let source = self.host.to_string_lossy();
         make_place(&walk, &self.guest, is_dir)
             .and_then(|()| walk.resolve(&self.guest, true))

@@ -33,7 +33,7 @@ fn with(dir: &Dir, mode: Mode, f: impl FnOnce(&Walk<'_>, &Arc<TestMemory>)) {
     let memory = TestMemory::new();
     let root = new(memory.clone(), &dir.0, mode).unwrap();
     let (ns, cred) = (MountNamespace::new(root), Credentials::root());
-    f(&Walk { root: ns.root(), base: ns.root(), cred: &cred }, &memory);
+    f(&Walk { root: ns.root(), base: ns.root(), cred: &cred, umask: 0 }, &memory);
 }
 
 #[test]

@@ -49,7 +49,7 @@ fn changes_stay_in_the_upper_layer() {
     put(&sub, b"deep", b"deep");
     let root = super::new(lower.clone(), tmpfs::new(memory.clone(), 0o755)).unwrap();
     let (ns, cred) = (MountNamespace::new(root), Credentials::root());
-    let w = Walk { root: ns.root(), base: ns.root(), cred: &cred };
+    let w = Walk { root: ns.root(), base: ns.root(), cred: &cred, umask: 0 };
 
     // Copy up on a write, seen by a file that was open before; the inode number stays.
     let before = w.stat(b"/etc/passwd", true).unwrap();

@@ -23,7 +23,7 @@ use base::time::Time;
 
 use crate::anon::pipe::Fifo;
 use crate::file::{DirEntry, FileOps, Metadata};
-use crate::vfs::{FileType, Inode, Owner, SetAttributes, StatFs, XattrFlags, iflag, mode};
+use crate::vfs::{ACCESS, DEFAULT, FileType, Inode, Owner, SetAttributes, StatFs, XattrFlags, iflag, mode};
 use data::Data;
 pub use data::{new_memfd, seal, zero_pages};
 use dir::Directory;
@@ -67,6 +67,17 @@ struct Attributes {
     /// `iflag` bits.
     flags: u32,
     xattrs: BTreeMap<Box<[u8]>, Box<[u8]>>,
+}
+
+impl Attributes {
+    /// Which access control lists there are, as `iflag` bits.
+    fn lists(&self) -> u32 {
+        if self.xattrs.is_empty() {
+            return 0;
+        }
+        let bit = |name: &[u8], bit| if self.xattrs.contains_key(name) { bit } else { 0 };
+        bit(ACCESS, iflag::ACL) | bit(DEFAULT, iflag::DEFAULT_ACL)
+    }
 }
 
 /// A file of a tmpfs.
@@ -297,7 +308,7 @@ impl Inode for TmpInode {
             mtime: a.mtime,
             ctime: a.ctime,
             btime: a.btime,
-            flags: a.flags,
+            flags: a.flags | a.lists(),
         })
     }
 

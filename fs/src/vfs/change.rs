@@ -8,10 +8,11 @@ use base::time::Time;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::acl;
 use super::dentry::Children;
-use super::perm::{check_permission, is_fixed, is_owner, is_sticky, may};
+use super::perm::{check_inode, is_fixed, is_owner, is_sticky, may};
 use super::walk::Parent;
-use super::{Dentry, Inode, Owner, SetAttributes, VfsPath, Walk, iflag, mode};
+use super::{Dentry, FileType, Inode, Owner, SetAttributes, VfsPath, Walk, iflag, mode};
 use crate::file::Metadata;
 use crate::notify::{self, event};
 
@@ -48,9 +49,10 @@ impl Walk<'_> {
         &self,
         path: &[u8],
         bits: u32,
-        is_dir: bool,
+        kind: FileType,
         make: impl FnOnce(&dyn Inode, &[u8], u32, Owner) -> Result<Arc<dyn Inode>, Errno>,
     ) -> Result<(), Errno> {
+        let is_dir = kind == FileType::Directory;
         let Parent { dir, name, trailing } = self.parent(path)?;
         if matches!(name.as_slice(), b"" | b"." | b"..") {
             return Err(EEXIST);
@@ -67,8 +69,11 @@ impl Walk<'_> {
             Err(ENOENT) => {}
             Err(e) => return Err(e),
         }
-        let (owner, bits) = self.prepare(&dir, bits, is_dir)?;
+        let (owner, bits, lists) = self.prepare(&dir, bits, is_dir)?;
         let inode = make(&**dir.dentry.inode(), &name, bits, owner)?;
+        if kind != FileType::Symlink {
+            lists.give(&inode)?;
+        }
         if let Some(children) = &mut children {
             dir.dentry.insert(children, &name, inode);
         }
@@ -78,15 +83,17 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// `mkdir`; the umask is already taken from `mode`.
+    /// `mkdir`.
     ///
     /// # Errors
     /// Those of mkdir(2).
     pub fn mkdir(&self, path: &[u8], mode: u32) -> Result<(), Errno> {
-        self.make(path, mode & 0o1777, true, |dir, name, bits, owner| dir.mkdir(name, bits, owner))
+        self.make(path, mode & 0o1777, FileType::Directory, |dir, name, bits, owner| {
+            dir.mkdir(name, bits, owner)
+        })
     }
 
-    /// `mknod`; the umask is already taken from `mode`, which holds the type.
+    /// `mknod`; `mode` holds the type.
     ///
     /// # Errors
     /// Those of mknod(2).
@@ -99,7 +106,7 @@ impl Walk<'_> {
             _ => return Err(EINVAL),
         };
         let has = self.cred.has(cap::MKNOD);
-        self.make(path, mode & 0o7777, false, |dir, name, bits, owner| match kind {
+        self.make(path, mode & 0o7777, FileType::from_mode(kind), |dir, name, bits, owner| match kind {
             mode::IFREG => dir.create(name, bits, owner),
             // A whiteout is no device.
             mode::IFCHR | mode::IFBLK if !has && (kind, rdev) != (mode::IFCHR, 0) => Err(EPERM),
@@ -116,7 +123,7 @@ impl Walk<'_> {
         if target.is_empty() {
             return Err(ENOENT);
         }
-        self.make(path, 0, false, |dir, name, _, owner| dir.symlink(name, target, owner))
+        self.make(path, 0, FileType::Symlink, |dir, name, _, owner| dir.symlink(name, target, owner))
     }
 
     /// `link`: gives `old`, a place found already, the name `path`.
@@ -145,7 +152,7 @@ impl Walk<'_> {
             return Err(EXDEV);
         }
         let meta = old.dentry.inode().metadata()?;
-        self.check_hard_link(&meta)?;
+        self.check_hard_link(old, &meta)?;
         self.prepare(&dir, 0, false)?;
         if is_fixed(&meta) {
             return Err(EPERM);
@@ -169,11 +176,11 @@ impl Walk<'_> {
     /// `fs.protected_hardlinks`, which every distribution sets.
     ///
     /// Source: Linux 6.12 fs/namei.c, `may_linkat`.
-    fn check_hard_link(&self, meta: &Metadata) -> Result<(), Errno> {
+    fn check_hard_link(&self, old: &VfsPath, meta: &Metadata) -> Result<(), Errno> {
         let is_safe = meta.mode & mode::IFMT == mode::IFREG
             && meta.mode & mode::ISUID == 0
             && meta.mode & (mode::ISGID | 0o010) != mode::ISGID | 0o010
-            && check_permission(meta, may::READ | may::WRITE, self.cred).is_ok();
+            && check_inode(old.dentry.inode().as_ref(), meta, may::READ | may::WRITE, self.cred).is_ok();
         if is_safe || is_owner(meta, self.cred) { Ok(()) } else { Err(EPERM) }
     }
 
@@ -182,7 +189,7 @@ impl Walk<'_> {
     /// Source: Linux 6.12 fs/namei.c, `may_delete`.
     fn check_delete(&self, dir: &VfsPath, victim: &Metadata) -> Result<(), Errno> {
         let meta = dir.dentry.inode().metadata()?;
-        check_permission(&meta, may::WRITE | may::EXEC, self.cred)?;
+        check_inode(dir.dentry.inode().as_ref(), &meta, may::WRITE | may::EXEC, self.cred)?;
         let is_kept =
             meta.flags & iflag::APPEND != 0 || is_fixed(victim) || is_sticky(&meta, victim, self.cred);
         if is_kept { Err(EPERM) } else { Ok(()) }
@@ -358,7 +365,7 @@ impl Walk<'_> {
         }
         // A directory that moves to another parent changes its `..`.
         if meta.is_dir() && !Arc::ptr_eq(from, into) {
-            check_permission(&meta, may::WRITE, self.cred).map_err(|_| EACCES)?;
+            check_inode(source.inode().as_ref(), &meta, may::WRITE, self.cred).map_err(|_| EACCES)?;
         }
         let is_busy = |d: &Arc<Dentry>| d.is_mountpoint();
         if is_busy(&source) || target.as_ref().is_some_and(is_busy) {
@@ -439,6 +446,7 @@ impl Walk<'_> {
             mode &= !mode::ISGID;
         }
         let set = SetAttributes { mode: Some(mode), ..SetAttributes::default() };
+        acl::chmod(place.dentry.inode().as_ref(), &meta, mode)?;
         self.change(place, &set, event::ATTRIB, &meta)
     }
 
@@ -521,7 +529,9 @@ impl Walk<'_> {
         }
         if !is_owner(&meta, self.cred) {
             match (atime, mtime) {
-                (SetTime::Now(_), SetTime::Now(_)) => check_permission(&meta, may::WRITE, self.cred)?,
+                (SetTime::Now(_), SetTime::Now(_)) => {
+                    check_inode(place.dentry.inode().as_ref(), &meta, may::WRITE, self.cred)?;
+                }
                 _ => return Err(EPERM),
             }
         }

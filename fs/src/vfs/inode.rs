@@ -34,6 +34,10 @@ pub mod iflag {
     pub const APPEND: u32 = 0x20;
     pub const NODUMP: u32 = 0x40;
     pub const NOATIME: u32 = 0x80;
+    /// Not one of them: there is an access control list.
+    pub const ACL: u32 = 1 << 31;
+    /// The same of a directory's default list.
+    pub const DEFAULT_ACL: u32 = 1 << 30;
     /// Those that a file system here can keep.
     pub const ALL: u32 = IMMUTABLE | APPEND | NODUMP | NOATIME;
 }

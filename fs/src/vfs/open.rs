@@ -10,9 +10,10 @@ use abi::errno::{EACCES, EEXIST, EINVAL, EISDIR, ELOOP, ENOENT, ENOTDIR, ENXIO, 
 
 use base::cred::cap;
 
+use super::acl::Inherited;
 use super::dentry::Writer;
 use super::mount::down;
-use super::perm::{check_inode, check_permission, is_owner, may};
+use super::perm::{check_inode, is_owner, may};
 use super::walk::{Follow, OpenFileInode, Parent, Progress, Rules, is_special};
 use super::{
     Dentry, FileType, Inode, MountFlags, MountNamespace, Owner, SetAttributes, VfsPath, Walk, iflag, mode,
@@ -60,7 +61,7 @@ pub fn open_tree(tree: Arc<MountNamespace>) -> Arc<FileDescription> {
 const TMPFILE_BIT: u32 = oflag::TMPFILE & !oflag::DIRECTORY;
 
 impl Walk<'_> {
-    /// Opens `path`, making it first when `flags` say so; the umask is already taken from `mode`.
+    /// Opens `path`, making it first when `flags` say so.
     ///
     /// # Errors
     /// Those of open(2).
@@ -191,8 +192,9 @@ impl Walk<'_> {
                     Ok(child) => child,
                     Err(ENOENT) if dir.dentry.inode().fails_lookups() => return Err(ENOENT),
                     Err(ENOENT) => {
-                        let (inode, owner_mode) = self.prepare(&dir, create_mode & 0o7777, false)?;
-                        let made = dir.dentry.inode().create(&name, owner_mode, inode)?;
+                        let (owner, bits, lists) = self.prepare(&dir, create_mode & 0o7777, false)?;
+                        let made = dir.dentry.inode().create(&name, bits, owner)?;
+                        lists.give(&made)?;
                         let child = match &mut children {
                             Some(children) => dir.dentry.insert(children, &name, made.clone()),
                             None => Dentry::new(Some(dir.dentry.clone()), &name, made.clone()),
@@ -248,8 +250,9 @@ impl Walk<'_> {
         if !dir.dentry.inode().metadata()?.is_dir() {
             return Err(ENOTDIR);
         }
-        let (owner, file_mode) = self.prepare(&dir, create_mode & 0o7777, false)?;
-        let inode = dir.dentry.inode().tmpfile(file_mode, owner)?;
+        let (owner, bits, lists) = self.prepare(&dir, create_mode & 0o7777, false)?;
+        let inode = dir.dentry.inode().tmpfile(bits, owner)?;
+        lists.give(&inode)?;
         let ino = inode.metadata()?.ino;
         let dentry = Dentry::new(Some(dir.dentry.clone()), format!("#{ino}").as_bytes(), inode.clone());
         dentry.kill();
@@ -260,18 +263,23 @@ impl Walk<'_> {
         Ok(FileDescription::opened(ops, place, flags, FileType::Regular, Some(writer)))
     }
 
-    /// Checks that a name may be made in `dir`; returns the owner and the mode of the new file.
+    /// Checks that a name may be made in `dir`; returns the owner, the mode and the lists of the new file.
     ///
     /// Source: Linux 6.12 fs/inode.c, `inode_init_owner`.
-    pub(super) fn prepare(&self, dir: &VfsPath, bits: u32, is_dir: bool) -> Result<(Owner, u32), Errno> {
+    pub(super) fn prepare(
+        &self,
+        dir: &VfsPath,
+        bits: u32,
+        is_dir: bool,
+    ) -> Result<(Owner, u32, Inherited), Errno> {
         let meta = dir.dentry.inode().metadata()?;
         if dir.dentry.is_dead() {
             return Err(ENOENT);
         }
         dir.mount.want_write()?;
-        check_permission(&meta, may::WRITE | may::EXEC, self.cred)?;
+        check_inode(dir.dentry.inode().as_ref(), &meta, may::WRITE | may::EXEC, self.cred)?;
         let mut owner = Owner { uid: self.cred.fsuid, gid: self.cred.fsgid };
-        let mut bits = bits;
+        let (lists, mut bits) = Inherited::from(dir.dentry.inode().as_ref(), &meta, bits, self.umask, is_dir);
         if meta.mode & mode::ISGID != 0 {
             owner.gid = meta.gid;
             let lends = bits & (mode::ISGID | 0o010) == mode::ISGID | 0o010;
@@ -285,7 +293,7 @@ impl Walk<'_> {
                 bits &= !mode::ISGID;
             }
         }
-        Ok((owner, bits))
+        Ok((owner, bits, lists))
     }
 
     /// Takes the bits that lend rights from a file that is going to be written by somebody who may not keep them.
@@ -331,7 +339,7 @@ impl Walk<'_> {
             _ => return Err(EINVAL),
         }
         place.mount.want_write()?;
-        check_permission(&meta, may::WRITE, self.cred)?;
+        check_inode(place.dentry.inode().as_ref(), &meta, may::WRITE, self.cred)?;
         if meta.flags & iflag::APPEND != 0 {
             return Err(EPERM);
         }

@@ -4,7 +4,7 @@ use abi::Errno;
 use abi::errno::{EACCES, EPERM};
 use base::cred::{Credentials, cap};
 
-use super::{Inode, iflag, mode};
+use super::{Inode, acl, iflag, mode};
 use crate::file::Metadata;
 
 /// Bits of an access request (access(2)).
@@ -22,6 +22,11 @@ pub mod may {
 ///
 /// Source: Linux 6.12 fs/namei.c, `generic_permission`.
 pub fn check_permission(meta: &Metadata, want: u32, cred: &Credentials) -> Result<(), Errno> {
+    check(meta, want, cred, None)
+}
+
+/// `listed` is what an access control list says, if one counts.
+fn check(meta: &Metadata, want: u32, cred: &Credentials, listed: Option<bool>) -> Result<(), Errno> {
     let shift = if meta.uid == cred.fsuid {
         6
     } else if cred.in_group(meta.gid) {
@@ -33,7 +38,7 @@ pub fn check_permission(meta: &Metadata, want: u32, cred: &Credentials) -> Resul
     if want & may::WRITE != 0 && meta.flags & iflag::IMMUTABLE != 0 {
         return Err(EPERM);
     }
-    if want & !(meta.mode >> shift) == 0 {
+    if listed.unwrap_or(want & !(meta.mode >> shift) == 0) {
         return Ok(());
     }
     if meta.is_dir() {
@@ -54,14 +59,13 @@ pub fn check_permission(meta: &Metadata, want: u32, cred: &Credentials) -> Resul
     Err(EACCES)
 }
 
-/// As [`check_permission`], for an inode that may make exceptions.
-pub(super) fn check_inode(
-    inode: &dyn Inode,
-    meta: &Metadata,
-    want: u32,
-    cred: &Credentials,
-) -> Result<(), Errno> {
-    check_permission(meta, want, cred).or_else(|e| if inode.allows(want) { Ok(()) } else { Err(e) })
+/// As [`check_permission`], for an inode that may have an access control list or make exceptions.
+///
+/// # Errors
+/// As [`check_permission`].
+pub fn check_inode(inode: &dyn Inode, meta: &Metadata, want: u32, cred: &Credentials) -> Result<(), Errno> {
+    check(meta, want, cred, acl::check(inode, meta, want & 7, cred))
+        .or_else(|e| if inode.allows(want) { Ok(()) } else { Err(e) })
 }
 
 /// Whether the sticky bit of directory `dir` keeps `cred` from removing `victim`.

@@ -15,7 +15,7 @@ fn namespace() -> Arc<MountNamespace> {
 }
 
 fn walk<'a>(ns: &MountNamespace, cred: &'a Credentials) -> Walk<'a> {
-    Walk { root: ns.root(), base: ns.root(), cred }
+    Walk { root: ns.root(), base: ns.root(), cred, umask: 0 }
 }
 
 #[test]

@@ -30,6 +30,8 @@ pub struct Walk<'a> {
     pub base: VfsPath,
     /// Who asks.
     pub cred: &'a Credentials,
+    /// Permission bits that new files do not get.
+    pub umask: u32,
 }
 
 /// The directory that holds a path's last name, and the name.

@@ -4,7 +4,8 @@ use abi::Errno;
 use abi::errno::{EINVAL, ENODATA, EOPNOTSUPP, EPERM};
 use base::cred::cap;
 
-use super::perm::{check_permission, is_fixed, is_owner, may};
+use super::acl::is_acl;
+use super::perm::{check_inode, is_fixed, is_owner, may};
 use super::{VfsPath, Walk, XattrFlags, mode};
 use crate::notify::{self, event};
 
@@ -14,7 +15,7 @@ enum Space {
     User,
     Trusted,
     Security,
-    /// No access control lists: as on a file system that was mounted without.
+    /// What is no access control list.
     System,
     Empty,
     Unknown,
@@ -70,7 +71,8 @@ impl Walk<'_> {
             Space::Empty => return Err(EINVAL),
             Space::System | Space::Unknown => return Err(EOPNOTSUPP),
         }
-        check_permission(&meta, if is_write { may::WRITE } else { may::READ }, self.cred)
+        let want = if is_write { may::WRITE } else { may::READ };
+        check_inode(place.dentry.inode().as_ref(), &meta, want, self.cred)
     }
 
     /// `getxattr`.
@@ -78,6 +80,9 @@ impl Walk<'_> {
     /// # Errors
     /// Those of getxattr(2).
     pub fn xattr(&self, place: &VfsPath, name: &[u8]) -> Result<Vec<u8>, Errno> {
+        if is_acl(name) {
+            return self.acl(place, name);
+        }
         self.check_xattr(place, name, Use::Read)?;
         place.dentry.inode().xattr(name)
     }
@@ -93,8 +98,12 @@ impl Walk<'_> {
         value: &[u8],
         flags: XattrFlags,
     ) -> Result<(), Errno> {
-        self.check_xattr(place, name, Use::Write)?;
-        place.dentry.inode().set_xattr(name, value, flags)?;
+        if is_acl(name) {
+            self.set_acl(place, name, Some(value))?;
+        } else {
+            self.check_xattr(place, name, Use::Write)?;
+            place.dentry.inode().set_xattr(name, value, flags)?;
+        }
         self.tell_attribute(place);
         Ok(())
     }
@@ -116,8 +125,12 @@ impl Walk<'_> {
     /// # Errors
     /// Those of removexattr(2).
     pub fn remove_xattr(&self, place: &VfsPath, name: &[u8]) -> Result<(), Errno> {
-        self.check_xattr(place, name, Use::Write)?;
-        place.dentry.inode().remove_xattr(name)?;
+        if is_acl(name) {
+            self.set_acl(place, name, None)?;
+        } else {
+            self.check_xattr(place, name, Use::Write)?;
+            place.dentry.inode().remove_xattr(name)?;
+        }
         self.tell_attribute(place);
         Ok(())
     }

@@ -8,7 +8,7 @@ use abi::Errno;
 use abi::errno::{EADDRINUSE, ECONNREFUSED, EEXIST, EINVAL, ENOSPC, EPROTOTYPE};
 use abi::socket::af;
 use base::lock::{Lock, rank};
-use fs::vfs::{FileType, VfsPath, check_permission, may, mode};
+use fs::vfs::{FileType, VfsPath, check_inode, may, mode};
 
 use super::UnixSocket;
 use crate::socket::Caller;
@@ -144,8 +144,8 @@ impl Names {
                 Ok((key, Bound { address: Address::Abstract(name), place: None }))
             }
             Address::Path(path) => {
-                let (walk, umask) = caller.and_then(|c| c.walk.as_ref()).ok_or(EINVAL)?;
-                let bits = socket.common.mode.load(Ordering::Relaxed) & !umask & 0o7777;
+                let walk = caller.and_then(|c| c.walk.as_ref()).ok_or(EINVAL)?;
+                let bits = socket.common.mode.load(Ordering::Relaxed) & 0o7777;
                 let exists = |e| if e == EEXIST { EADDRINUSE } else { e };
                 walk.mknod(&path, mode::IFSOCK | bits, 0).map_err(exists)?;
                 if socket.name().is_some() {
@@ -178,10 +178,10 @@ impl Names {
             Address::Unnamed => Err(ECONNREFUSED),
             Address::Abstract(name) => self.get(&Key::Abstract(kind, name.clone())),
             Address::Path(path) => {
-                let (walk, _) = caller.walk.as_ref().ok_or(EINVAL)?;
+                let walk = caller.walk.as_ref().ok_or(EINVAL)?;
                 let place = walk.resolve(path, true)?;
                 let meta = place.dentry.inode().metadata()?;
-                check_permission(&meta, may::WRITE, caller.cred)?;
+                check_inode(place.inode().as_ref(), &meta, may::WRITE, caller.cred)?;
                 if meta.file_type() != FileType::Socket {
                     return Err(ECONNREFUSED);
                 }

@@ -51,7 +51,7 @@ pub(super) fn sys_inotify_add_watch(cx: &mut Ctx<'_>, fd: i32, path: UserAddr, m
     if mask & event::ONLYDIR != 0 && !meta.is_dir() {
         return Err(ENOTDIR.into());
     }
-    fs::vfs::check_permission(&meta, may::READ, &cx.cred).map_err(|_| EACCES)?;
+    fs::vfs::check_inode(place.inode().as_ref(), &meta, may::READ, &cx.cred).map_err(|_| EACCES)?;
     Ok(instance.add(place, mask)? as u64)
 }
 

@@ -43,7 +43,7 @@ fn open(cx: &mut Ctx<'_>, dirfd: i32, path: UserAddr, flags: u32, mode: u32) -> 
     let path = cx.path(path)?;
     // Linux fs/open.c, `force_o_largefile`.
     let flags = flags | oflag::LARGEFILE;
-    let mode = if flags & (oflag::CREAT | TMPFILE_BIT) != 0 { cx.umasked(mode) } else { 0 };
+    let mode = if flags & (oflag::CREAT | TMPFILE_BIT) != 0 { mode & 0o7777 } else { 0 };
     cx.check_room()?;
     let file = cx.past_leases(|cx| {
         let walk = cx.walk_at(dirfd, &path).map_err(|e| if path.is_empty() { ENOENT } else { e })?;
@@ -111,7 +111,7 @@ pub(super) fn sys_openat2(
     if resolve & RESOLVE_CACHED != 0 && (makes || flags & u64::from(oflag::TRUNC) != 0) {
         return Err(EAGAIN.into());
     }
-    let (flags, mode) = (flags as u32, cx.umasked(mode as u32));
+    let (flags, mode) = (flags as u32, mode as u32);
     let path = cx.path(path)?;
     let file = cx.past_leases(|cx| {
         let mut walk = cx.walk_at(dirfd, &path)?;
@@ -131,7 +131,7 @@ pub(super) fn sys_openat2(
 /// `mknodat(2)`.
 pub(super) fn sys_mknodat(cx: &mut Ctx<'_>, dirfd: i32, path: UserAddr, mode: u32, dev: u32) -> SysResult {
     let path = cx.path(path)?;
-    let mode = mode & 0o170_000 | cx.umasked(mode);
+    let mode = mode & 0o177_777;
     cx.walk_at(dirfd, &path)?.mknod(&path, mode, dev.into())?;
     Ok(0)
 }

@@ -32,11 +32,6 @@ impl Ctx<'_> {
         }
         Ok(walk)
     }
-
-    /// Permission bits without those of the umask.
-    pub(super) fn umasked(&self, mode: u32) -> u32 {
-        mode & 0o7777 & !self.fs.lock().umask
-    }
 }
 
 /// Metadata with the numbers that users and groups have in the caller's user namespace.
@@ -335,7 +330,7 @@ pub(super) fn sys_chroot(cx: &mut Ctx<'_>, path: UserAddr) -> SysResult {
 /// `mkdirat(2)`.
 pub(super) fn sys_mkdirat(cx: &mut Ctx<'_>, dirfd: i32, path: UserAddr, mode: u32) -> SysResult {
     let path = cx.path(path)?;
-    cx.walk_at(dirfd, &path)?.mkdir(&path, cx.umasked(mode))?;
+    cx.walk_at(dirfd, &path)?.mkdir(&path, mode)?;
     Ok(0)
 }
 

@@ -53,10 +53,7 @@ impl Ctx<'_> {
         // Only the path of an AF_UNIX socket is looked up in the file system.
         let is_path =
             address.first_chunk::<3>().is_some_and(|a| a[..2] == af::UNIX.to_le_bytes() && a[2] != 0);
-        let walk = is_path.then(|| {
-            let umask = self.fs.lock().umask;
-            (self.walk(), umask)
-        });
+        let walk = is_path.then(|| self.walk());
         let nofile = self.task.group.rlimits.lock()[7].0;
         let group = &self.task.group;
         Caller { cred: &self.cred, pid: group.pid, shown_pid: group.shown_pid, walk, nofile }

@@ -100,7 +100,7 @@ impl Ctx<'_> {
     /// A path walk from the task's root and working directory.
     pub fn walk(&self) -> Walk<'_> {
         let fs = self.fs.lock();
-        Walk { root: fs.root.clone(), base: fs.cwd.clone(), cred: &self.cred }
+        Walk { root: fs.root.clone(), base: fs.cwd.clone(), cred: &self.cred, umask: fs.umask }
     }
 
     fn open_program(&self, path: &[u8]) -> Result<Arc<FileDescription>, Errno> {
