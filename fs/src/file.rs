@@ -45,6 +45,8 @@ pub mod oflag {
     pub const SYNC: u32 = 0o4010000;
     pub const PATH: u32 = 0o10000000;
     pub const TMPFILE: u32 = 0o20200000;
+    /// No flag of open(2): nobody is told of what happens through the description.
+    pub const NONOTIFY: u32 = 0o400000000;
 }
 
 /// What `stat(2)` tells of a file.
@@ -314,6 +316,7 @@ pub struct FileDescription {
     pub path: Option<VfsPath>,
     flags: AtomicU32,
     is_dir: bool,
+    is_silent: bool,
     /// Keeps the file from being run while it can be written here.
     _writer: Option<Writer>,
     position: Lock<u64, { rank::FILE_POSITION }>,
@@ -355,12 +358,16 @@ impl FileDescription {
             path.dentry.add_open(only_reads(flags));
         }
         let is_dir = kind == FileType::Directory;
-        let kept = flags & !(oflag::CREAT | oflag::EXCL | oflag::NOCTTY | oflag::TRUNC | oflag::CLOEXEC);
+        const ONCE: u32 =
+            oflag::CREAT | oflag::EXCL | oflag::NOCTTY | oflag::TRUNC | oflag::CLOEXEC | oflag::NONOTIFY;
+        let is_silent = flags & oflag::NONOTIFY != 0;
+        let kept = flags & !ONCE;
         Arc::new(Self {
             ops,
             path,
             flags: AtomicU32::new(kept),
             is_dir,
+            is_silent,
             _writer: writer,
             position: Lock::new(0),
             locked: OnceLock::new(),
@@ -402,11 +409,17 @@ impl FileDescription {
     /// Tells those who watch the file (`IN_*` of inotify(7)).
     pub fn tell(&self, mask: u32) {
         if notify::is_used()
+            && !self.is_silent
             && let Some(path) = &self.path
         {
             let is_dir = if self.is_dir { event::ISDIR } else { 0 };
             notify::happened(&path.mount, &path.dentry, mask | is_dir);
         }
+    }
+
+    /// Whether nobody is told of what happens through the description.
+    pub fn is_silent(&self) -> bool {
+        self.is_silent
     }
 
     /// The status flags and access mode, as `F_GETFL` shows them.

@@ -3,11 +3,13 @@
 //! A watcher hangs on a dentry, which stays in its directory's cache while it is watched, so one name has one dentry. The
 //! VFS calls the functions below after a change, with no lock of its own held.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use base::lock::{Lock, rank};
 
+use crate::anon::fanotify::{self, Happening, Mark};
 use crate::anon::inotify::Watch;
 use crate::dnotify::Notice;
 use crate::vfs::{Dentry, Mount};
@@ -66,6 +68,7 @@ impl Drop for Counted {
 pub(crate) enum Watcher {
     Inotify(Weak<Watch>),
     Dnotify(Weak<Notice>),
+    Fanotify(Weak<Mark>),
 }
 
 impl Watcher {
@@ -73,6 +76,7 @@ impl Watcher {
         match self {
             Self::Inotify(w) => w.strong_count() > 0,
             Self::Dnotify(w) => w.strong_count() > 0,
+            Self::Fanotify(w) => w.strong_count() > 0,
         }
     }
 }
@@ -135,6 +139,8 @@ fn tell(dentry: &Dentry, event: Event<'_>) {
                     notice.tell(event);
                 }
             }
+            // Told once for all its marks.
+            Watcher::Fanotify(_) => {}
         }
     }
 }
@@ -143,8 +149,18 @@ fn plain(mask: u32) -> Event<'static> {
     Event { mask, cookie: 0, name: b"", is_gone: false }
 }
 
-/// Tells that something happened to the file: those who watch its directory, and those who watch the file itself.
-pub(crate) fn happened(_mount: &Arc<Mount>, dentry: &Arc<Dentry>, mask: u32) {
+/// Tells that something happened to the file, by a path or an open file: those who watch its directory, and those who
+/// watch the file itself.
+pub(crate) fn happened(mount: &Arc<Mount>, dentry: &Arc<Dentry>, mask: u32) {
+    told(mount, dentry, mask, true);
+}
+
+/// The same of a change that names no path: of attributes.
+pub(crate) fn changed(mount: &Arc<Mount>, dentry: &Arc<Dentry>, mask: u32) {
+    told(mount, dentry, mask, false);
+}
+
+fn told(mount: &Arc<Mount>, dentry: &Arc<Dentry>, mask: u32, has_path: bool) {
     if !is_used() {
         return;
     }
@@ -154,31 +170,77 @@ pub(crate) fn happened(_mount: &Arc<Mount>, dentry: &Arc<Dentry>, mask: u32) {
         tell(&parent, Event { name: &dentry.name(), is_gone: dentry.is_dead(), ..plain(mask) });
     }
     tell(dentry, plain(mask));
+    if fanotify::is_used() {
+        fanotify::tell(&Happening { mask, mount, has_path, target: dentry, tells_parent: true, entry: None });
+    }
 }
 
-/// Tells those who watch the directory of something that concerns a name in it.
-pub(crate) fn in_directory(_mount: &Arc<Mount>, dir: &Arc<Dentry>, mask: u32, cookie: u32, name: &[u8]) {
-    if is_used() {
-        tell(dir, Event { cookie, name, ..plain(mask) });
+/// Tells those who watch the directory of something that concerns a name in it, which leads or led to `child`.
+pub(crate) fn in_directory(
+    mount: &Arc<Mount>,
+    dir: &Arc<Dentry>,
+    mask: u32,
+    cookie: u32,
+    name: &[u8],
+    child: Option<&Arc<Dentry>>,
+) {
+    if !is_used() {
+        return;
+    }
+    tell(dir, Event { cookie, name, ..plain(mask) });
+    if fanotify::is_used() {
+        let entry = Some((name, child));
+        fanotify::tell(&Happening { mask, mount, has_path: false, target: dir, tells_parent: false, entry });
     }
 }
 
 /// Tells those who watch the file, and not those who watch its directory.
-pub(crate) fn to_itself(_mount: &Arc<Mount>, dentry: &Arc<Dentry>, mask: u32) {
-    if is_used() {
-        tell(dentry, plain(mask));
+pub(crate) fn to_itself(mount: &Arc<Mount>, dentry: &Arc<Dentry>, mask: u32) {
+    if !is_used() {
+        return;
+    }
+    tell(dentry, plain(mask));
+    if fanotify::is_used() {
+        let what =
+            Happening { mask, mount, has_path: false, target: dentry, tells_parent: false, entry: None };
+        fanotify::tell(&what);
     }
 }
 
 /// Tells that the file is gone for good, and ends the watches on it.
-pub(crate) fn gone(_mount: &Arc<Mount>, dentry: &Arc<Dentry>) {
+pub(crate) fn gone(mount: &Arc<Mount>, dentry: &Arc<Dentry>) {
+    if !is_used() {
+        return;
+    }
+    to_itself(mount, dentry, event::DELETE_SELF);
     let Some(on) = dentry.watches() else { return };
-    tell(dentry, plain(event::DELETE_SELF));
     for watcher in on.list() {
-        if let Watcher::Inotify(watch) = watcher
-            && let Some(watch) = watch.upgrade()
-        {
-            watch.end();
+        match watcher {
+            Watcher::Inotify(watch) => {
+                if let Some(watch) = watch.upgrade() {
+                    watch.end();
+                }
+            }
+            Watcher::Fanotify(mark) => {
+                if let Some(mark) = mark.upgrade() {
+                    mark.end();
+                }
+            }
+            Watcher::Dnotify(_) => {}
         }
     }
+}
+
+thread_local! {
+    /// For whom the calling thread works: process and thread.
+    static CALLER: Cell<(i32, i32)> = const { Cell::new((0, 0)) };
+}
+
+/// Says for which process and thread the calling thread works.
+pub fn set_caller(pid: i32, tid: i32) {
+    CALLER.set((pid, tid));
+}
+
+pub(crate) fn caller() -> (i32, i32) {
+    CALLER.get()
 }

@@ -146,7 +146,7 @@ impl Inotify {
             let instance = Arc::as_ptr(&self.0);
             let all = on.list().into_iter().filter_map(|w| match w {
                 Watcher::Inotify(w) => w.upgrade(),
-                Watcher::Dnotify(_) => None,
+                Watcher::Dnotify(_) | Watcher::Fanotify(_) => None,
             });
             let mut all = all.filter(|w| std::ptr::eq(w.instance.as_ptr(), instance));
             all.next()

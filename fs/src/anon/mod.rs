@@ -2,6 +2,7 @@
 
 pub mod epoll;
 pub mod eventfd;
+pub mod fanotify;
 pub mod host_stream;
 pub mod inotify;
 pub mod pipe;

@@ -74,12 +74,10 @@ impl Walk<'_> {
         if kind != FileType::Symlink {
             lists.give(&inode)?;
         }
-        if let Some(children) = &mut children {
-            dir.dentry.insert(children, &name, inode);
-        }
+        let made = children.as_mut().map(|children| dir.dentry.insert(children, &name, inode));
         drop(children);
         let is_dir = if is_dir { event::ISDIR } else { 0 };
-        notify::in_directory(&dir.mount, &dir.dentry, event::CREATE | is_dir, 0, &name);
+        notify::in_directory(&dir.mount, &dir.dentry, event::CREATE | is_dir, 0, &name, made.as_ref());
         Ok(())
     }
 
@@ -169,7 +167,7 @@ impl Walk<'_> {
         }
         drop(children);
         notify::to_itself(&old.mount, &old.dentry, event::ATTRIB);
-        notify::in_directory(&dir.mount, &dir.dentry, event::CREATE, 0, &name);
+        notify::in_directory(&dir.mount, &dir.dentry, event::CREATE, 0, &name, Some(&old.dentry));
         Ok(())
     }
 
@@ -268,7 +266,7 @@ impl Walk<'_> {
             if meta.is_dir() {
                 notify::gone(&dir.mount, &victim);
             }
-            notify::in_directory(&dir.mount, &dir.dentry, event::DELETE | is_dir, 0, name);
+            notify::in_directory(&dir.mount, &dir.dentry, event::DELETE | is_dir, 0, name, Some(&victim));
             if !meta.is_dir() && meta.nlink <= 1 && !victim.is_open() {
                 notify::gone(&dir.mount, &victim);
             }
@@ -411,8 +409,8 @@ impl Walk<'_> {
             let told = |is_dir: bool| if is_dir { event::ISDIR } else { 0 };
             let cookie = notify::new_cookie();
             let is_dir = told(meta.is_dir());
-            notify::in_directory(mount, from, event::MOVED_FROM | is_dir, cookie, &old.name);
-            notify::in_directory(mount, into, event::MOVED_TO | is_dir, cookie, &new.name);
+            notify::in_directory(mount, from, event::MOVED_FROM | is_dir, cookie, &old.name, Some(&source));
+            notify::in_directory(mount, into, event::MOVED_TO | is_dir, cookie, &new.name, Some(&source));
             if let Some(t) = &gone {
                 notify::to_itself(mount, t, event::ATTRIB);
             }
@@ -420,8 +418,8 @@ impl Walk<'_> {
             if let Some((t, t_is_dir)) = &exchanged {
                 let cookie = notify::new_cookie();
                 let is_dir = told(*t_is_dir);
-                notify::in_directory(mount, into, event::MOVED_FROM | is_dir, cookie, &new.name);
-                notify::in_directory(mount, from, event::MOVED_TO | is_dir, cookie, &old.name);
+                notify::in_directory(mount, into, event::MOVED_FROM | is_dir, cookie, &new.name, Some(t));
+                notify::in_directory(mount, from, event::MOVED_TO | is_dir, cookie, &old.name, Some(t));
                 notify::to_itself(mount, t, event::MOVE_SELF | is_dir);
             }
             if let Some(t) = gone.filter(|t| !t.is_open()) {
@@ -495,7 +493,7 @@ impl Walk<'_> {
     fn change(&self, place: &VfsPath, set: &SetAttributes, mask: u32, meta: &Metadata) -> Result<(), Errno> {
         place.dentry.inode().set_attributes(set)?;
         let is_dir = if meta.is_dir() { event::ISDIR } else { 0 };
-        notify::happened(&place.mount, &place.dentry, mask | is_dir);
+        notify::changed(&place.mount, &place.dentry, mask | is_dir);
         Ok(())
     }
 

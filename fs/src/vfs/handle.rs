@@ -14,6 +14,8 @@ use super::{Dentry, StatFs, VfsPath};
 
 /// Bytes of a handle.
 pub const HANDLE_LEN: usize = 16;
+/// The type of our handles.
+pub const HANDLE_TYPE: i32 = 0x52;
 /// Files that are found again.
 const KEPT: usize = 4096;
 

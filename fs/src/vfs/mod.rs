@@ -33,7 +33,7 @@ pub(crate) use acl::{ACCESS, DEFAULT};
 pub use change::SetTime;
 pub(crate) use dentry::Writer;
 pub use dentry::{Dentry, Running, VfsPath};
-pub use handle::HANDLE_LEN;
+pub use handle::{HANDLE_LEN, HANDLE_TYPE};
 pub use inode::{FileType, Inode, MagicTarget, Owner, SetAttributes, StatFs, XattrFlags, iflag, mode};
 pub use mount::{Mount, MountFlags, ROOTFS_ID, SuperBlock, new_dev};
 pub use mountinfo::root_in_fs;

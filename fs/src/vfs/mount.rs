@@ -14,6 +14,7 @@ use bitflags::bitflags;
 
 use super::propagate::PeerGroup;
 use super::{Dentry, Inode, MountNamespace, VfsPath};
+use crate::notify::Watches;
 
 /// Held by whoever changes the tree of mounts, in any namespace.
 pub(super) static TREE: Lock<(), { rank::MOUNT }> = Lock::new(());
@@ -92,6 +93,8 @@ pub struct SuperBlock {
     writers: AtomicUsize,
     /// The root of the whole file system.
     root: Arc<Dentry>,
+    /// Who watches all of it.
+    pub(crate) watches: Watches,
 }
 
 impl SuperBlock {
@@ -107,6 +110,7 @@ impl SuperBlock {
             readonly: AtomicBool::new(readonly),
             writers: AtomicUsize::new(0),
             root,
+            watches: Watches::default(),
         })
     }
 
@@ -173,6 +177,8 @@ pub struct Mount {
     root: Arc<Dentry>,
     source: String,
     flags: AtomicU32,
+    /// Who watches what is reached through it.
+    pub(crate) watches: Watches,
     standing: Lock<Standing, { rank::LEAF }>,
     /// What is mounted on its directories and files, by the dentry's address, which the mount keeps alive.
     children: RwLock<HashMap<usize, Arc<Mount>>, { rank::LEAF }>,
@@ -198,6 +204,7 @@ impl Mount {
             root: root.clone(),
             source: source.to_owned(),
             flags: AtomicU32::new(flags.bits()),
+            watches: Watches::default(),
             standing: Lock::default(),
             children: RwLock::new(HashMap::new()),
         })

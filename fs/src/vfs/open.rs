@@ -18,6 +18,7 @@ use super::walk::{Follow, OpenFileInode, Parent, Progress, Rules, is_special};
 use super::{
     Dentry, FileType, Inode, MountFlags, MountNamespace, Owner, SetAttributes, VfsPath, Walk, iflag, mode,
 };
+use crate::anon::fanotify;
 use crate::file::{FileDescription, FileOps, Metadata, oflag};
 use crate::leases;
 use crate::notify::{self, event};
@@ -133,6 +134,9 @@ impl Walk<'_> {
         if kind == mode::IFSOCK {
             return Err(ENXIO);
         }
+        if fanotify::asks() && flags & oflag::NONOTIFY == 0 {
+            fanotify::ask(&place, fanotify::OPEN_PERM)?;
+        }
         let inode = place.inode();
         if let Some(open) = inode.as_any().downcast_ref::<OpenFileInode>() {
             return match open.0.ops.reopen(flags)? {
@@ -205,7 +209,8 @@ impl Walk<'_> {
                         let writes = wanted(flags) & may::WRITE != 0;
                         let writer = if writes { Some(Writer::new(&place)?) } else { None };
                         let file = FileDescription::opened(ops, place, flags, FileType::Regular, writer);
-                        notify::in_directory(&dir.mount, &dir.dentry, event::CREATE, 0, &name);
+                        let child = file.path.as_ref().map(|place| &place.dentry);
+                        notify::in_directory(&dir.mount, &dir.dentry, event::CREATE, 0, &name, child);
                         file.tell(event::OPEN);
                         return Ok(file);
                     }
@@ -351,7 +356,7 @@ impl Walk<'_> {
             .dentry
             .inode()
             .set_attributes(&SetAttributes { size: Some(size), ..SetAttributes::default() })?;
-        notify::happened(&place.mount, &place.dentry, event::MODIFY);
+        notify::changed(&place.mount, &place.dentry, event::MODIFY);
         Ok(())
     }
 }

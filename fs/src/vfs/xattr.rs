@@ -139,7 +139,7 @@ impl Walk<'_> {
         if notify::is_used() {
             let is_dir = place.dentry.inode().metadata().is_ok_and(|m| m.is_dir());
             let is_dir = if is_dir { event::ISDIR } else { 0 };
-            notify::happened(&place.mount, &place.dentry, event::ATTRIB | is_dir);
+            notify::changed(&place.mount, &place.dentry, event::ATTRIB | is_dir);
         }
     }
 }

@@ -114,6 +114,10 @@ impl Ctx<'_> {
         if let Some(socket) = super::sockmsg::as_socket(file) {
             return self.read_socket(file, &socket, list);
         }
+        self.ask_to_read(file)?;
+        if super::fanotify::is_group(file) {
+            return self.read_fanotify(file, list);
+        }
         if let Some(tty) = super::tty::as_slave(file) {
             return self.read_terminal(file, tty, list);
         }
@@ -129,6 +133,9 @@ impl Ctx<'_> {
     fn write_from(&mut self, file: &Arc<FileDescription>, list: &[(UserAddr, u64)]) -> SysResult {
         if let Some(socket) = super::sockmsg::as_socket(file) {
             return self.write_socket(file, &socket, list);
+        }
+        if super::fanotify::is_group(file) {
+            return self.write_fanotify(file, list);
         }
         if let Some(tty) = super::tty::as_slave(file) {
             self.check_writer(tty)?;
@@ -223,6 +230,7 @@ pub(super) fn sys_pread64(cx: &mut Ctx<'_>, fd: i32, buf: UserAddr, len: u64, of
     file.check_position()?;
     check_readable(&file)?;
     check_end(offset, len)?;
+    cx.ask_to_read(&file)?;
     Ok(file.read_at(offset, &mut sink)? as u64)
 }
 
@@ -440,12 +448,13 @@ enum Dirent {
     New,
 }
 
-fn read_entries(cx: &Ctx<'_>, fd: i32, buf: UserAddr, len: u32, layout: Dirent) -> SysResult {
+fn read_entries(cx: &mut Ctx<'_>, fd: i32, buf: UserAddr, len: u32, layout: Dirent) -> SysResult {
     let file = cx.open_file(fd)?;
     let metadata = file.ops.metadata()?;
     if metadata.file_type() == FileType::Directory && metadata.nlink == 0 {
         return Err(ENOENT.into());
     }
+    cx.ask_to_read(&file)?;
     let limit = (len as usize).min(1 << 20);
     let head = if layout == Dirent::Old { 18 } else { 19 };
     let mut out = Vec::with_capacity(limit.min(64 << 10));

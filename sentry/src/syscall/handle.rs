@@ -4,7 +4,7 @@ use abi::errno::{EBADF, EINVAL, ENODEV, ENOSYS, ENOTBLK, EOVERFLOW, EPERM, ESTAL
 use abi::{Errno, UserAddr};
 use base::cred::cap;
 use fs::file::oflag;
-use fs::vfs::{FileType, HANDLE_LEN, VfsPath};
+use fs::vfs::{FileType, HANDLE_LEN, HANDLE_TYPE, VfsPath};
 
 use super::SysResult;
 use super::path::AT_FDCWD;
@@ -12,8 +12,6 @@ use crate::task::Ctx;
 
 /// The longest handle that a caller has room for.
 const MAX_HANDLE_SZ: u32 = 128;
-/// The type of our handles.
-const HANDLE_TYPE: i32 = 0x52;
 /// Bytes before the handle itself: its length and type.
 const HEADER: u64 = 8;
 

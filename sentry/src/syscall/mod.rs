@@ -12,6 +12,7 @@ use abi::{Errno, UserAddr};
 use crate::task::Ctx;
 
 pub mod cred;
+mod fanotify;
 pub mod fd;
 pub mod file;
 mod fileattr;

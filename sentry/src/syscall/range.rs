@@ -37,6 +37,7 @@ pub(super) fn sys_preadv(
     if !file.is_readable() {
         return Err(EBADF.into());
     }
+    cx.ask_to_read(&file)?;
     let mut sink = cx.mm.sink_iovec(iov, count)?;
     Ok(file.read_at(offset, &mut sink)? as u64)
 }

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use abi::errno::{EACCES, EINVAL, EJUKEBOX, EPERM};
+use abi::errno::{EACCES, EINTR, EINVAL, EJUKEBOX, EPERM};
 use abi::{Errno, UserAddr};
 use base::cred::cap;
 use base::wait::Events;
+use fs::anon::fanotify;
 use fs::dnotify;
 use fs::file::FileDescription;
 use fs::leases::{self, Kind};
@@ -32,6 +34,10 @@ impl Ctx<'_> {
         mut op: impl FnMut(&mut Self) -> Result<T, Errno>,
     ) -> Result<T, Stop> {
         match op(self) {
+            // The answer to a question is waited for whatever comes.
+            Err(EJUKEBOX) if fanotify::is_asking() => {
+                return self.past_all_waits(op);
+            }
             Err(EJUKEBOX) => {}
             other => return other.map_err(Stop::from),
         }
@@ -46,6 +52,52 @@ impl Ctx<'_> {
                 return Ok(done);
             }
         }
+    }
+
+    /// Runs `op` until it says something other than `EJUKEBOX`; only the end of the thread ends that.
+    ///
+    /// # Errors
+    /// Those of `op`; `EINTR`.
+    pub fn past_waits<T>(&self, mut op: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+        let result = match op() {
+            Err(EJUKEBOX) => self.wait_past(&mut op),
+            other => other,
+        };
+        fanotify::forget();
+        result
+    }
+
+    fn wait_past<T>(&self, op: &mut dyn FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+        let parker = self.task.parker.clone();
+        let _registration = Registration::new(leases::queue(), parker.clone(), Events::all());
+        loop {
+            parker.prepare();
+            match op() {
+                Err(EJUKEBOX) if self.task.must_exit() => return Err(EINTR),
+                Err(EJUKEBOX) => {}
+                other => return other,
+            }
+            crate::signal::async_io::send_due();
+            // A lease may run out without anybody telling.
+            parker.park(Some(Duration::from_nanos(WATCH_NS)));
+        }
+    }
+
+    fn past_all_waits<T>(&mut self, mut op: impl FnMut(&mut Self) -> Result<T, Errno>) -> Result<T, Stop> {
+        let queue = leases::queue();
+        let parker = self.task.parker.clone();
+        let _registration = Registration::new(queue, parker.clone(), Events::all());
+        let result = loop {
+            parker.prepare();
+            match op(self) {
+                Err(EJUKEBOX) if self.task.must_exit() => break Err(EINTR),
+                Err(EJUKEBOX) => {}
+                other => break other,
+            }
+            self.park(Some(Duration::from_nanos(WATCH_NS)));
+        };
+        fanotify::forget();
+        result.map_err(Stop::from)
     }
 
     /// Makes the caller's process hear of `file`, unless somebody does already.

@@ -26,6 +26,7 @@ pub fn is_current(task: &Task) -> bool {
 
 /// Says which guest thread the calling host thread runs.
 pub(super) fn set_current(task: Option<Arc<Task>>) {
+    fs::notify::set_caller(task.as_ref().map_or(0, |t| t.group.pid), task.as_ref().map_or(0, |t| t.tid));
     let former = CURRENT.with(|c| c.replace(task));
     drop(former);
 }

@@ -122,7 +122,10 @@ impl Ctx<'_> {
         }
         self.walk().access_at(&place, 1)?;
         let root = Credentials::root();
-        Walk { cred: &root, ..self.walk() }.open_place(place, oflag::RDONLY)
+        let walk = Walk { cred: &root, ..self.walk() };
+        let program = self.past_waits(|| walk.open_place(place.clone(), oflag::RDONLY))?;
+        program.tell(fs::anon::fanotify::OPEN_EXEC);
+        Ok(program)
     }
 
     /// Opens the program that a descriptor means.
