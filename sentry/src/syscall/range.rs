@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use abi::errno::{EBADF, EFBIG, EINVAL, EISDIR, ENODEV, EOPNOTSUPP, ESPIPE};
+use abi::errno::{EBADF, EFBIG, EINVAL, EISDIR, ENODEV, EOPNOTSUPP, EPERM, ESPIPE};
 use abi::{Errno, UserAddr};
 use fs::file::{FileDescription, oflag};
 use fs::vfs::FileType;
