@@ -328,7 +328,13 @@ fn mount_kernel_files(kernel: &Arc<Kernel>) -> Result<(), Failure> {
     let proc =
         sentry::proc::new_procfs(kernel, kernel.namespaces.pid_for_children.clone(), Vec::new(), Vec::new());
     let sys = sentry::proc::new_sysfs(kernel);
-    for (path, root, fstype, readonly) in [("/proc", proc, "proc", false), ("/sys", sys, "sysfs", true)] {
+    let groups = sentry::cgroup::new_root(kernel, &kernel.cgroups);
+    let all = [
+        ("/proc", proc, "proc", false),
+        ("/sys", sys, "sysfs", true),
+        ("/sys/fs/cgroup", groups, "cgroup2", false),
+    ];
+    for (path, root, fstype, readonly) in all {
         let mount = |at| mounts.mount(&at, root, fstype, fstype, readonly);
         walk.resolve(path.as_bytes(), true)
             .and_then(mount)

@@ -9,9 +9,11 @@ use fs::tty::devpts::{self, Devpts};
 use fs::vfs::{Inode, StatFs, SuperBlock, VfsPath, Walk};
 
 use crate::kernel::Kernel;
+use crate::task::current;
 
 /// Their names; none needs a device.
-pub const NAMES: &[&str] = &["sysfs", "tmpfs", "proc", "devtmpfs", "ramfs", "devpts", "overlay"];
+pub const NAMES: &[&str] =
+    &["sysfs", "tmpfs", "proc", "devtmpfs", "ramfs", "devpts", "overlay", "cgroup2", "mqueue"];
 
 /// Makes a file system of kind `fstype`; `options` are separated by commas.
 ///
@@ -59,7 +61,16 @@ pub fn make(
             let (root, is_writable) = overlay(walk, options)?;
             return Ok(SuperBlock::new(root, "overlay", readonly || !is_writable));
         }
-        b"sysfs" | b"devtmpfs" => return Err(EINVAL),
+        b"cgroup2" => {
+            check_cgroup(options)?;
+            let task = current().ok_or(EINVAL)?;
+            let root = (**task.namespaces.lock().cgroup).clone();
+            (crate::cgroup::new_root(kernel, &root), "cgroup2")
+        }
+        b"mqueue" if options.is_empty() => {
+            (crate::ipc::mqueue_fs::new_root(&*current().ok_or(EINVAL)?), "mqueue")
+        }
+        b"sysfs" | b"devtmpfs" | b"mqueue" => return Err(EINVAL),
         _ => return Err(ENODEV),
     };
     Ok(SuperBlock::new(root, name, readonly))
@@ -74,10 +85,23 @@ pub fn check_option(fstype: &[u8], option: &[u8], total: u64) -> Result<(), Errn
         b"tmpfs" => fs::tmpfs::check_options(option, total),
         b"ramfs" => ramfs_mode(option).map(drop),
         b"proc" => check_proc(option),
+        b"cgroup2" => check_cgroup(option),
+        b"devpts" => devpts_options(option).map(drop),
         // Its layers are looked for when it is made.
         b"overlay" => Ok(()),
         _ => Err(EINVAL),
     }
+}
+
+/// Options that say how limits are handed on: what is done is what each asks for.
+fn check_cgroup(options: &[u8]) -> Result<(), Errno> {
+    for (key, value) in pairs(options) {
+        match (key, value) {
+            (b"nsdelegate" | b"favordynmods" | b"memory_localevents" | b"memory_recursiveprot", None) => {}
+            _ => return Err(EINVAL),
+        }
+    }
+    Ok(())
 }
 
 fn pairs(options: &[u8]) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {

@@ -124,6 +124,8 @@ pub struct Kernel {
     pub mounts: Arc<MountNamespace>,
     /// Sockets.
     pub net: Arc<net::Namespace>,
+    /// The root of all control groups.
+    pub cgroups: Arc<crate::cgroup::Cgroup>,
     /// The first task's namespaces.
     pub namespaces: Arc<crate::ns::Namespaces>,
     /// Futexes.
@@ -211,7 +213,9 @@ impl Kernel {
         let system = System::new(total, u64::try_from(boot_ns).unwrap_or(0));
         let net = setup.net;
         let names = crate::system::Names::new(setup.hostname);
-        let namespaces = crate::ns::Namespaces::first(names, net.clone(), setup.mounts.clone());
+        let cgroups = crate::cgroup::Cgroup::root();
+        let namespaces =
+            crate::ns::Namespaces::first(names, net.clone(), setup.mounts.clone(), cgroups.clone());
         let kernel = Arc::new(Self {
             platform: setup.platform,
             memory,
@@ -219,6 +223,7 @@ impl Kernel {
             time,
             mounts: setup.mounts,
             net,
+            cgroups,
             namespaces,
             futexes: FutexTable::new(),
             pi_locks: Lock::default(),
@@ -297,7 +302,7 @@ impl Kernel {
     }
 
     /// Waits until the first process has ended; returns its wait status. Keeps the clocks current meanwhile.
-    pub fn wait_for_end(&self) -> i32 {
+    pub fn wait_for_end(self: &Arc<Self>) -> i32 {
         let mut limit = self.time.refresh();
         let mut outcome = self.outcome.lock();
         loop {
@@ -313,9 +318,10 @@ impl Kernel {
                 drop(outcome);
                 self.stop_with_all();
                 outcome = self.outcome.lock();
-            } else if self.outcome_changed.wait_for(&mut outcome, limit) {
+            } else if self.outcome_changed.wait_for(&mut outcome, self.watch(limit)) {
                 drop(outcome);
                 self.tell_hangups();
+                self.look_after_groups();
                 limit = self.time.refresh();
                 self.alarms.check_clock();
                 self.sample_load();
@@ -332,6 +338,18 @@ impl Kernel {
                 }
                 outcome = self.outcome.lock();
             }
+        }
+    }
+
+    /// How long to wait for something to do: less while control groups have limits.
+    fn watch(&self, limit: std::time::Duration) -> std::time::Duration {
+        if self.cgroups.has_limits() { limit.min(crate::cgroup::WATCH) } else { limit }
+    }
+
+    fn look_after_groups(self: &Arc<Self>) {
+        if self.cgroups.has_limits() {
+            let now = self.time.now(crate::time::Clock::Monotonic).as_ns();
+            self.cgroups.enforce(self, u64::try_from(now).unwrap_or(0));
         }
     }
 

@@ -257,6 +257,13 @@ impl Inode for Node {
         Ok(StatFs { kind: DEVPTS_SUPER_MAGIC, block_size: 4096, name_len: 255, ..StatFs::default() })
     }
 
+    fn mount_options(&self) -> String {
+        let o = &self.fs.options;
+        let id = |name: &str, id: Option<u32>| id.map_or(String::new(), |id| format!(",{name}={id}"));
+        let ids = id("uid", o.uid) + &id("gid", o.gid);
+        format!("{ids},mode={:03o},ptmxmode={:03o}", o.mode, o.ptmx_mode)
+    }
+
     fn cacheable(&self) -> bool {
         false
     }

@@ -1,7 +1,7 @@
 //! System V IPC (sysvipc(7); Linux ipc/): shared memory, semaphores, message queues; POSIX message queues.
 //!
 //! Reading order: this file (names, identifiers and permissions, which the three kinds share), `shm.rs`, `sem.rs`,
-//! `msg.rs`, `report.rs` (/proc/sysvipc); `mqueue.rs` (POSIX).
+//! `msg.rs`, `report.rs` (/proc/sysvipc); `mqueue.rs` and `mqueue_fs.rs` (POSIX).
 //!
 //! Locks: the tables of a namespace (`IPC`), then one object (`IPC_OBJECT`). No guest memory is touched under either. The
 //! last attachment of a segment goes when its areas are dropped, which happens without locks.
@@ -16,6 +16,7 @@ use base::cred::{Credentials, cap};
 use base::lock::{Lock, rank};
 
 pub mod mqueue;
+pub mod mqueue_fs;
 pub mod msg;
 pub mod report;
 pub mod sem;

@@ -197,6 +197,16 @@ impl Queues {
         Ok(queue)
     }
 
+    /// The queue called `name`.
+    pub(super) fn find(&self, name: &[u8]) -> Option<Arc<Mqueue>> {
+        self.named.get(name).cloned()
+    }
+
+    /// All queues.
+    pub(super) fn all(&self) -> Vec<Arc<Mqueue>> {
+        self.named.values().cloned().collect()
+    }
+
     /// mq_unlink(2): the queue stays until it is closed everywhere.
     ///
     /// # Errors
@@ -214,6 +224,11 @@ impl Queues {
 }
 
 impl Mqueue {
+    /// The name, without a slash.
+    pub(super) fn name(&self) -> &[u8] {
+        &self.name
+    }
+
     fn check_access(&self, open: &Open<'_>) -> Result<(), Errno> {
         const READ: u32 = 4;
         const WRITE: u32 = 2;
@@ -226,7 +241,7 @@ impl Mqueue {
         fs::vfs::check_permission(&self.describe(), want, open.cred)
     }
 
-    fn describe(&self) -> Metadata {
+    pub(super) fn describe(&self) -> Metadata {
         Metadata {
             dev: 0x14,
             ino: self.ino,
@@ -329,6 +344,11 @@ struct OpenQueue {
     queue: Arc<Mqueue>,
     /// Who opened it: a registration goes with the last descriptor.
     opener: Weak<crate::task::ThreadGroup>,
+}
+
+/// What an open of `queue` by its name in the file system does.
+pub(super) fn open_ops(queue: Arc<Mqueue>, opener: &Arc<crate::task::ThreadGroup>) -> Box<dyn FileOps> {
+    Box::new(OpenQueue { queue, opener: Arc::downgrade(opener) })
 }
 
 /// An open file description of `queue`.

@@ -96,7 +96,7 @@ impl Ctx<'_> {
             new.net = Namespace::new(owner, net);
         }
         if flags & flag::NEWCGROUP != 0 {
-            new.cgroup = Namespace::new(owner, ());
+            new.cgroup = Namespace::new(owner, self.task.cgroup());
         }
         if flags & flag::NEWNS != 0 {
             let mounts = fs.mounts.clone().duplicate(&mut [&mut fs.root, &mut fs.cwd]);

@@ -24,7 +24,7 @@ const DEV: u64 = 4;
 #[derive(Clone)]
 #[expect(missing_docs, reason = "namespaces(7) explains each")]
 pub enum AnyNamespace {
-    Cgroup(Arc<Namespace<()>>),
+    Cgroup(Arc<Namespace<Arc<crate::cgroup::Cgroup>>>),
     Ipc(Arc<Namespace<Arc<IpcNamespace>>>),
     Mount(Arc<Namespace<Arc<MountNamespace>>>),
     Net(Arc<Namespace<Arc<net::Namespace>>>),

@@ -13,6 +13,7 @@ use fs::vfs::MountNamespace;
 
 use self::pid::{PidNs, PidNumbers};
 use self::time::{TimeNs, TimeOffsets};
+use crate::cgroup::Cgroup;
 use crate::ipc::sem::UndoList;
 use crate::ipc::{Budget, IpcNamespace};
 use crate::system::Names;
@@ -81,8 +82,8 @@ pub struct Namespaces {
     pub net: Arc<Namespace<Arc<net::Namespace>>>,
     /// Mounts; the task's root and working directory lie in it.
     pub mount: Arc<Namespace<Arc<MountNamespace>>>,
-    /// There is one control group, so this is a name only.
-    pub cgroup: Arc<Namespace<()>>,
+    /// What is shown as the root of control groups.
+    pub cgroup: Arc<Namespace<Arc<Cgroup>>>,
     /// The PID namespace of the processes that it makes.
     pub pid_for_children: Arc<PidNs>,
     /// Offsets of clocks.
@@ -101,7 +102,12 @@ impl std::fmt::Debug for Namespaces {
 
 impl Namespaces {
     /// Those of the first task.
-    pub fn first(names: Names, net: Arc<net::Namespace>, mounts: Arc<MountNamespace>) -> Arc<Self> {
+    pub fn first(
+        names: Names,
+        net: Arc<net::Namespace>,
+        mounts: Arc<MountNamespace>,
+        cgroups: Arc<Cgroup>,
+    ) -> Arc<Self> {
         let budget = Arc::<Budget>::default();
         let time = Namespace::first(first::TIME, TimeOffsets::default());
         Arc::new(Self {
@@ -109,7 +115,7 @@ impl Namespaces {
             ipc: Namespace::first(first::IPC, IpcNamespace::new(budget.clone())),
             net: Namespace::first(new_ino(), net),
             mount: Namespace::first(new_ino(), mounts),
-            cgroup: Namespace::first(first::CGROUP, ()),
+            cgroup: Namespace::first(first::CGROUP, cgroups),
             pid_for_children: Namespace::first(first::PID, PidNumbers::first()),
             time_for_children: time.clone(),
             time,

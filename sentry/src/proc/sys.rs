@@ -27,7 +27,7 @@ pub fn new_sysfs(kernel: &Arc<Kernel>) -> Arc<dyn Inode> {
     // Guests' memory is mapped in small pages, whatever they advise.
     let never = builder.text(|| "always madvise [never]\n".to_owned());
     files.push(("kernel/mm/transparent_hugepage/enabled".to_owned(), never));
-    for dir in ["block", "bus", "class", "dev", "firmware", "fs", "module"] {
+    for dir in ["block", "bus", "class", "dev", "firmware", "fs/cgroup", "module"] {
         files.push((dir.to_owned(), builder.dir(Vec::new())));
     }
     tree_of(&builder, files)

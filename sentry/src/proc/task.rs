@@ -71,7 +71,11 @@ impl ProcTask {
             }
             TaskFile::Timerslack => Ok(format!("{}\n", self.view()?.attributes.timer_slack_ns).into_bytes()),
             TaskFile::Wchan => Ok(b"0".to_vec()),
-            TaskFile::Cgroup => Ok(b"0::/\n".to_vec()),
+            TaskFile::Cgroup => {
+                let root = current().map(|t| (**t.namespaces.lock().cgroup).clone());
+                let (Ok(task), Some(root)) = (self.task(), root) else { return Ok(b"0::/\n".to_vec()) };
+                Ok([&b"0::"[..], &task.cgroup().path_from(&root), b"\n"].concat())
+            }
             TaskFile::UidMap | TaskFile::GidMap => {
                 let reader = current().map_or_else(UserNamespace::first, |t| t.cred().user_ns.clone());
                 Ok(self.view()?.cred.user_ns.map_text(id_kind(file), &reader).into_bytes())

@@ -213,6 +213,7 @@ impl Ctx<'_> {
 
     /// Acts on pending signals before user code goes on. `restart` says that a system call was interrupted.
     pub fn deliver_signals(&mut self, mut restart: Option<Restart>) {
+        self.wait_while_held();
         self.task.kernel.tell_hangups();
         if let Some(kind) = restart {
             self.regs.rax = crate::ptrace::restart_code(kind);

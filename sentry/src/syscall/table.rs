@@ -202,7 +202,7 @@ syscalls! {
     162 sync = range::sys_sync(), Full;
     163 acct, Absent;
     164 settimeofday = time::sys_settimeofday(time: UserAddr, zone: UserAddr), Partial("the clocks are the host's: always refused");
-    165 mount = mount::sys_mount(source: UserAddr, target: UserAddr, fstype: UserAddr, flags: u64, data: UserAddr), Partial("tmpfs, ramfs, proc, sysfs, devtmpfs, overlay; no MS_SYNCHRONOUS, MS_LAZYTIME");
+    165 mount = mount::sys_mount(source: UserAddr, target: UserAddr, fstype: UserAddr, flags: u64, data: UserAddr), Partial("tmpfs, ramfs, proc, sysfs, devtmpfs, devpts, mqueue, cgroup2, overlay; no MS_SYNCHRONOUS, MS_LAZYTIME");
     166 umount2 = mount::sys_umount2(target: UserAddr, flags: u32), Full;
     167 swapon, Absent;
     168 swapoff, Absent;
@@ -383,7 +383,7 @@ syscalls! {
     432 fsmount = fsmount::sys_fsmount(fd: i32, flags: u32, attrs: u32), Full;
     433 fspick = fsmount::sys_fspick(dirfd: i32, path: UserAddr, flags: u32), Full;
     434 pidfd_open = sig::sys_pidfd_open(pid: i32, flags: u32), Partial("no PIDFD_THREAD");
-    435 clone3 = task::sys_clone3(args: UserAddr, size: u64), Partial("no PID and time namespaces, set_tid or cgroup");
+    435 clone3 = task::sys_clone3(args: UserAddr, size: u64), Partial("no PID and time namespaces, set_tid");
     436 close_range = fd::sys_close_range(first: u32, last: u32, flags: u32), Full;
     437 openat2 = open::sys_openat2(dirfd: i32, path: UserAddr, how: UserAddr, size: u64), Full;
     438 pidfd_getfd = process::sys_pidfd_getfd(fd: i32, target: i32, flags: u32), Full;

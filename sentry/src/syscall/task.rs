@@ -76,6 +76,10 @@ pub(super) fn sys_clone3(cx: &mut Ctx<'_>, addr: UserAddr, size: u64) -> SysResu
     {
         return Err(EINVAL.into());
     }
+    const FIRST_WITH_CGROUP: u64 = 88;
+    if a[0] & flag::INTO_CGROUP != 0 && (a[10] > i32::MAX as u64 || size < FIRST_WITH_CGROUP) {
+        return Err(EINVAL.into());
+    }
     let mut set_tid = SetTid::default();
     set_tid.1 = a[9] as usize;
     for (i, slot) in set_tid.0.iter_mut().enumerate().take(set_tid.1) {
@@ -89,6 +93,7 @@ pub(super) fn sys_clone3(cx: &mut Ctx<'_>, addr: UserAddr, size: u64) -> SysResu
         child_tid: a[2],
         tls: a[7],
         pidfd: a[1],
+        cgroup: a[10] as i32,
         set_tid,
     };
     Ok(cx.clone_task(&args)? as u64)

@@ -15,6 +15,7 @@ use super::patience::Awake;
 use super::{
     Account, Attributes, Ctx, GroupAttributes, GroupSignals, Parker, Phase, Task, TaskState, ThreadGroup,
 };
+use crate::cgroup::Membership;
 use crate::kernel::Process;
 use crate::mm::{Limits, Writers};
 use crate::ns::pid::{MAX_LEVEL, NewId, PidNs};
@@ -54,8 +55,10 @@ pub mod flag {
     pub const NEWTIME: u64 = 0x80;
     pub const IO: u64 = 0x8000_0000;
     pub const CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+    pub const INTO_CGROUP: u64 = 0x2_0000_0000;
     /// What is done; the rest (cgroups) gets EINVAL.
-    pub const SUPPORTED: u64 = VM
+    pub const SUPPORTED: u64 = INTO_CGROUP
+        | VM
         | FS
         | FILES
         | SIGHAND
@@ -89,6 +92,8 @@ pub struct CloneArgs {
     pub tls: u64,
     /// Where the descriptor of `CLONE_PIDFD` is stored.
     pub pidfd: u64,
+    /// The descriptor of the control group for `CLONE_INTO_CGROUP`.
+    pub cgroup: i32,
     /// The numbers that it is to have, from its own PID namespace outwards.
     pub set_tid: SetTid,
 }
@@ -237,6 +242,8 @@ pub fn start_first(first: FirstTask) -> Result<(), Errno> {
         parent_death_signal: AtomicI32::new(0),
         robust_list: AtomicU64::new(0),
         seccomp: crate::seccomp::Seccomp::default(),
+        cgroup: Lock::new(Membership::new(&kernel.cgroups)),
+        is_held: AtomicBool::new(false),
         namespaces: Lock::new(kernel.namespaces.clone()),
         sem_undo: Lock::default(),
         mm: Lock::new(mm.clone()),
@@ -408,6 +415,12 @@ impl Ctx<'_> {
         };
         let tid = new_id.id;
         let seen = self.task.shown_id(tid);
+        let from = self.task.cgroup();
+        let into = match f & flag::INTO_CGROUP {
+            0 => from,
+            _ => crate::cgroup::for_child(&*self.open_file(args.cgroup)?, &from, &self.cred)?,
+        };
+        let cgroup = Membership::forked(&into)?;
         kernel.system.count_fork();
         let attributes = self.task.attributes.lock().inherit();
         let undo = (f & flag::SYSVSEM != 0).then(|| self.task.undo_list());
@@ -439,10 +452,12 @@ impl Ctx<'_> {
             trace: crate::ptrace::Trace::default(),
             exit_code: AtomicI32::new(0),
             killed: AtomicBool::new(false),
-            signal_pending: AtomicBool::new(false),
+            signal_pending: AtomicBool::new(into.is_held()),
             parent_death_signal: AtomicI32::new(0),
             robust_list: AtomicU64::new(0),
             seccomp: crate::seccomp::Seccomp::with(self.task.seccomp.state()),
+            cgroup: Lock::new(cgroup),
+            is_held: AtomicBool::new(false),
             namespaces: Lock::new(namespaces),
             sem_undo: Lock::new(undo),
             mm: Lock::new(mm.clone()),

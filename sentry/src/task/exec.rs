@@ -446,6 +446,7 @@ impl Ctx<'_> {
         let fs = old.fs.lock().clone();
         let namespaces = old.namespaces.lock().clone();
         let undo = old.sem_undo.lock().take();
+        let cgroup = old.hand_over_cgroup();
         let mut tree = old.kernel.tree.lock();
         let mut signals = old.group.signals.lock();
         let mut from = old.state.lock();
@@ -474,6 +475,8 @@ impl Ctx<'_> {
             robust_list: AtomicU64::new(0),
             parent_death_signal: AtomicI32::new(old.parent_death_signal.load(Ordering::Relaxed)),
             seccomp: crate::seccomp::Seccomp::with(old.seccomp.state()),
+            cgroup: Lock::new(cgroup),
+            is_held: AtomicBool::new(false),
             namespaces: Lock::new(namespaces),
             sem_undo: Lock::new(undo),
             mm: Lock::new(mm),

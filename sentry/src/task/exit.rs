@@ -50,6 +50,7 @@ impl Ctx<'_> {
         self.task.state.lock().files = self.files.clone();
         self.drop_space();
         kernel.tell_hangups();
+        self.task.leave_cgroup();
         {
             let mut tree = kernel.tree.lock();
             let usage = self.task.account.usage();

@@ -165,6 +165,10 @@ pub struct Task {
     pub parent_death_signal: AtomicI32,
     /// Which calls it may make.
     pub seccomp: crate::seccomp::Seccomp,
+    /// Its control group.
+    pub cgroup: Lock<crate::cgroup::Membership, { rank::LEAF }>,
+    /// It stands still with its control group.
+    pub is_held: AtomicBool,
     /// What it sees of the system.
     pub namespaces: Lock<Arc<crate::ns::Namespaces>, { rank::LEAF }>,
     /// Semaphore operations to be undone at its end; shared with `CLONE_SYSVSEM`.

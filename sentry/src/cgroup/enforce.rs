@@ -1,0 +1,186 @@
+//! Limits that are looked after from time to time (`cpu.max`, `memory.max`), and groups that stand still.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use abi::signal::SigInfo;
+
+use super::{Cgroup, MAX, Settings, members};
+use crate::kernel::Kernel;
+use crate::task::{Ctx, Phase, Task};
+
+/// How often limits are looked after while there are any.
+pub const WATCH: Duration = Duration::from_millis(5);
+
+fn is_limited(s: &Settings) -> bool {
+    s.cpu_quota != MAX || s.memory_max != MAX
+}
+
+impl Cgroup {
+    /// Keeps count of groups with limits; one more needs the main thread's attention at once.
+    pub(super) fn count_limits(&self, before: &Settings, after: &Settings) {
+        match (is_limited(before), is_limited(after)) {
+            (false, true) => drop(self.shared.limited.fetch_add(1, Ordering::SeqCst)),
+            (true, false) => {
+                self.shared.limited.fetch_sub(1, Ordering::SeqCst);
+                self.hold(&self.is_throttled, false);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether there are limits to look after, in the whole tree.
+    pub fn has_limits(&self) -> bool {
+        self.shared.limited.load(Ordering::SeqCst) > 0
+    }
+
+    /// Whether its threads must stand still.
+    pub(crate) fn is_held(self: &Arc<Self>) -> bool {
+        self.shared.held.load(Ordering::SeqCst) > 0
+            && self.upwards().any(|group| {
+                group.is_frozen.load(Ordering::SeqCst) || group.is_throttled.load(Ordering::SeqCst)
+            })
+    }
+
+    fn hold(&self, which: &std::sync::atomic::AtomicBool, on: bool) {
+        if which.swap(on, Ordering::SeqCst) != on {
+            if on {
+                self.shared.held.fetch_add(1, Ordering::SeqCst);
+            } else {
+                self.shared.held.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+    }
+
+    pub(super) fn freeze(self: &Arc<Self>, kernel: &Weak<Kernel>) {
+        self.hold(&self.is_frozen, true);
+        for task in members(kernel, self) {
+            task.signal_pending.store(true, Ordering::SeqCst);
+            task.interrupt();
+        }
+    }
+
+    /// Not frozen any more; its threads find out by themselves.
+    pub(super) fn thaw(&self) {
+        self.hold(&self.is_frozen, false);
+    }
+
+    pub(super) fn thaw_members(self: &Arc<Self>, kernel: &Weak<Kernel>) {
+        self.thaw();
+        members(kernel, self).iter().for_each(|task| task.parker.interrupt());
+        self.tell();
+    }
+
+    /// Whether all threads stand still because the group, or one above it, is frozen.
+    pub(super) fn stands_still(self: &Arc<Self>, kernel: &Weak<Kernel>) -> bool {
+        self.upwards().any(|group| group.is_frozen.load(Ordering::SeqCst))
+            && members(kernel, self).iter().all(|task| task.is_held.load(Ordering::SeqCst))
+    }
+
+    /// Looks after the limits of all groups; called by one thread.
+    pub fn enforce(self: &Arc<Self>, kernel: &Arc<Kernel>, now: u64) {
+        let weak = Arc::downgrade(kernel);
+        for group in self.subtree() {
+            let settings = *group.settings.lock();
+            if settings.cpu_quota != MAX {
+                group.enforce_cpu(&weak, &settings, now);
+            }
+            if settings.memory_max != MAX {
+                group.enforce_memory(kernel, &weak, &settings);
+            }
+        }
+    }
+
+    fn enforce_cpu(self: &Arc<Self>, kernel: &Weak<Kernel>, settings: &Settings, now: u64) {
+        let (user, system) = self.used(kernel);
+        let used = user + system;
+        let (quota, length) = (settings.cpu_quota.saturating_mul(1000), settings.cpu_period * 1000);
+        let mut period = self.period.lock();
+        if period.began == 0 {
+            (period.began, period.used) = (now, used);
+        }
+        let was_throttled = self.is_throttled.load(Ordering::SeqCst);
+        let passed = now.saturating_sub(period.began) / length;
+        if passed > 0 {
+            // What was used beyond the quota is owed by the next periods.
+            period.began += passed * length;
+            period.periods += passed;
+            let allowed = quota.saturating_mul(passed);
+            period.used = period.used.saturating_add(allowed).min(used);
+        }
+        let is_over = used.saturating_sub(period.used) >= quota;
+        if is_over && !was_throttled {
+            period.throttled += 1;
+            period.since = now;
+        } else if !is_over && was_throttled {
+            period.throttled_ns += now.saturating_sub(period.since);
+        }
+        drop(period);
+        if is_over == was_throttled {
+            return;
+        }
+        self.hold(&self.is_throttled, is_over);
+        for task in members(kernel, self) {
+            if is_over {
+                // Who sleeps may sleep on: only who runs is stopped.
+                task.signal_pending.store(true, Ordering::SeqCst);
+                task.kicker.kick();
+            } else {
+                task.parker.interrupt();
+            }
+        }
+    }
+
+    fn enforce_memory(self: &Arc<Self>, kernel: &Arc<Kernel>, weak: &Weak<Kernel>, settings: &Settings) {
+        let (anon, files) = self.memory(weak);
+        // What files hold could be given up.
+        let _ = files;
+        if anon <= settings.memory_max {
+            return;
+        }
+        let tasks = members(weak, self);
+        if tasks.iter().any(|task| task.must_exit()) {
+            // Somebody is ending already.
+            return;
+        }
+        self.counts.memory_max.fetch_add(1, Ordering::Relaxed);
+        self.counts.oom.fetch_add(1, Ordering::Relaxed);
+        let badness = |t: &Arc<Task>| kernel.oom_badness(t).map(|points| (points, t.group.pid));
+        let worst = tasks.iter().filter_map(badness).max();
+        let mut victims: Vec<i32> = if settings.oom_group {
+            tasks.iter().map(|t| t.group.pid).collect()
+        } else {
+            worst.map(|(_, pid)| pid).into_iter().collect()
+        };
+        victims.sort_unstable();
+        victims.dedup();
+        for pid in victims {
+            self.counts.oom_kill.fetch_add(1, Ordering::Relaxed);
+            let _ = kernel.signal_process(pid, 9, SigInfo::kernel(9));
+        }
+    }
+}
+
+impl Ctx<'_> {
+    /// Stands still while the thread's control group does; called where signals are delivered.
+    pub(crate) fn wait_while_held(&mut self) {
+        if self.task.cgroup_root().shared.held.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        while self.task.cgroup().is_held() && !self.task.must_exit() {
+            self.task.parker.prepare();
+            self.task.is_held.store(true, Ordering::SeqCst);
+            self.task.account.enter(Phase::Asleep);
+            self.task.parker.park(Some(Duration::from_millis(50)));
+            self.task.account.enter(Phase::Kernel);
+        }
+        self.task.is_held.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Task {
+    fn cgroup_root(&self) -> &Arc<Cgroup> {
+        &self.kernel.cgroups
+    }
+}
