@@ -3,6 +3,7 @@
 pub mod anon;
 pub mod devfs;
 pub mod dnotify;
+pub mod erofs;
 pub mod file;
 pub mod generated;
 pub mod hostfs;

@@ -1,7 +1,7 @@
 //! `ringfence run`: a program in a fresh sandbox.
 
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use abi::Errno;
@@ -24,7 +24,7 @@ pub(crate) struct Options {
     /// The platform: auto, kvm or systrap.
     #[arg(long, env = "RINGFENCE_PLATFORM", default_value = "auto", value_parser = choose::NAMES)]
     platform: String,
-    /// The host directory that becomes the root, read-only beneath an in-memory overlay.
+    /// The host directory or erofs image that becomes the root, read-only beneath an in-memory overlay.
     #[arg(long, default_value = "/")]
     root: PathBuf,
     /// Show a directory or file of the host in the sandbox; OPTIONS are ro or rw (the default), and shared (the default:
@@ -284,6 +284,24 @@ fn make_network(options: &Options) -> Result<Arc<net::Namespace>, Failure> {
     Ok(net::Namespace::with_host(host))
 }
 
+/// What `--root` names: a folder of the host, or an erofs image.
+fn root_of(path: &Path, memory: &Arc<dyn Memory>) -> Result<Arc<dyn fs::vfs::Inode>, Failure> {
+    let fail = |e: Errno| Failure::own(format!("--root: {}: {e}", path.display()));
+    if !path.is_file() {
+        return fs::hostfs::new(memory.clone(), path, fs::hostfs::Mode::READ_ONLY).map_err(fail);
+    }
+    let image =
+        std::fs::File::open(path).map_err(|e| Failure::own(format!("--root: {}: {e}", path.display())))?;
+    fs::erofs::new(memory.clone(), image.into()).map_err(|e| {
+        let why = if e == abi::errno::EINVAL {
+            "no erofs image, or one with compressed files".into()
+        } else {
+            e.to_string()
+        };
+        Failure::own(format!("--root: {}: {why}", path.display()))
+    })
+}
+
 fn make_mounts(
     options: &Options,
     memory: &Arc<dyn Memory>,
@@ -292,8 +310,7 @@ fn make_mounts(
     let dir = options.root.as_path();
     let fail = |what: &str, e: Errno| Failure::own(format!("{what}: {e}"));
     let devices = fs::devfs::open_device(memory.clone(), Some(terminals.open_device()));
-    let lower = fs::hostfs::new(memory.clone(), dir, fs::hostfs::Mode::READ_ONLY)
-        .map_err(|e| fail(&format!("--root: {}", dir.display()), e))?;
+    let lower = root_of(dir, memory)?;
     let upper = fs::tmpfs::with_devices(memory.clone(), 0o755, Some(devices.clone()));
     let root = fs::overlay::new(lower, upper).map_err(|e| fail("overlay", e))?;
     let mounts = MountNamespace::with_root(root, "overlay", "overlay", false);
