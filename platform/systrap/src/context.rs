@@ -87,8 +87,7 @@ impl SystrapContext {
         self.unbind()?;
         let (thread, is_fresh) = space.take_thread()?;
         self.runner.bind(&thread, is_fresh);
-        if !is_fresh
-            && self.shared.has_affinity.load(Ordering::Relaxed)
+        if self.shared.has_affinity.load(Ordering::Relaxed)
             && let Ok(mask) = host::system::affinity(0)
         {
             thread.process().set_affinity(thread.tid(), &mask);

@@ -3,7 +3,7 @@
 //!
 //! Reading order: `layout.rs` (where things lie), `stub.rs` (the code in the guest's process), `filter.rs` (what it may ask
 //! of the host), `template.rs` (the first stub), `control.rs` (shared pages), `process.rs` (stubs and their commands),
-//! `pieces.rs`, `plan.rs` (what changes), `space.rs` (address spaces), `thread.rs` (registers and turns), `context.rs` (a stay in the guest and its
+//! `nursery.rs` (stubs made ahead), `pieces.rs`, `plan.rs` (what changes), `space.rs` (address spaces), `thread.rs` (registers and turns), `context.rs` (a stay in the guest and its
 //! end), `spin.rs`, `kick.rs`, `xstate.rs`; `sys.rs`, `shared.rs`, `counters.rs`.
 //!
 //! Locks, outer to inner: a space's state (`PAGE_TABLE`; a parent's before its child's), a stub's command page
@@ -26,6 +26,7 @@ mod counters;
 mod filter;
 mod kick;
 pub mod layout;
+mod nursery;
 mod pieces;
 mod plan;
 mod process;
@@ -39,6 +40,7 @@ mod thread;
 mod xstate;
 
 use control::Control;
+use nursery::{Nursery, Stub};
 use process::{Family, Process};
 use shared::Shared;
 
@@ -94,6 +96,7 @@ impl SystrapPlatform {
                 .unwrap_or(65530)
                 .max(256),
             cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            nursery: Nursery::default(),
             frame: OnceLock::new(),
             window: OnceLock::new(),
             round: spin::round_ticks(),
@@ -104,9 +107,7 @@ impl SystrapPlatform {
         });
         let platform = Arc::new(Self { shared });
         // The first thread shows what signal frames look like, and whether threads can be made at all.
-        let first = space::SystrapSpace::new(platform.shared.clone());
-        let (thread, _) = first.take_thread()?;
-        first.give_thread(thread);
+        platform.shared.nursery.give(Stub::new(&platform.shared)?);
         if options.patch {
             let shared = &platform.shared;
             let window = Window::new(&*shared.memory, layout::WINDOW.start, shared.xsave_layout().features)
@@ -200,6 +201,7 @@ impl Platform for SystrapPlatform {
 
     fn shutdown(&self) {
         self.shared.is_ending.store(true, Ordering::SeqCst);
+        self.shared.nursery.end();
         self.shared.family.end();
         self.shared.family.wait_for_end(SHUTDOWN_LIMIT);
     }
@@ -214,6 +216,7 @@ impl Platform for SystrapPlatform {
 
 impl Drop for SystrapPlatform {
     fn drop(&mut self) {
+        self.shared.nursery.end();
         self.shared.family.end();
     }
 }

@@ -11,12 +11,14 @@ use platform::memory::MemoryFile;
 use platform::window::Window;
 
 use crate::counters::Counters;
+use crate::nursery::Nursery;
 use crate::process::Family;
 use crate::xstate::Xstate;
 
 pub(crate) struct Shared {
     pub(crate) memory: Arc<MemoryFile>,
     pub(crate) family: Arc<Family>,
+    pub(crate) nursery: Nursery,
     pub(crate) counters: Counters,
     /// The addresses that guests may map.
     pub(crate) range: Range<u64>,

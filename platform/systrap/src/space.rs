@@ -19,6 +19,7 @@ use platform::{AddressSpace, Error};
 
 use crate::counters::Counters;
 use crate::layout::{STUB_TEXT, WINDOW};
+use crate::nursery::{Nursery, Stub};
 use crate::pieces::{Piece, Pieces};
 use crate::plan::{Change, changes, is_urgent};
 use crate::process::{Command, Failure, Process};
@@ -53,6 +54,8 @@ struct State {
     due: Vec<Command>,
     /// The last change was refused.
     has_failed: bool,
+    /// The thread that the stub came with, until it is used.
+    first: Option<Thread>,
     threads: usize,
 }
 
@@ -113,6 +116,11 @@ impl SystrapSpace {
         let process = st.process(&self.shared)?;
         st.threads += 1;
         Counters::add(&self.shared.counters.threads);
+        if let Some(thread) = st.first.take() {
+            drop(st);
+            Nursery::start(&self.shared);
+            return Ok((thread, true));
+        }
         Thread::start(&self.shared, process).map(|thread| (thread, true))
     }
 
@@ -128,8 +136,12 @@ impl State {
         if let Some(process) = &self.process {
             return Ok(process.clone());
         }
-        let process = shared.family.new_process()?;
+        let Stub { process, thread } = match shared.nursery.take() {
+            Some(stub) => stub,
+            None => Stub::new(shared)?,
+        };
         self.process = Some(process.clone());
+        self.first = Some(thread);
         Ok(process)
     }
 
@@ -348,6 +360,7 @@ impl AddressSpace for SystrapSpace {
 impl Drop for SystrapSpace {
     fn drop(&mut self) {
         self.idle.get_mut().clear();
+        self.state.get_mut().first = None;
         if let Some(process) = self.state.get_mut().process.take() {
             process.finish();
         }

@@ -26,9 +26,6 @@ const PAGE_FAULT: u64 = 14;
 const CODE_WRITE: u64 = 1 << 1;
 const CODE_FETCH: u64 = 1 << 4;
 
-/// How often the sentry gives way to a thread on its own processor before it sleeps.
-const YIELDS: u32 = 16;
-
 /// How long a new thread may take to come up.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
@@ -71,13 +68,6 @@ impl Thread {
         let m = area.memory();
         let offset = area.offset();
         let started = std::time::Instant::now();
-        // It begins on this processor, as all that the stub's first thread makes.
-        for _ in 0..YIELDS {
-            if m.load_u32(offset + area::TURN) == turn::SENTRY {
-                break;
-            }
-            std::thread::yield_now();
-        }
         loop {
             match m.load_u32(offset + area::TURN) {
                 turn::SENTRY => break,
