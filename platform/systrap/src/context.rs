@@ -85,8 +85,8 @@ impl SystrapContext {
             return Ok(());
         }
         self.unbind()?;
-        let (thread, is_fresh) = space.take_thread()?;
-        self.runner.bind(&thread, is_fresh);
+        let thread = space.take_thread()?;
+        self.runner.bind(&thread);
         if self.shared.has_affinity.load(Ordering::Relaxed)
             && let Ok(mask) = host::system::affinity(0)
         {
@@ -101,9 +101,9 @@ impl SystrapContext {
     /// Gives the thread back, and keeps the floating-point state.
     fn unbind(&mut self) -> Result<(), Error> {
         let called = self.call_out();
-        if let Some((space, thread)) = self.bound.take() {
+        if let Some((space, mut thread)) = self.bound.take() {
             self.fp = Some(thread.fp_state());
-            self.runner.unbind();
+            thread.used_ns += self.runner.unbind();
             if let Some(space) = space.upgrade()
                 && called.is_ok()
             {

@@ -20,6 +20,10 @@ use crate::stub::KICK;
 use crate::sys;
 use crate::thread::Thread;
 
+/// Less than this, ns, is estimated without asking the host. To ask makes entries in its /proc, and to remove these when the
+/// stub is reaped takes a processor for half a millisecond.
+const LITTLE: u64 = 5_000_000;
+
 /// The part of a context that other threads reach.
 pub(crate) struct Runner {
     shared: Arc<Shared>,
@@ -36,6 +40,8 @@ struct State {
     kicked: bool,
     /// User code runs now, on `bound`.
     inside: bool,
+    /// The time stamp counter when that began.
+    since: u64,
     /// The guest thread that the context has.
     bound: Option<(Arc<Process>, i32)>,
     /// What the guest thread had used when it was bound, ns.
@@ -46,30 +52,37 @@ struct State {
     earlier: u64,
 }
 
+impl State {
+    /// How long the stay takes by now, in ticks of the time stamp counter.
+    fn stay(&self) -> u64 {
+        if self.inside { host::clock::tsc().saturating_sub(self.since) } else { 0 }
+    }
+}
+
 impl Runner {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         Self { shared, state: Lock::default(), ran: AtomicU64::new(0), waited: AtomicU64::new(0) }
     }
 
-    /// Tells which guest thread the context has from now on; `is_fresh`: it has run nothing yet.
-    pub(crate) fn bind(&self, thread: &Thread, is_fresh: bool) {
-        let (process, tid) = (thread.process().clone(), thread.tid());
-        let before = if is_fresh { None } else { sys::thread_cpu_ns(process.pid(), tid) };
+    /// Tells which guest thread the context has from now on.
+    pub(crate) fn bind(&self, thread: &Thread) {
         let mut state = self.state.lock();
-        state.bound = Some((process, tid));
-        state.before = before.unwrap_or(0);
+        state.bound = Some((thread.process().clone(), thread.tid()));
+        state.before = thread.used_ns;
     }
 
-    /// The context has no guest thread any more.
-    pub(crate) fn unbind(&self) {
+    /// The context has no guest thread any more; what that has used since it was bound, ns.
+    pub(crate) fn unbind(&self) -> u64 {
         self.user_ns();
         let ran = self.ran.load(Ordering::Relaxed);
         let mut state = self.state.lock();
         let used = state.known.0 + self.shared.ticks_to_ns(ran.saturating_sub(state.known.1));
+        let since = used.saturating_sub(state.earlier);
         (state.earlier, state.known) = (used, (used, ran));
         let bound = state.bound.take();
         drop(state);
         drop(bound);
+        since
     }
 
     /// Announces that user code is about to run; false: a kick came before, do not.
@@ -79,6 +92,7 @@ impl Runner {
             return false;
         }
         state.inside = true;
+        state.since = host::clock::tsc();
         true
     }
 
@@ -101,11 +115,17 @@ impl Runner {
 
     /// What user code has used, ns.
     fn user_ns(&self) -> u64 {
-        let bound = self.state.lock().bound.clone();
+        let state = self.state.lock();
+        let ran = self.ran.load(Ordering::Relaxed) + state.stay();
+        let estimate = self.shared.ticks_to_ns(ran.saturating_sub(state.known.1));
+        if estimate < LITTLE {
+            return state.known.0 + estimate;
+        }
+        let bound = state.bound.clone();
+        drop(state);
         let told = bound
             .filter(|(process, _)| !process.is_dead())
             .and_then(|(process, tid)| sys::thread_cpu_ns(process.pid(), tid));
-        let ran = self.ran.load(Ordering::Relaxed);
         let mut state = self.state.lock();
         if let Some(told) = told {
             let used = state.earlier + told.saturating_sub(state.before);

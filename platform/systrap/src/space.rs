@@ -107,10 +107,10 @@ impl SystrapSpace {
         allows(&st.made) || st.flush(&self.shared).is_ok()
     }
 
-    /// A guest thread in this space that nobody uses, and whether it is a new one.
-    pub(crate) fn take_thread(&self) -> Result<(Thread, bool), Error> {
+    /// A guest thread in this space that nobody uses.
+    pub(crate) fn take_thread(&self) -> Result<Thread, Error> {
         if let Some(thread) = self.idle.lock().pop() {
-            return Ok((thread, false));
+            return Ok(thread);
         }
         let mut st = self.state.lock();
         let process = st.process(&self.shared)?;
@@ -119,9 +119,9 @@ impl SystrapSpace {
         if let Some(thread) = st.first.take() {
             drop(st);
             Nursery::start(&self.shared);
-            return Ok((thread, true));
+            return Ok(thread);
         }
-        Thread::start(&self.shared, process).map(|thread| (thread, true))
+        Thread::start(&self.shared, process)
     }
 
     /// Gives a thread back.

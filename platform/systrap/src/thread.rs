@@ -35,6 +35,8 @@ pub(crate) struct Thread {
     area: Arc<Area>,
     layout: FrameLayout,
     tid: i32,
+    /// What contexts that had it before have used, ns.
+    pub(crate) used_ns: u64,
     /// The registers that the frame holds.
     loaded: UserRegs,
 }
@@ -100,7 +102,7 @@ impl Thread {
             Ok(mask) => process.set_affinity(tid, &mask),
             Err(e) => log::debug!("systrap: affinity: {e}"),
         }
-        let mut thread = Self { process, area, layout, tid, loaded: UserRegs::default() };
+        let mut thread = Self { process, area, layout, tid, used_ns: 0, loaded: UserRegs::default() };
         thread.loaded = thread.registers();
         Ok(thread)
     }
