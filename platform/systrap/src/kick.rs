@@ -4,8 +4,8 @@
 //! code it is taken at once, and in the stub, where all signals are blocked, it stays pending until the stub returns to
 //! user code. So a kick is lost neither before the entry nor on the way out.
 //!
-//! The host tells what a guest thread has used while it lives. What was used since the last time that it told is
-//! estimated from the time stamp counter.
+//! The host tells what a guest thread has used while it lives. What was used since the last time that it told, and what is
+//! too little to ask for, is estimated from the time stamp counter.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
