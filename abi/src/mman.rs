@@ -136,6 +136,8 @@ pub mod advice {
     pub const POPULATE_READ: u64 = 22;
     pub const POPULATE_WRITE: u64 = 23;
     pub const DONTNEED_LOCKED: u64 = 24;
+    pub const GUARD_INSTALL: u64 = 102;
+    pub const GUARD_REMOVE: u64 = 103;
 }
 
 /// The end of the addresses that 64-bit user code may use (`TASK_SIZE_MAX` with 4-level paging).

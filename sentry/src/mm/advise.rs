@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use abi::Errno;
-use abi::errno::{EACCES, EBADF, EBUSY, EFAULT, EINVAL, ENOMEM};
+use abi::errno::{EACCES, EBADF, EBUSY, EFAULT, EINVAL, ENOMEM, EPERM};
 use abi::mman::{SyncFlags, advice};
 use base::memmap::{Access, LARGE_PAGE, MappedFile, MemRange};
 use base::{PAGE_SIZE, page_up};
@@ -26,6 +26,7 @@ enum Act {
     Remove,
     ReadAhead,
     Populate(Access),
+    Guard,
 }
 
 impl MemoryManager {
@@ -91,6 +92,12 @@ impl MemoryManager {
         let flags = vma.flags;
         let anonymous = vma.is_anonymous();
         let locked = flags.contains(VmFlags::LOCKED);
+        if flags.contains(VmFlags::SEALED)
+            && discards(advice)
+            && !flags.intersects(VmFlags::SHARED | VmFlags::WRITE)
+        {
+            return Err(EPERM);
+        }
         let change = |clear: VmFlags, set: VmFlags| Ok(Act::SetFlags { clear, set });
         let refused = |yes: bool, act: Act| if yes { Err(EINVAL) } else { Ok(act) };
         let reads = VmFlags::SEQ_READ | VmFlags::RAND_READ;
@@ -109,11 +116,19 @@ impl MemoryManager {
             advice::WIPEONFORK if !anonymous => Err(EINVAL),
             advice::WIPEONFORK => change(none, VmFlags::WIPEONFORK),
             advice::KEEPONFORK => change(VmFlags::WIPEONFORK, none),
+            // What is shared cannot be merged: no flag, and no error.
+            advice::MERGEABLE if flags.intersects(VmFlags::SHARED | VmFlags::MAYSHARE) => Ok(Act::Nothing),
+            advice::MERGEABLE => change(none, VmFlags::MERGEABLE),
+            advice::UNMERGEABLE => change(VmFlags::MERGEABLE, none),
             advice::HUGEPAGE => change(VmFlags::NOHUGEPAGE, VmFlags::HUGEPAGE),
             advice::NOHUGEPAGE => change(VmFlags::HUGEPAGE, VmFlags::NOHUGEPAGE),
             advice::DONTDUMP => change(none, VmFlags::DONTDUMP),
             advice::DODUMP => change(VmFlags::DONTDUMP, none),
             advice::COLD | advice::PAGEOUT => refused(locked, Act::Nothing),
+            advice::GUARD_INSTALL => refused(locked || matches!(vma.name, VmName::Special(_)), Act::Guard),
+            advice::GUARD_REMOVE => refused(matches!(vma.name, VmName::Special(_)), Act::Nothing)
+                .and(change(VmFlags::GUARD, none)),
+            advice::POPULATE_READ | advice::POPULATE_WRITE if flags.contains(VmFlags::GUARD) => Err(EFAULT),
             advice::POPULATE_READ => Ok(Act::Populate(Access::READ)),
             advice::POPULATE_WRITE => Ok(Act::Populate(Access::WRITE)),
             _ => Err(EINVAL),
@@ -132,6 +147,14 @@ impl MemoryManager {
             }
             Act::Drop => {
                 self.give_back(st, piece);
+                Ok(())
+            }
+            Act::Guard => {
+                if st.vmas.count() + st.vmas.splits_needed(&piece) > MAX_MAP_COUNT {
+                    return Err(ENOMEM);
+                }
+                self.drop_pages(st, piece.clone());
+                st.vmas.update(piece, |v| v.flags |= VmFlags::GUARD);
                 Ok(())
             }
             Act::Remove => {
@@ -272,7 +295,7 @@ impl MemoryManager {
     }
 }
 
-/// Linux's `madvise_behavior_valid`, less what needs memory failures, page merging or huge page collapse.
+/// Linux's `madvise_behavior_valid`, less what needs memory failures or huge page collapse.
 fn is_known(advice: u64) -> bool {
     matches!(
         advice,
@@ -289,6 +312,8 @@ fn is_known(advice: u64) -> bool {
             | advice::WIPEONFORK
             | advice::KEEPONFORK
             | advice::HUGEPAGE
+            | advice::MERGEABLE
+            | advice::UNMERGEABLE
             | advice::NOHUGEPAGE
             | advice::DONTDUMP
             | advice::DODUMP
@@ -296,5 +321,21 @@ fn is_known(advice: u64) -> bool {
             | advice::PAGEOUT
             | advice::POPULATE_READ
             | advice::POPULATE_WRITE
+            | advice::GUARD_INSTALL
+            | advice::GUARD_REMOVE
+    )
+}
+
+/// What destroys contents, as mseal(2) sees it (`is_discard`).
+fn discards(advice: u64) -> bool {
+    matches!(
+        advice,
+        advice::DONTNEED
+            | advice::DONTNEED_LOCKED
+            | advice::FREE
+            | advice::REMOVE
+            | advice::DONTFORK
+            | advice::WIPEONFORK
+            | advice::GUARD_INSTALL
     )
 }

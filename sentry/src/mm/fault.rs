@@ -105,6 +105,9 @@ impl MemoryManager {
             self.grow_stack(st, page)?;
         }
         let area = Area::at(st, page).ok_or(Fault::NotMapped)?;
+        if area.flags.contains(VmFlags::GUARD) {
+            return Err(Fault::NotMapped);
+        }
         if !allows(area.flags, access) {
             return Err(Fault::Denied);
         }

@@ -109,6 +109,7 @@ impl MemoryManager {
         }
         self.fork_patches(&st, &child, &mut to).map_err(|_| ENOMEM)?;
         drop(to);
+        child.mdwe.store(self.inherited_mdwe(), std::sync::atomic::Ordering::Relaxed);
         Ok(child)
     }
 

@@ -283,6 +283,9 @@ impl MemoryManager {
             return Err(EPERM);
         }
         let mut flags = VmFlags::of_prot(req.prot) | VmFlags::MAY_ALL | def_flags | req.extra;
+        if self.denies_exec(VmFlags::EXEC, flags) {
+            return Err(EACCES);
+        }
         if req.flags.contains(MapFlags::LOCKED) {
             flags |= VmFlags::LOCKED;
         }
@@ -428,6 +431,9 @@ impl MemoryManager {
             if st.vmas.is_reserved(&(addr..addr + len)) {
                 let replaces = !req.flags.contains(MapFlags::FIXED_NOREPLACE);
                 return Err(if replaces { ENOMEM } else { EEXIST });
+            }
+            if !req.flags.contains(MapFlags::FIXED_NOREPLACE) && st.is_sealed(&(addr..addr + len)) {
+                return Err(EPERM);
             }
             // What the platform cannot map is not there for anybody.
             return if addr < self.range.start { Err(EPERM) } else { Ok(addr) };
@@ -603,6 +609,9 @@ impl MemoryManager {
         }
         if st.vmas.cuts_whole_area(&range) {
             return Err(EINVAL);
+        }
+        if st.is_sealed(&range) {
+            return Err(EPERM);
         }
         self.unmap_locked(st, range, trash);
         Ok(())

@@ -11,7 +11,7 @@
 //! dropped under it, because closing a file takes outer locks: what is unmapped goes to a list that outlives the guard.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
@@ -35,6 +35,7 @@ mod map;
 mod mlock;
 mod patch;
 mod pma;
+pub mod policy;
 mod protect;
 mod remap;
 mod report;
@@ -216,6 +217,8 @@ pub struct MemoryManager {
     patched: AtomicBool,
     /// How often call sites trapped.
     heat: Heat,
+    /// `PR_SET_MDWE`.
+    pub(crate) mdwe: AtomicU8,
     /// A copy for the sentry's sake ran out of memory; see [`MemoryManager::take_out_of_memory`].
     out_of_memory: AtomicBool,
 }
@@ -286,6 +289,7 @@ impl MemoryManager {
             window,
             patched: AtomicBool::new(false),
             heat: Heat::default(),
+            mdwe: AtomicU8::new(0),
             out_of_memory: AtomicBool::new(false),
         }))
     }
@@ -442,7 +446,9 @@ impl MappingSpace for MemoryManager {
 
 /// Whether a mapping with `flags` allows `access`.
 fn allows(flags: VmFlags, access: Access) -> bool {
-    if access.contains(Access::WRITE) {
+    if flags.contains(VmFlags::GUARD) {
+        false
+    } else if access.contains(Access::WRITE) {
         flags.contains(VmFlags::WRITE)
     } else if access.contains(Access::EXEC) {
         flags.contains(VmFlags::EXEC)

@@ -1,9 +1,10 @@
 //! mprotect(2): Linux 6.12 mm/mprotect.c.
 
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 
 use abi::Errno;
-use abi::errno::{EACCES, EINVAL, ENOMEM};
+use abi::errno::{EACCES, EINVAL, ENOMEM, EPERM};
 use abi::mman::Prot;
 use base::memmap::Access;
 use base::{PAGE_SIZE, page_up};
@@ -81,6 +82,12 @@ impl MemoryManager {
             if !old.contains(may) {
                 return Err(EACCES);
             }
+            if self.denies_exec(old, new) {
+                return Err(EACCES);
+            }
+            if old.contains(VmFlags::SEALED) {
+                return Err(EPERM);
+            }
             let flags = (old - VmFlags::ACCESS) | new;
             if flags != old {
                 self.protect_area(&mut st, piece.clone(), old, flags)?;
@@ -88,6 +95,14 @@ impl MemoryManager {
             at = piece.end;
         }
         Ok(())
+    }
+
+    /// Whether `PR_SET_MDWE` forbids what had access `old` to have `new` (`map_deny_write_exec`).
+    pub(super) fn denies_exec(&self, old: VmFlags, new: VmFlags) -> bool {
+        const REFUSE_EXEC_GAIN: u8 = 1;
+        self.mdwe.load(Ordering::Relaxed) & REFUSE_EXEC_GAIN != 0
+            && new.contains(VmFlags::EXEC)
+            && (new.contains(VmFlags::WRITE) || !old.contains(VmFlags::EXEC))
     }
 
     /// [`MemoryManager::protect`] within one area.

@@ -69,6 +69,10 @@ impl MemoryManager {
         let mut trash = Vec::new();
         let mut st = self.state.write();
         let st = &mut *st;
+        let touched = call.addr..call.addr.saturating_add(call.old_len.max(1));
+        if (call.names_target() || call.old_len != call.new_len) && st.is_sealed(&touched) {
+            return Err(EPERM);
+        }
         if call.names_target() {
             let dontunmap = call.flags.contains(RemapFlags::DONTUNMAP);
             if new_addr > end - call.new_len

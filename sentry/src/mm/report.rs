@@ -8,7 +8,7 @@ use base::memmap::MappedFile;
 
 use super::MemoryManager;
 use super::pma::Pma;
-use super::vma::{Backing, VmFlags, VmName, VmSizes};
+use super::vma::{Backing, VmFlags, VmName, VmSizes, Vma};
 
 /// Numbers of `/proc/PID/status` and `statm`, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -97,7 +97,8 @@ impl MemoryManager {
     pub fn regions(&self) -> Vec<Region> {
         // Paths are asked for after the lock: they need outer ones.
         let mut files: Vec<Option<MappedFile>> = Vec::new();
-        let mut regions = Vec::new();
+        let mut regions: Vec<Region> = Vec::new();
+        let mut last: Option<&Vma> = None;
         {
             let st = self.state.read();
             let layout = &st.layout;
@@ -110,6 +111,16 @@ impl MemoryManager {
                         file += p.end - s;
                     }
                 }
+                if let Some(region) = regions.last_mut()
+                    && last.is_some_and(|l| l.is_one_with(v))
+                {
+                    region.range.end = v.end;
+                    region.anon += anon;
+                    region.file += file;
+                    last = Some(v);
+                    continue;
+                }
+                last = Some(v);
                 // Linux 6.12 fs/proc/task_mmu.c, get_vma_name.
                 let name = match (&v.name, &v.backing) {
                     (VmName::Special(name), _) => name.as_bytes().to_vec(),
@@ -263,6 +274,8 @@ fn vm_flags(flags: VmFlags) -> String {
         (VmFlags::DONTDUMP, "dd"),
         (VmFlags::HUGEPAGE, "hg"),
         (VmFlags::NOHUGEPAGE, "nh"),
+        (VmFlags::MERGEABLE, "mg"),
+        (VmFlags::SEALED, "sl"),
     ];
     codes.iter().filter(|(f, _)| flags.contains(*f)).fold(String::new(), |s, (_, code)| s + " " + code)
 }

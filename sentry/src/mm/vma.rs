@@ -10,6 +10,7 @@ use base::memmap::{Access, MappedFile};
 use bitflags::bitflags;
 
 use super::gaps::Gaps;
+use super::policy::Policy;
 
 /// The gap kept free below a stack: 256 pages, Linux's `stack_guard_gap`.
 pub const STACK_GUARD_GAP: u64 = 256 * PAGE_SIZE;
@@ -60,6 +61,12 @@ bitflags! {
         const HUGEPAGE = 0x8_0000;
         /// `MADV_NOHUGEPAGE`.
         const NOHUGEPAGE = 0x10_0000;
+        /// mseal(2).
+        const SEALED = 0x20_0000;
+        /// `MADV_GUARD_INSTALL`: no access, whatever the other flags say. Linux marks pages, and areas stay whole.
+        const GUARD = 0x40_0000;
+        /// `MADV_MERGEABLE`: equal pages may become one, which nobody looks for.
+        const MERGEABLE = 0x80_0000;
         /// `READ | WRITE | EXEC`.
         const ACCESS = 7;
         /// `LOCKED | LOCKONFAULT`.
@@ -79,6 +86,9 @@ impl VmFlags {
     ///
     /// x86 has no pages that can be written or executed but not read.
     pub(super) fn access(self, writable: bool) -> Access {
+        if self.contains(Self::GUARD) {
+            return Access::empty();
+        }
         let mut access = Access::from_bits_truncate((self & Self::ACCESS).bits() as u8);
         if !access.is_empty() {
             access |= Access::READ;
@@ -177,6 +187,8 @@ pub struct Vma {
     pub backing: Backing,
     /// Its name, when that does not come from the file.
     pub name: VmName,
+    /// mbind(2).
+    pub(super) policy: Option<Arc<Policy>>,
     pub(super) window: Window,
     pub(super) cow: Window,
 }
@@ -189,6 +201,7 @@ impl Vma {
             flags,
             backing,
             name,
+            policy: None,
             window: Window::default(),
             cow: Window::default(),
         }
@@ -258,9 +271,20 @@ impl Vma {
 
     /// Whether `next`, which begins where this ends, continues it.
     fn can_merge(&self, next: &Self) -> bool {
+        self.flags == next.flags && self.goes_on_in(next)
+    }
+
+    /// Whether Linux would have one area where this one and `next` are: guard pages divide none there.
+    pub(super) fn is_one_with(&self, next: &Self) -> bool {
+        self.flags - VmFlags::GUARD == next.flags - VmFlags::GUARD
+            && (self.flags | next.flags).contains(VmFlags::GUARD)
+            && self.goes_on_in(next)
+    }
+
+    fn goes_on_in(&self, next: &Self) -> bool {
         self.end == next.start
-            && self.flags == next.flags
             && self.name == next.name
+            && self.policy == next.policy
             && match (&self.backing, &next.backing) {
                 (Backing::Anonymous, Backing::Anonymous) => true,
                 (Backing::File { file: a, offset: x }, Backing::File { file: b, offset: y }) => {

@@ -25,6 +25,7 @@ pub mod ioprio;
 pub mod limits;
 pub mod lock;
 pub mod mem;
+pub mod mempolicy;
 mod mount;
 pub mod mqueue;
 pub mod msg;

@@ -4,6 +4,8 @@ use abi::UserAddr;
 use abi::errno::{EINVAL, EPERM};
 use base::cred::{CapSet, Credentials, cap};
 
+use std::sync::atomic::Ordering;
+
 use super::SysResult;
 use super::cred::KEEP_CAPS;
 use crate::task::Ctx;
@@ -33,6 +35,9 @@ mod option {
     pub(super) const GET_TID_ADDRESS: i32 = 40;
     pub(super) const SET_THP_DISABLE: i32 = 41;
     pub(super) const GET_THP_DISABLE: i32 = 42;
+    pub(super) const SET_MM: i32 = 35;
+    pub(super) const SET_MDWE: i32 = 65;
+    pub(super) const GET_MDWE: i32 = 66;
     pub(super) const CAP_AMBIENT: i32 = 47;
     pub(super) const GET_AUXV: i32 = 0x4155_5856;
 }
@@ -161,6 +166,31 @@ pub(super) fn other(cx: &mut Ctx<'_>, option: i32, a2: u64, a3: u64, a4: u64, a5
             }
             Ok(cx.task.group.attributes.lock().no_huge_pages.into())
         }
+        option::SET_MDWE => {
+            const REFUSE_EXEC_GAIN: u64 = 1;
+            const NO_INHERIT: u64 = 2;
+            if a3 != 0
+                || a4 != 0
+                || a5 != 0
+                || a2 & !(REFUSE_EXEC_GAIN | NO_INHERIT) != 0
+                || a2 & NO_INHERIT != 0 && a2 & REFUSE_EXEC_GAIN == 0
+            {
+                return Err(EINVAL.into());
+            }
+            let old = cx.mm.mdwe.load(Ordering::Relaxed);
+            if old != 0 && u64::from(old) != a2 {
+                return Err(EPERM.into());
+            }
+            cx.mm.mdwe.store(a2 as u8, Ordering::Relaxed);
+            Ok(0)
+        }
+        option::GET_MDWE => {
+            if a2 != 0 || a3 != 0 || a4 != 0 || a5 != 0 {
+                return Err(EINVAL.into());
+            }
+            Ok(cx.mm.mdwe.load(Ordering::Relaxed).into())
+        }
+        option::SET_MM => set_mm(cx, a2, a3, a4, a5),
         option::CAP_AMBIENT => ambient(cx, a2, a3, a4, a5),
         option::GET_AUXV => {
             if a4 != 0 || a5 != 0 {
@@ -173,6 +203,87 @@ pub(super) fn other(cx: &mut Ctx<'_>, option: i32, a2: u64, a3: u64, a4: u64, a5
         }
         _ => Err(EINVAL.into()),
     }
+}
+
+/// `PR_SET_MM`: changes what /proc tells of the program, and where brk(2) begins (Linux kernel/sys.c, `prctl_set_mm`).
+fn set_mm(cx: &mut Ctx<'_>, what: u64, addr: u64, a4: u64, a5: u64) -> SysResult {
+    const START_CODE: u64 = 1;
+    const AUXV: u64 = 12;
+    const EXE_FILE: u64 = 13;
+    const MAP: u64 = 14;
+    const MAP_SIZE: u64 = 15;
+    if a5 != 0 || (a4 != 0 && what != AUXV && what != MAP && what != MAP_SIZE) {
+        return Err(EINVAL.into());
+    }
+    if matches!(what, MAP | MAP_SIZE) {
+        return Err(EINVAL.into());
+    }
+    if !cx.cred.has(cap::SYS_RESOURCE) {
+        return Err(EPERM.into());
+    }
+    match what {
+        EXE_FILE => {
+            let fd = i32::try_from(addr).map_err(|_| abi::errno::EBADF)?;
+            let file = cx.file(fd)?;
+            cx.replace_exe(file)?;
+            return Ok(0);
+        }
+        AUXV => {
+            const AUXV_MAX: u64 = 8 * 2 * 24;
+            if addr == 0 || a4 > AUXV_MAX {
+                return Err(EINVAL.into());
+            }
+            let mut bytes = vec![0; usize::try_from(a4).map_err(|_| EINVAL)?];
+            cx.mm.read_exact(UserAddr(addr), &mut bytes)?;
+            // The last entry is AT_NULL, whatever was given.
+            if bytes.len() >= 16 {
+                let end = bytes.len() - 16;
+                bytes[end..].fill(0);
+            }
+            cx.mm.set_layout(|l| l.auxv = bytes);
+            return Ok(0);
+        }
+        _ => {}
+    }
+    if addr >= cx.mm.task_size() || addr < crate::mm::MMAP_MIN_ADDR {
+        return Err(EINVAL.into());
+    }
+    let is_mapped = cx.mm.is_present(addr).is_ok();
+    let mut new = cx.mm.layout();
+    let slot = match what {
+        START_CODE => &mut new.start_code,
+        2 => &mut new.end_code,
+        3 => &mut new.start_data,
+        4 => &mut new.end_data,
+        5 => &mut new.start_stack,
+        6 => &mut new.start_brk,
+        7 => &mut new.brk,
+        8 => &mut new.arg_start,
+        9 => &mut new.arg_end,
+        10 => &mut new.env_start,
+        11 => &mut new.env_end,
+        _ => return Err(EINVAL.into()),
+    };
+    *slot = addr;
+    // validate_prctl_map_addr.
+    let (data_limit, _) = cx.task.group.rlimits.lock()[2];
+    let used =
+        new.brk.saturating_sub(new.start_brk).saturating_add(new.end_data.saturating_sub(new.start_data));
+    if new.start_code >= new.end_code
+        || new.start_data > new.end_data
+        || new.start_brk > new.brk
+        || new.arg_start > new.arg_end
+        || new.env_start > new.env_end
+        || new.start_brk <= new.end_data && matches!(what, 4 | 6)
+        || used > data_limit
+    {
+        return Err(EINVAL.into());
+    }
+    if matches!(what, 5 | 8..=11) && !is_mapped {
+        return Err(abi::errno::EFAULT.into());
+    }
+    cx.mm.set_layout(|l| *l = new);
+    Ok(0)
 }
 
 fn capability(raw: u64) -> Result<u32, abi::Errno> {

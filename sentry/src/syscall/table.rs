@@ -5,8 +5,8 @@ use abi::UserAddr;
 
 use super::{
     Argument, Row, Support, SysResult, cred, fanotify, fd, file, fileattr, fsmount, futex, futex2, handle,
-    inotify, ioprio, limits, lock, mem, mount, mqueue, msg, ns, open, path, poll, process, range, sched,
-    seccomp, sem, shm, sig, sock, sockmsg, splice, system, task, time, timer, tty, wait, xattr,
+    inotify, ioprio, limits, lock, mem, mempolicy, mount, mqueue, msg, ns, open, path, poll, process, range,
+    sched, seccomp, sem, shm, sig, sock, sockmsg, splice, system, task, time, timer, tty, wait, xattr,
 };
 use crate::ptrace::calls as ptrace;
 use crate::task::Ctx;
@@ -65,7 +65,7 @@ syscalls! {
     25 mremap = mem::sys_mremap(addr: u64, old_len: u64, new_len: u64, flags: u64, new_addr: u64), Full;
     26 msync = mem::sys_msync(addr: u64, len: u64, flags: u32), Full;
     27 mincore = mem::sys_mincore(addr: u64, len: u64, vec: UserAddr), Full;
-    28 madvise = mem::sys_madvise(addr: u64, len: u64, advice: u64), Partial("no KSM, COLLAPSE or guard advice");
+    28 madvise = mem::sys_madvise(addr: u64, len: u64, advice: u64), Partial("no COLLAPSE");
     29 shmget = shm::sys_shmget(key: i32, size: u64, flags: u32), Partial("no huge pages");
     30 shmat = shm::sys_shmat(id: i32, addr: u64, flags: u32), Full;
     31 shmctl = shm::sys_shmctl(id: i32, command: u32, buf: UserAddr), Full;
@@ -191,10 +191,10 @@ syscalls! {
     151 mlockall = mem::sys_mlockall(flags: u32), Full;
     152 munlockall = mem::sys_munlockall(), Full;
     153 vhangup = tty::sys_vhangup(), Full;
-    154 modify_ldt, Absent;
+    154 modify_ldt = task::sys_modify_ldt(func: i32, ptr: UserAddr, bytes: u64), Partial("no descriptor can be set");
     155 pivot_root = mount::sys_pivot_root(new: UserAddr, put_old: UserAddr), Full;
     156 _sysctl, Absent;
-    157 prctl = task::sys_prctl(option: i32, a2: u64, a3: u64, a4: u64, a5: u64), Partial("no PR_SET_MM, MDWE or speculation control; the time stamp counter is always readable");
+    157 prctl = task::sys_prctl(option: i32, a2: u64, a3: u64, a4: u64, a5: u64), Partial("no PR_SET_MM_MAP or speculation control; the time stamp counter is always readable");
     158 arch_prctl = task::sys_arch_prctl(code: u32, addr: UserAddr), Partial("FS and GS bases only");
     159 adjtimex = time::sys_adjtimex(addr: UserAddr), Partial("reads only: the clocks are the host's");
     160 setrlimit = limits::sys_setrlimit(resource: u32, limit: UserAddr), Full;
@@ -274,9 +274,9 @@ syscalls! {
     234 tgkill = sig::sys_tgkill(tgid: i32, tid: i32, signo: i32), Full;
     235 utimes = path::sys_utimes(path: UserAddr, times: UserAddr), Full;
     236 vserver, Absent;
-    237 mbind, Absent;
-    238 set_mempolicy, Absent;
-    239 get_mempolicy, Absent;
+    237 mbind = mempolicy::sys_mbind(start: u64, len: u64, mode: u64, mask: UserAddr, max: u64, flags: u32), Full;
+    238 set_mempolicy = mempolicy::sys_set_mempolicy(mode: u32, mask: UserAddr, max: u64), Full;
+    239 get_mempolicy = mempolicy::sys_get_mempolicy(mode: UserAddr, mask: UserAddr, max: u64, addr: u64, flags: u32), Full;
     240 mq_open = mqueue::sys_mq_open(name: UserAddr, flags: u32, mode: u32, attr: UserAddr), Full;
     241 mq_unlink = mqueue::sys_mq_unlink(name: UserAddr), Full;
     242 mq_timedsend = mqueue::sys_mq_timedsend(fd: i32, msg: UserAddr, len: u64, priority: u32, timeout: UserAddr), Full;
@@ -293,7 +293,7 @@ syscalls! {
     253 inotify_init = inotify::sys_inotify_init(), Full;
     254 inotify_add_watch = inotify::sys_inotify_add_watch(fd: i32, path: UserAddr, mask: u32), Partial("a file is watched under one of its names");
     255 inotify_rm_watch = inotify::sys_inotify_rm_watch(fd: i32, wd: i32), Full;
-    256 migrate_pages, Absent;
+    256 migrate_pages = mempolicy::sys_migrate_pages(pid: i32, max: u64, old: UserAddr, new: UserAddr), Full;
     257 openat = open::sys_openat(dirfd: i32, path: UserAddr, flags: u32, mode: u32), Full;
     258 mkdirat = path::sys_mkdirat(dirfd: i32, path: UserAddr, mode: u32), Full;
     259 mknodat = open::sys_mknodat(dirfd: i32, path: UserAddr, mode: u32, dev: u32), Full;
@@ -316,7 +316,7 @@ syscalls! {
     276 tee = splice::sys_tee(in_fd: i32, out_fd: i32, len: u64, flags: u32), Full;
     277 sync_file_range = range::sys_sync_file_range(fd: i32, offset: i64, len: i64, flags: u32), Full;
     278 vmsplice = splice::sys_vmsplice(fd: i32, iov: UserAddr, count: u64, flags: u32), Full;
-    279 move_pages, Absent;
+    279 move_pages = mempolicy::sys_move_pages(pid: i32, count: u64, pages: UserAddr, nodes: UserAddr, status: UserAddr, flags: u32), Full;
     280 utimensat = path::sys_utimensat(dirfd: i32, path: UserAddr, times: UserAddr, flags: u32), Full;
     281 epoll_pwait = poll::sys_epoll_pwait(epfd: i32, events: UserAddr, max: i32, timeout_ms: i32, mask: UserAddr, size: u64), Full;
     282 signalfd = sig::sys_signalfd(fd: i32, mask: UserAddr, size: u64), Full;
@@ -388,7 +388,7 @@ syscalls! {
     437 openat2 = open::sys_openat2(dirfd: i32, path: UserAddr, how: UserAddr, size: u64), Full;
     438 pidfd_getfd = process::sys_pidfd_getfd(fd: i32, target: i32, flags: u32), Full;
     439 faccessat2 = path::sys_faccessat2(dirfd: i32, path: UserAddr, mode: u32, flags: u32), Full;
-    440 process_madvise, Absent;
+    440 process_madvise = mempolicy::sys_process_madvise(fd: i32, iov: UserAddr, count: u64, advice: i32, flags: u32), Partial("no COLLAPSE");
     441 epoll_pwait2 = poll::sys_epoll_pwait2(epfd: i32, events: UserAddr, max: i32, timeout: UserAddr, mask: UserAddr, size: u64), Full;
     442 mount_setattr = fsmount::sys_mount_setattr(dirfd: i32, path: UserAddr, flags: u32, attr: UserAddr, size: u64), Partial("no MOUNT_ATTR_IDMAP");
     443 quotactl_fd = handle::sys_quotactl_fd(fd: i32, command: u32, id: u32, addr: UserAddr), Full;
@@ -396,9 +396,9 @@ syscalls! {
     445 landlock_add_rule, Absent;
     446 landlock_restrict_self, Absent;
     447 memfd_secret, Absent;
-    448 process_mrelease, Absent;
+    448 process_mrelease = mempolicy::sys_process_mrelease(fd: i32, flags: u32), Full;
     449 futex_waitv = futex2::sys_futex_waitv(list: UserAddr, count: u32, flags: u32, timeout: UserAddr, clock: i32), Full;
-    450 set_mempolicy_home_node, Absent;
+    450 set_mempolicy_home_node = mempolicy::sys_set_mempolicy_home_node(start: u64, len: u64, home: u64, flags: u64), Full;
     451 cachestat = range::sys_cachestat(fd: i32, range: UserAddr, stat: UserAddr, flags: u32), Full;
     452 fchmodat2 = path::sys_fchmodat2(dirfd: i32, path: UserAddr, mode: u32, flags: u32), Full;
     453 map_shadow_stack, Absent;
@@ -410,7 +410,7 @@ syscalls! {
     459 lsm_get_self_attr, Absent;
     460 lsm_set_self_attr, Absent;
     461 lsm_list_modules, Absent;
-    462 mseal, Absent;
+    462 mseal = mempolicy::sys_mseal(start: u64, len: u64, flags: u64), Full;
     463 setxattrat = xattr::sys_setxattrat(dirfd: i32, path: UserAddr, flags: u32, name: UserAddr, args: UserAddr, size: u64), Full;
     464 getxattrat = xattr::sys_getxattrat(dirfd: i32, path: UserAddr, flags: u32, name: UserAddr, args: UserAddr, size: u64), Full;
     465 listxattrat = xattr::sys_listxattrat(dirfd: i32, path: UserAddr, flags: u32, buf: UserAddr, size: u64), Full;

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use abi::errno::{E2BIG, EFAULT, EINVAL, ENOENT, ENOTDIR, EPERM, ESRCH};
+use abi::errno::{E2BIG, EFAULT, EINVAL, ENODEV, ENOENT, ENOSYS, ENOTDIR, EPERM, ESRCH};
 use abi::{Errno, UserAddr};
 
 use super::{Stop, SysResult};
@@ -314,15 +314,44 @@ pub(super) fn sys_arch_prctl(cx: &mut Ctx<'_>, code: u32, addr: UserAddr) -> Sys
     const SET_FS: u32 = 0x1002;
     const GET_FS: u32 = 0x1003;
     const GET_GS: u32 = 0x1004;
+    const GET_CPUID: u32 = 0x1011;
+    const SET_CPUID: u32 = 0x1012;
     match code {
         SET_FS | SET_GS if addr.raw() >= cx.mm.task_size() => return Err(EPERM.into()),
         SET_FS => cx.regs.fs_base = addr.raw(),
         SET_GS => cx.regs.gs_base = addr.raw(),
+        // CPUID is always there for guests.
+        GET_CPUID => return Ok(1),
+        SET_CPUID => return Err(ENODEV.into()),
         GET_FS => cx.mm.write_value(addr, &cx.regs.fs_base)?,
         GET_GS => cx.mm.write_value(addr, &cx.regs.gs_base)?,
         _ => return Err(EINVAL.into()),
     }
     Ok(0)
+}
+
+/// `modify_ldt(2)`: there are no local descriptors. Errors are 32-bit numbers, as in Linux.
+pub(super) fn sys_modify_ldt(cx: &mut Ctx<'_>, func: i32, ptr: UserAddr, bytes: u64) -> SysResult {
+    const DEFAULT_SIZE: u64 = 128;
+    const ENTRIES: u32 = 8192;
+    let fails = |e: Errno| Ok(u64::from((-e.raw()).cast_unsigned()));
+    match func {
+        0 => Ok(0),
+        2 => {
+            let size = bytes.min(DEFAULT_SIZE);
+            match cx.mm.write_all(ptr, &vec![0; size as usize]) {
+                Ok(()) => Ok(size),
+                Err(e) => fails(e),
+            }
+        }
+        1 | 0x11 if bytes != 16 => fails(EINVAL),
+        1 | 0x11 => match cx.mm.read_value::<[u32; 4]>(ptr) {
+            Err(e) => fails(e),
+            Ok([entry, ..]) if entry >= ENTRIES => fails(EINVAL),
+            Ok(_) => fails(ENOSYS),
+        },
+        _ => fails(ENOSYS),
+    }
 }
 
 /// `prctl(2)`.

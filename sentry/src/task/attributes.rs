@@ -6,6 +6,7 @@ use base::cred::Credentials;
 use host::system::{CpuMask, MAX_CPUS};
 
 use super::{Ctx, Task};
+use crate::mm::policy::Policy;
 
 /// `SCHED_OTHER` of sched(7).
 pub const SCHED_OTHER: u32 = 0;
@@ -51,6 +52,8 @@ pub struct Attributes {
     pub cpus: CpuMask,
     /// ioprio_set(2); 0 where it was not set.
     pub io_priority: u32,
+    /// set_mempolicy(2).
+    pub policy: Option<Policy>,
 }
 
 impl Attributes {
@@ -64,6 +67,7 @@ impl Attributes {
             scheduling: Scheduling::default(),
             cpus,
             io_priority: 0,
+            policy: None,
         }
     }
 

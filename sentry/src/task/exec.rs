@@ -4,7 +4,7 @@ use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 
-use abi::errno::{EACCES, EAGAIN, EIO, ELOOP, ENOENT, ENOEXEC, ENOMEM};
+use abi::errno::{EACCES, EAGAIN, EBUSY, EIO, ELOOP, ENOENT, ENOEXEC, ENOMEM};
 use abi::mman::{MapFlags, Prot};
 use abi::regs::UserRegs;
 use abi::signal::StackT;
@@ -143,6 +143,29 @@ impl Ctx<'_> {
         }
     }
 
+    /// Keeps a program or script from being written (`deny_write_access`).
+    fn keep_unwritten(file: &FileDescription) -> Result<Option<Running>, Errno> {
+        file.path.as_ref().map(|p| Running::new(&p.dentry)).transpose()
+    }
+
+    /// `PR_SET_MM_EXE_FILE` (Linux kernel/fork.c, `replace_mm_exe_file`).
+    ///
+    /// # Errors
+    /// In the order checked: `EACCES`: no program that the caller may execute; `EBUSY`: the former is mapped still.
+    pub fn replace_exe(&self, file: Arc<FileDescription>) -> Result<(), Errno> {
+        let file = self.program_of(&file)?;
+        let place = file.path.clone().ok_or(EACCES)?;
+        let running = Self::keep_unwritten(&file)?;
+        if let Some(former) = self.mm.layout().exe
+            && self.mm.maps_file(former.id())
+        {
+            return Err(EBUSY);
+        }
+        let path = place.full_path(&self.fs.lock().root);
+        self.mm.set_layout(|l| l.exe = Some(Arc::new(FileOrigin { file, path, running })));
+        Ok(())
+    }
+
     fn map_image(
         &self,
         mm: &MemoryManager,
@@ -199,12 +222,16 @@ impl Ctx<'_> {
         let mut file = file;
         let mut program = path.to_vec();
         let mut depth = 0;
-        let image = loop {
+        // Nobody may write what is read here.
+        let mut scripts = Vec::new();
+        let (image, running) = loop {
+            let running = Self::keep_unwritten(&file)?;
             let reader = FileReader(file.clone());
             let head = loader::script::read_head(&reader)?;
             if !loader::script::is_script(&head) {
-                break elf::parse(&reader)?;
+                break (elf::parse(&reader)?, running);
             }
+            scripts.extend(running);
             let script = loader::script::parse(&head)?;
             if inaccessible {
                 return Err(ENOENT);
@@ -221,6 +248,7 @@ impl Ctx<'_> {
             None => None,
             Some(p) => {
                 let f = self.open_program(p)?;
+                scripts.extend(Self::keep_unwritten(&f)?);
                 let parsed = elf::parse_interpreter(&FileReader(f.clone()))?;
                 Some((f, parsed))
             }
@@ -241,7 +269,7 @@ impl Ctx<'_> {
             self.task.group.limits.clone(),
             Params { mmap_base: layout.mmap_base, total_memory: self.task.kernel.system.total_memory },
         )?;
-        let running = file.path.as_ref().map(|p| Running::new(&p.dentry)).transpose()?;
+        mm.mdwe.store(self.mm.inherited_mdwe(), Ordering::Relaxed);
         let new_cred = self.exec_cred(&file, &file.ops.metadata()?);
         let (cred, secure) = (new_cred.cred.clone(), new_cred.secure);
         self.end_other_threads()?;

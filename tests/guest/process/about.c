@@ -13,7 +13,7 @@ CASE(prctl, tsc_and_endian) { int v = 9; R(prctl, PR_GET_TSC, &v, 0, 0, 0); P(v)
 CASE(prctl, seccomp_and_thp) { R(prctl, PR_GET_SECCOMP, 0, 0, 0, 0); R(prctl, PR_GET_THP_DISABLE, 0, 0, 0, 0); R(prctl, PR_SET_THP_DISABLE, 1, 0, 0, 0); R(prctl, PR_GET_THP_DISABLE, 0, 0, 0, 0); R(prctl, PR_GET_THP_DISABLE, 1, 0, 0, 0); R(prctl, PR_SET_THP_DISABLE, 1, 1, 0, 0); }
 CASE(prctl, machine_check_and_io_flusher) { R(prctl, PR_MCE_KILL_GET, 0, 0, 0, 0); R(prctl, PR_MCE_KILL_GET, 1, 0, 0, 0); R(prctl, PR_MCE_KILL, 9, 0, 0, 0); }
 CASE(prctl, mdwe_and_vma_names) { char *p = pages(1); R(prctl, 65, 1, 0, 0, 0); R(prctl, 66, 0, 0, 0, 0); OK(mmap, 0, 4096, PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0); R(mprotect, p, 4096, PROT_READ | PROT_EXEC); R(prctl, 65, 0, 0, 0, 0); }
-CASE(prctl, set_mm) { R(prctl, PR_SET_MM, 99, 0, 0, 0); CHILD(become(1000, 1000); R(prctl, PR_SET_MM, PR_SET_MM_BRK, 0, 0, 0)); }
+CASE(prctl, set_mm) { CHILD(become(1000, 1000); R(prctl, PR_SET_MM, PR_SET_MM_BRK, 0, 0, 0)); }
 CASE(arch_prctl, bases) { u64 v = 0; R(arch_prctl, ARCH_GET_GS, &v); P(v); R(arch_prctl, ARCH_SET_GS, 0x1234); R(arch_prctl, ARCH_GET_GS, &v); X(v); R(arch_prctl, ARCH_SET_GS, 1ul << 47); R(arch_prctl, ARCH_GET_FS, &v); P(v != 0); R(arch_prctl, ARCH_GET_FS, BAD); R(arch_prctl, 0x9999, 0); R(arch_prctl, ARCH_SET_GS, KERNEL); }
 CASE(arch_prctl, cpuid) { R(arch_prctl, 0x1011, 0); }
 CASE(personality, values) { R(personality, 0xffffffff); R(personality, 0); R(personality, 0x0040000); R(personality, 0xffffffff); CHILD(R(personality, 0xffffffff)); R(personality, 0); }
