@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use abi::Errno;
+use base::PAGE_SIZE;
 use base::lock::{Condition, Lock, LockGuard, rank};
 use base::memmap::Memory;
 use fs::tty::{Console, Terminal, Terminals};
@@ -205,7 +206,8 @@ impl Kernel {
         // The timekeeper keeps its own reference for as long as it publishes.
         memory.inc_ref(time.vvar_page());
         let vvar = FixedPages::new(&memory, time.vvar_page());
-        let image = memory.allocate(4096, 4096, base::memmap::MemKind::Shared)?;
+        // Debuggers read the whole area, which is as long as Linux's.
+        let image = memory.allocate(2 * PAGE_SIZE, PAGE_SIZE, base::memmap::MemKind::Shared)?;
         memory.write(image.offset, loader::vdso::IMAGE);
         let vdso = FixedPages::new(&memory, image);
         let boot_ns = time.now(crate::time::Clock::Boottime).as_ns();

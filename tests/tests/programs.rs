@@ -99,6 +99,12 @@ macro_rules! bash_in_folder {
 }
 
 programs! {
+    /// Debuggers.
+    debuggers needs ["gdb", "strace", "cc"] {
+        case("gdb", bash_in_folder!("printf 'int add(int a, int b) { return a + b; }\nint main(void) { int s = 0; for (int i = 0; i < 3; i++) s = add(s, i); return s; }\n' >a.c; cc -g -O0 -o a a.c; gdb -q -batch -nx -ex 'break add' -ex run -ex bt -ex finish -ex 'stepi 3' -ex 'print s' -ex continue -ex continue -ex continue ./a 2>&1 | sed 's/0x[0-9a-f]*/X/g; s/process [0-9]*/process N/; s|/tmp/[^/]*/|/|'")),
+        case("strace", bash_in_folder!("strace -f -o o sh -c 'true | cat; exit 3'; echo $?; grep -o '[+].*' o | sort")),
+        case("strace_in_a_namespace", bash_in_folder!("strace -f -o o unshare -pf sh -c 'echo $$; exit 4'; echo $?; grep -o '[+].*' o | sort")),
+    }
     /// Programs that make namespaces.
     namespaces needs ["unshare", "bwrap", "ps"] {
         case("ps_sees_its_namespace", bash!("unshare -Urpf --mount-proc ps -o pid=,ppid=,args= ax | tr -s ' '")),
