@@ -39,6 +39,7 @@ pub fn open_device(memory: Arc<dyn Memory>, other: Option<OpenDevice>) -> OpenDe
             ZERO => Kind::Zero,
             FULL => Kind::Full,
             RANDOM | URANDOM => Kind::Random,
+            crate::fuse::DEVICE if is_char => return Ok(crate::fuse::open(inode)),
             _ => return other.as_ref().ok_or(ENXIO)?(inode, rdev, flags),
         };
         if !is_char {
@@ -54,7 +55,8 @@ pub fn open_device(memory: Arc<dyn Memory>, other: Option<OpenDevice>) -> OpenDe
 /// None but those of a tmpfs without memory.
 pub fn new(memory: Arc<dyn Memory>, open: OpenDevice) -> Result<Arc<dyn Inode>, Errno> {
     let root = tmpfs::with_devices(memory, 0o755, Some(open));
-    let devices: [(&[u8], u64); 8] = [
+    let devices: [(&[u8], u64); 9] = [
+        (b"fuse", crate::fuse::DEVICE),
         (b"null", NULL),
         (b"zero", ZERO),
         (b"full", FULL),

@@ -5,6 +5,7 @@ pub mod devfs;
 pub mod dnotify;
 pub mod erofs;
 pub mod file;
+pub mod fuse;
 pub mod generated;
 pub mod hostfs;
 pub mod leases;

@@ -13,7 +13,7 @@ use crate::task::current;
 
 /// Their names; none needs a device.
 pub const NAMES: &[&str] =
-    &["sysfs", "tmpfs", "proc", "devtmpfs", "ramfs", "devpts", "overlay", "cgroup2", "mqueue"];
+    &["sysfs", "tmpfs", "proc", "devtmpfs", "ramfs", "devpts", "overlay", "cgroup2", "mqueue", "fuse"];
 
 /// Makes a file system of kind `fstype`; `options` are separated by commas.
 ///
@@ -26,6 +26,10 @@ pub fn make(
     options: &[u8],
     readonly: bool,
 ) -> Result<Arc<SuperBlock>, Errno> {
+    if fstype == b"fuse" || fstype.starts_with(b"fuse.") {
+        let root = fuse(options)?;
+        return Ok(SuperBlock::new(root, &String::from_utf8_lossy(fstype), readonly));
+    }
     let memory = kernel.memory.clone();
     let device = || fs::devfs::open_device(memory.clone(), None);
     let (root, name) = match fstype {
@@ -91,6 +95,37 @@ pub fn check_option(fstype: &[u8], option: &[u8], total: u64) -> Result<(), Errn
         b"overlay" => Ok(()),
         _ => Err(EINVAL),
     }
+}
+
+/// `fd=N,rootmode=40000,user_id=0,group_id=0`: a file system that the server behind a descriptor serves.
+fn fuse(options: &[u8]) -> Result<Arc<dyn Inode>, Errno> {
+    fn number(value: Option<&[u8]>, radix: u32) -> Result<u32, Errno> {
+        let text = value.and_then(|v| std::str::from_utf8(v).ok()).ok_or(EINVAL)?;
+        u32::from_str_radix(text, radix).map_err(|_| EINVAL)
+    }
+    let (mut fd, mut root_mode, mut uid, mut gid) = (None, None, None, None);
+    let (mut allow_other, mut max_read) = (false, 0);
+    for (key, value) in pairs(options) {
+        match key {
+            b"fd" => fd = Some(number(value, 10)?),
+            b"rootmode" => root_mode = Some(number(value, 8)?),
+            b"user_id" => uid = Some(number(value, 10)?),
+            b"group_id" => gid = Some(number(value, 10)?),
+            b"max_read" => max_read = number(value, 10)?,
+            b"allow_other" => allow_other = true,
+            // Permissions are always checked.
+            b"default_permissions" => {}
+            b"blksize" => drop(number(value, 10)?),
+            _ => return Err(EINVAL),
+        }
+    }
+    let (Some(fd), Some(root_mode), Some(uid), Some(gid)) = (fd, root_mode, uid, gid) else {
+        return Err(EINVAL);
+    };
+    let task = current().ok_or(EINVAL)?;
+    let files = task.state.lock().files.clone();
+    let device = files.file(i32::try_from(fd).map_err(|_| EINVAL)?).map_err(|_| EINVAL)?;
+    fs::fuse::mount(&device, fs::fuse::Mount { root_mode, uid, gid, allow_other, max_read })
 }
 
 /// Options that say how limits are handed on: what is done is what each asks for.

@@ -249,6 +249,7 @@ impl Kernel {
         });
         let jobs: std::sync::Weak<dyn fs::tty::Jobs> = Arc::<Self>::downgrade(&kernel);
         kernel.terminals.set_jobs(jobs);
+        fs::fuse::set_hooks(Box::new(crate::task::block::Servers));
         Ok(kernel)
     }
 

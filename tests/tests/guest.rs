@@ -163,6 +163,13 @@ fn arguments_that_change_while_they_are_read_do_not_end_the_sandbox() {
 }
 
 #[test]
+fn a_lying_server_of_files_harms_only_its_clients() {
+    for seed in ["1", "7"] {
+        survives("fuse_liar.c", &["4", seed], Duration::from_secs(120));
+    }
+}
+
+#[test]
 fn malformed_programs_do_not_end_the_sandbox() {
     survives("bad_elf.c", &["4", "1"], Duration::from_secs(120));
 }

@@ -246,9 +246,11 @@ impl Walk<'_> {
         }
         if meta.is_dir() {
             // Nothing may be made in it between the file system's check and its death.
-            let mut inside = victim.lock_same();
+            let mut inside = children.is_some().then(|| victim.lock_same());
             dir.dentry.inode().rmdir(name)?;
-            inside.clear();
+            if let Some(inside) = &mut inside {
+                inside.clear();
+            }
             victim.kill();
         } else {
             dir.dentry.inode().unlink(name)?;
@@ -304,10 +306,7 @@ impl Walk<'_> {
         self.check_search(&new.dir)?;
         let (from, into) = (&old.dir.dentry, &new.dir.dentry);
         if !from.is_cached() || !into.is_cached() {
-            // In procfs and devpts nothing can be renamed, and the lookup of a new name fails already.
-            from.child(&old.name)?;
-            into.child(&new.name)?;
-            return Err(EPERM);
+            return self.rename_uncached(&old, &new, flags);
         }
         let tree = RENAME.lock();
         let (mut from_children, mut into_children) = Dentry::lock_two(from, into);
@@ -427,6 +426,37 @@ impl Walk<'_> {
             }
         }
         Ok(())
+    }
+
+    /// `rename` where no names are remembered: the file system alone knows what is there.
+    fn rename_uncached(&self, old: &Parent, new: &Parent, flags: u32) -> Result<(), Errno> {
+        let (from, into) = (&old.dir.dentry, &new.dir.dentry);
+        let source = from.child(&old.name)?;
+        let target = match into.child(&new.name) {
+            Ok(target) => Some(target),
+            Err(ENOENT) if !into.inode().fails_lookups() => None,
+            Err(e) => return Err(e),
+        };
+        if target.is_some() && flags & RENAME_NOREPLACE != 0 {
+            return Err(EEXIST);
+        }
+        if target.is_none() && flags & RENAME_EXCHANGE != 0 {
+            return Err(ENOENT);
+        }
+        let meta = source.inode().metadata()?;
+        if !meta.is_dir() && (old.trailing || flags & RENAME_EXCHANGE == 0 && new.trailing) {
+            return Err(ENOTDIR);
+        }
+        old.dir.mount.want_write()?;
+        self.check_delete(&old.dir, &meta)?;
+        match &target {
+            Some(target) => self.check_delete(&new.dir, &target.inode().metadata()?)?,
+            None => drop(self.prepare(&new.dir, 0, false)?),
+        }
+        if source.is_mountpoint() || target.is_some_and(|t| t.is_mountpoint()) {
+            return Err(EBUSY);
+        }
+        from.inode().rename(&old.name, into.inode(), &new.name, flags)
     }
 
     /// `chmod` of a place; `mode` holds 07777 bits.

@@ -202,7 +202,7 @@ syscalls! {
     162 sync = range::sys_sync(), Full;
     163 acct, Absent;
     164 settimeofday = time::sys_settimeofday(time: UserAddr, zone: UserAddr), Partial("the clocks are the host's: always refused");
-    165 mount = mount::sys_mount(source: UserAddr, target: UserAddr, fstype: UserAddr, flags: u64, data: UserAddr), Partial("tmpfs, ramfs, proc, sysfs, devtmpfs, devpts, mqueue, cgroup2, overlay; no MS_SYNCHRONOUS, MS_LAZYTIME");
+    165 mount = mount::sys_mount(source: UserAddr, target: UserAddr, fstype: UserAddr, flags: u64, data: UserAddr), Partial("tmpfs, ramfs, proc, sysfs, devtmpfs, devpts, mqueue, cgroup2, fuse, overlay; no MS_SYNCHRONOUS, MS_LAZYTIME");
     166 umount2 = mount::sys_umount2(target: UserAddr, flags: u32), Full;
     167 swapon, Absent;
     168 swapoff, Absent;

@@ -190,3 +190,34 @@ impl Drop for Registration<'_> {
         self.queue.unregister(self.key);
     }
 }
+
+/// What file systems that programs serve need of tasks.
+#[derive(Debug)]
+pub struct Servers;
+
+impl fs::fuse::Hooks for Servers {
+    fn caller(&self) -> (u32, u32, i32) {
+        super::current().map_or((0, 0, 0), |task| {
+            let cred = task.cred();
+            (cred.fsuid, cred.fsgid, task.group.pid)
+        })
+    }
+
+    fn sleep(&self, queue: &WaitQueue, is_done: &mut dyn FnMut() -> bool) -> bool {
+        let Some(task) = super::current() else { return is_done() };
+        let _registration = Registration::new(queue, task.parker.clone(), Events::all());
+        crate::signal::async_io::send_due();
+        loop {
+            task.parker.prepare();
+            if is_done() {
+                return true;
+            }
+            if task.must_exit() {
+                return false;
+            }
+            task.account.enter(Phase::Asleep);
+            task.parker.park(None);
+            task.account.enter(Phase::Kernel);
+        }
+    }
+}
