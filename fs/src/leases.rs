@@ -6,7 +6,7 @@
 //! Source: Linux 6.18 fs/locks.c, `__break_lease`, `generic_add_lease`.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
@@ -43,7 +43,7 @@ static TABLE: Lock<Option<HashMap<FileId, Vec<Lease>>>, { rank::LEAF }> = Lock::
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 static QUEUE: WaitQueue = WaitQueue::new();
 /// `fs.lease-break-time`, in seconds.
-pub static BREAK_SECONDS: AtomicU64 = AtomicU64::new(45);
+pub const BREAK_SECONDS: i64 = 45;
 
 /// Where opens wait for leases to go.
 pub fn queue() -> &'static WaitQueue {
@@ -169,8 +169,7 @@ pub(crate) fn breaks(id: impl FnOnce() -> FileId, flags: u32) -> Result<(), Errn
     let mut told: Vec<(Arc<FileDescription>, i32)> = Vec::new();
     let stands = with(id(), |list| {
         expire(list);
-        let at =
-            now().saturating_add(BREAK_SECONDS.load(Ordering::Relaxed).saturating_mul(1_000_000_000) as i64);
+        let at = now().saturating_add(BREAK_SECONDS * 1_000_000_000);
         let mut stands = false;
         for lease in list.iter_mut().filter(|l| writes || l.kind == Kind::Write) {
             stands = true;

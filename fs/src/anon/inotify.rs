@@ -21,7 +21,7 @@ use crate::notify::{self, Counted, Watcher, event};
 use crate::vfs::VfsPath;
 
 /// Events that wait in one instance at most (`/proc/sys/fs/inotify/max_queued_events`).
-const QUEUE_MAX: usize = 16384;
+pub const QUEUE_MAX: usize = 16384;
 /// Watches of one instance at most.
 const WATCHES_MAX: usize = 65536;
 

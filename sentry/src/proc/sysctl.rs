@@ -18,7 +18,11 @@ type Make = fn(&Kernel) -> String;
 
 /// Files that nobody can write: path below `/proc/sys`, and text without its newline.
 const FIXED: &[(&str, Make)] = &[
+    ("fs/dir-notify-enable", |_| "1".to_owned()),
     ("fs/file-max", |_| i64::MAX.to_string()),
+    ("fs/inotify/max_queued_events", |_| fs::anon::inotify::QUEUE_MAX.to_string()),
+    ("fs/lease-break-time", |_| fs::leases::BREAK_SECONDS.to_string()),
+    ("fs/leases-enable", |_| "1".to_owned()),
     ("fs/mqueue/msg_default", |_| crate::ipc::mqueue::MSG_MAX.to_string()),
     ("fs/mqueue/msg_max", |_| crate::ipc::mqueue::MSG_MAX.to_string()),
     ("fs/mqueue/msgsize_default", |_| crate::ipc::mqueue::MSGSIZE_MAX.to_string()),
