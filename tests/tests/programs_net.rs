@@ -283,6 +283,97 @@ done
     );
 }
 
+/// The same of asyncio's sockets and streams, and of TLS; the rest of asyncio has no business here.
+#[test]
+fn python_asyncio_and_tls() {
+    let python = "/usr/bin/python3";
+    let has_suite = std::process::Command::new(python).args(["-c", "import test.test_asyncio"]).output();
+    if !has_suite.is_ok_and(|o| o.status.success()) {
+        skipped("python_asyncio_and_tls", "no CPython test suite (libpython3-testsuite)");
+        return;
+    }
+    check(
+        &[python],
+        300,
+        r#"
+for t in test_asyncio.test_streams test_asyncio.test_sock_lowlevel test_asyncio.test_server test_asyncio.test_sendfile \
+    test_asyncio.test_buffered_proto test_ssl; do
+    echo "== $t"
+    /usr/bin/python3 -m unittest test.$t >"$d/out" 2>&1; echo $?
+    grep -aoE '^(ERROR|FAIL): .*' "$d/out" | sort
+    grep -aoE '^Ran [0-9]+ tests' "$d/out"
+done
+"#,
+    );
+}
+
+/// A database for an ordinary user, over AF_UNIX and TCP.
+#[test]
+fn postgresql() {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let Some(bin) = versions.map(|v| v.path().join("bin")).filter(|b| b.join("initdb").exists()).max() else {
+        skipped("postgresql", "no initdb (postgresql)");
+        return;
+    };
+    let script = format!("PATH={}:$PATH{POSTGRESQL}", bin.display());
+    check(&["setpriv"], 300, &script);
+}
+
+const POSTGRESQL: &str = r#"
+chmod 755 "$d"; mkdir p; chown 65534:65534 p; chmod 700 p; cd p; p=$PWD
+run() { setpriv --reuid 65534 --regid 65534 --clear-groups env HOME=$p PATH=$PATH LC_ALL=C "$@"; }
+run initdb -D db -U me -A trust -N >log 2>&1; echo $?
+run pg_ctl -D db -w -t 200 -l server.log -o "-p 5544 -k $p -c fsync=off" start >/dev/null; echo $?
+run createdb -h "$p" -p 5544 -U me t
+run pgbench -h "$p" -p 5544 -U me -i -q t >/dev/null 2>&1; echo $?
+for h in "$p" 127.0.0.1; do
+    run pgbench -h $h -p 5544 -U me -c 4 -j 2 -t 25 t 2>/dev/null | grep -E 'actually|failed'
+done
+run psql -h 127.0.0.1 -p 5544 -U me t -Atc 'select count(*) from pgbench_history' \
+    -c "select inet_server_addr(), inet_client_addr()" -c 'copy (select generate_series(1, 3)) to stdout' \
+    -c 'begin; lock pgbench_accounts; rollback' -c 'select 1 / 0' 2>&1
+run psql -h "$p" -p 5544 -U me t -Atc 'select inet_server_addr() is null'
+run pg_ctl -D db -w -m fast stop >/dev/null; echo $?
+"#;
+
+/// The tests of Go's package `net` that need no outside, by test.
+#[test]
+fn go_net() {
+    if !have_program("go") {
+        return;
+    }
+    let root = std::process::Command::new("go").args(["env", "GOROOT"]).output();
+    let root = root.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default();
+    let source = std::path::Path::new(&root).join("src/net");
+    if !source.join("net_test.go").exists() {
+        skipped("go_net", "no tests of Go's library (golang-src)");
+        return;
+    }
+    let program = std::env::temp_dir().join(format!("go-net-{}.test", std::process::id()));
+    let built = std::process::Command::new("nice")
+        .args(["go", "test", "-c", "-o"])
+        .arg(&program)
+        .arg("net")
+        .current_dir(&source)
+        .status();
+    assert!(built.is_ok_and(|s| s.success()), "go test -c net");
+    let script = format!(
+        r#"
+cd {}
+{} -test.short -test.v -test.timeout 250s -test.run '{GO_TESTS}' >"$d/out" 2>&1; echo $?
+grep -aoE '^--- (PASS|FAIL|SKIP): [^ ]*' "$d/out" | sort
+"#,
+        source.display(),
+        program.display()
+    );
+    check(&[], 300, &script);
+    let _ = std::fs::remove_file(program);
+}
+
+/// What connects, listens, sends and closes; names and interfaces depend on the machine.
+const GO_TESTS: &str =
+    "TCP|UDP|Unix|Listen|Dial|Conn|Packet|Accept|Close|Read|Write|Sendfile|Splice|File|Pipe";
+
 /// Answers every connection with what `answer` makes of its first bytes, on a port of the host's loopback.
 fn host_server(answer: fn(&[u8]) -> Vec<u8>) -> u16 {
     use std::io::{Read, Write};
@@ -302,6 +393,43 @@ fn sandbox(options: &[&str], script: &str) -> ringfence_tests::outcome::Outcome 
     let mut command = std::process::Command::new(ringfence_tests::ringfence());
     command.arg("run").args(options).args(["--", "/bin/bash", "-c", script]);
     ringfence_tests::outcome::run(command, b"", Duration::from_secs(60))
+}
+
+/// What sockets hold counts as the sandbox's memory: who fills them all is told so, and the sandbox goes on.
+#[test]
+fn sockets_hold_no_more_than_the_memory_limit() {
+    let python = "/usr/bin/python3";
+    if !have_kvm() || !have_program(python) {
+        return;
+    }
+    let script = format!(
+        r#"{python} - <<'E'
+import errno, resource, socket
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+def fill(make):
+    total, kept = 0, []
+    try:
+        for _ in range(1000):
+            a, b = make()
+            a.setblocking(False)
+            kept += [a, b]
+            try:
+                while True: total += a.send(bytes(60000))
+            except BlockingIOError: pass
+    except OSError as e: return total >> 20, errno.errorcode[e.errno]
+    return total >> 20, None
+for kind in socket.SOCK_STREAM, socket.SOCK_DGRAM:
+    held, why = fill(lambda: socket.socketpair(socket.AF_UNIX, kind))
+    print(why, 20 < held < 120)
+a, b = socket.socketpair()
+a.send(b"still there")
+print(b.recv(99).decode())
+E"#
+    );
+    let outcome = sandbox(&["--memory", "120M"], &script);
+    let said = String::from_utf8_lossy(&outcome.stdout).into_owned();
+    assert_eq!(said, "ENOBUFS True\nENOBUFS True\nstill there\n", "{}", outcome.error_text());
 }
 
 /// `--net host`: what listens on the host is reached, and only then.
