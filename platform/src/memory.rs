@@ -145,10 +145,11 @@ impl MemoryFile {
         self.allocated.load(Ordering::Relaxed)
     }
 
-    /// Sets how many bytes of the host's memory the file may hold, with what the sentry keeps for guests beside it.
+    /// Sets how many bytes of the host's memory the file may hold, with what the sentry keeps for guests beside it, which
+    /// may be half of them: who fills queues is told so before the sandbox is out of memory.
     pub fn set_budget(&self, bytes: u64) {
         self.budget.store(bytes, Ordering::Relaxed);
-        base::kept::set_limit(bytes.min(host::system::total_memory() / KEPT_SHARE));
+        base::kept::set_limit((bytes / 2).min(host::system::total_memory() / KEPT_SHARE));
     }
 
     /// The budget; `u64::MAX` without one.
