@@ -65,6 +65,8 @@ pub struct Tree {
     /// Traced threads that have ended and that their tracers were not told of, by thread ID.
     pub ended_tracees: HashMap<i32, crate::ptrace::Ended>,
     last_id: i32,
+    /// All IDs were given out once.
+    has_wrapped: bool,
     /// Of the numbers that are known in further namespaces, the innermost.
     pub(crate) nested: HashMap<i32, Arc<crate::ns::pid::PidNs>>,
 }
@@ -84,9 +86,16 @@ impl Tree {
     /// The next free ID, as Linux counts them: upwards, then from 300 again.
     pub fn new_id(&mut self) -> i32 {
         loop {
-            self.last_id = if self.last_id >= PID_MAX - 1 { 300 } else { self.last_id + 1 };
+            if self.last_id >= PID_MAX - 1 {
+                self.last_id = 299;
+                self.has_wrapped = true;
+            }
+            self.last_id += 1;
             let id = self.last_id;
-            if !self.is_alive(id) && !self.nested.contains_key(&id) {
+            // A group or session keeps the number of a leader that has ended.
+            let is_kept = self.nested.contains_key(&id)
+                || self.has_wrapped && self.processes.values().any(|p| p.pgid == id || p.sid == id);
+            if !self.is_alive(id) && !is_kept {
                 return id;
             }
         }
