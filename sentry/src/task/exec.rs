@@ -382,9 +382,10 @@ impl Ctx<'_> {
         *self.task.group.exe.lock() = exe_path;
         let name = path.rsplit(|&b| b == b'/').next().unwrap_or(path);
         let mut state = self.task.state.lock();
-        state.files = self.files.clone();
+        let former = std::mem::replace(&mut state.files, self.files.clone());
         state.name = name[..name.len().min(15)].to_vec();
         drop(state);
+        drop(former);
         if let Some(p) = self.task.kernel.tree.lock().processes.get_mut(&self.task.group.pid) {
             p.has_execed = true;
         }

@@ -47,7 +47,9 @@ impl Ctx<'_> {
         drop(undo);
         // Descriptors are closed before the parent hears of the end, as Linux does: a reader sees EOF first.
         self.files = Arc::default();
-        self.task.state.lock().files = self.files.clone();
+        // Closing may ask a server of files, so nothing is locked meanwhile.
+        let former = std::mem::replace(&mut self.task.state.lock().files, self.files.clone());
+        drop(former);
         self.drop_space();
         kernel.tell_hangups();
         self.task.leave_cgroup();
