@@ -324,6 +324,10 @@ impl Listing for StaticDir {
 }
 
 impl Inode for StaticDir {
+    fn file_type(&self) -> Result<FileType, Errno> {
+        Ok(FileType::Directory)
+    }
+
     fn metadata(&self) -> Result<Metadata, Errno> {
         let dirs = self.children.iter().filter(|(_, c)| c.as_any().is::<Self>()).count();
         Ok(self.stamp.metadata(mode::IFDIR | 0o555, dirs as u64 + 2, 0))
@@ -370,6 +374,10 @@ impl fmt::Debug for StaticText {
 }
 
 impl Inode for StaticText {
+    fn file_type(&self) -> Result<FileType, Errno> {
+        Ok(FileType::Regular)
+    }
+
     fn metadata(&self) -> Result<Metadata, Errno> {
         let size = if self.stamp.kind == StatFs::SYSFS { 4096 } else { 0 };
         Ok(self.stamp.metadata(mode::IFREG | self.mode, 1, size))
@@ -411,6 +419,10 @@ struct StaticLink {
 }
 
 impl Inode for StaticLink {
+    fn file_type(&self) -> Result<FileType, Errno> {
+        Ok(FileType::Symlink)
+    }
+
     fn metadata(&self) -> Result<Metadata, Errno> {
         Ok(self.stamp.metadata(mode::IFLNK | 0o777, 1, 0))
     }

@@ -5,6 +5,7 @@
 
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
+use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -68,7 +69,10 @@ impl Watch {
             return;
         }
         let Some(instance) = self.instance.upgrade() else { return };
-        instance.push(Event { wd: self.wd, mask: told.mask, cookie: told.cookie, name: told.name.into() });
+        // What a watched directory does itself is not marked with `ISDIR`.
+        let own = told.mask & (event::MOVE_SELF | event::DELETE_SELF) != 0;
+        let mask = if own { told.mask & !event::ISDIR } else { told.mask };
+        instance.push(Event { wd: self.wd, mask, cookie: told.cookie, name: told.name.into() });
         if wanted & event::ONESHOT != 0 {
             instance.remove(self.wd);
         }
@@ -231,6 +235,25 @@ impl FileOps for Inotify {
 
     fn tells_of_readiness(&self) -> bool {
         true
+    }
+
+    /// Source: Linux 6.12 fs/notify/fdinfo.c, `inotify_fdinfo`, without file handles.
+    fn fdinfo(&self) -> String {
+        /// IN_ALL_EVENTS, IN_EXCL_UNLINK, IN_ONESHOT.
+        const SHOWN: u32 = 0x8400_0fff;
+        let mut watches: Vec<Arc<Watch>> = self.0.state.lock().watches.values().cloned().collect();
+        // The newest first.
+        watches.sort_by_key(|watch| std::cmp::Reverse(watch.wd));
+        watches.iter().fold(String::new(), |mut text, watch| {
+            let (ino, dev) = watch.place.dentry.inode().metadata().map_or((0, 0), |m| (m.ino, m.dev));
+            let mask = watch.mask.load(Ordering::Relaxed) & SHOWN;
+            let _ = writeln!(
+                text,
+                "inotify wd:{:x} ino:{ino:x} sdev:{dev:x} mask:{mask:x} ignored_mask:0",
+                watch.wd
+            );
+            text
+        })
     }
 
     fn wait_queue(&self) -> Option<&WaitQueue> {

@@ -55,6 +55,10 @@ impl Listing for FdDir {
 }
 
 impl Inode for FdDir {
+    fn file_type(&self) -> Result<FileType, Errno> {
+        Ok(FileType::Directory)
+    }
+
     fn metadata(&self) -> Result<Metadata, Errno> {
         self.handle.check_exists()?;
         // The number of open descriptors, since Linux 6.2.
@@ -112,6 +116,13 @@ impl FdNode {
 }
 
 impl Inode for FdNode {
+    fn file_type(&self) -> Result<FileType, Errno> {
+        Ok(match self.view {
+            FdView::Info => FileType::Regular,
+            FdView::Links => FileType::Symlink,
+        })
+    }
+
     fn metadata(&self) -> Result<Metadata, Errno> {
         let file = self.descriptor()?.file;
         let (bits, size) = match self.view {

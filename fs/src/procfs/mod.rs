@@ -195,6 +195,10 @@ impl Listing for Root {
 }
 
 impl Inode for Root {
+    fn file_type(&self) -> Result<FileType, Errno> {
+        Ok(FileType::Directory)
+    }
+
     fn metadata(&self) -> Result<Metadata, Errno> {
         let tasks = self.0.system.processes().len() as u64;
         Ok(self.0.stamp(ROOT_INO).metadata(mode::IFDIR | 0o555, tasks + 2, 0))
@@ -248,6 +252,10 @@ impl fmt::Debug for SelfLink {
 }
 
 impl Inode for SelfLink {
+    fn file_type(&self) -> Result<FileType, Errno> {
+        Ok(FileType::Symlink)
+    }
+
     fn metadata(&self) -> Result<Metadata, Errno> {
         let ino = if self.thread { THREAD_SELF_INO } else { SELF_INO };
         Ok(self.proc.stamp(ino).metadata(mode::IFLNK | 0o777, 1, 0))

@@ -53,6 +53,10 @@ impl Listing for NsDir {
 }
 
 impl Inode for NsDir {
+    fn file_type(&self) -> Result<FileType, Errno> {
+        Ok(FileType::Directory)
+    }
+
     fn metadata(&self) -> Result<Metadata, Errno> {
         self.handle.check_exists()?;
         Ok(self.handle.stamp(self.index).metadata(mode::IFDIR | self.mode, 2, 0))
@@ -88,6 +92,10 @@ impl Inode for NsDir {
 }
 
 impl Inode for NsLink {
+    fn file_type(&self) -> Result<FileType, Errno> {
+        Ok(FileType::Symlink)
+    }
+
     fn metadata(&self) -> Result<Metadata, Errno> {
         self.handle.check_exists()?;
         let mut meta = self.handle.stamp(0).metadata(mode::IFLNK | 0o777, 1, 0);

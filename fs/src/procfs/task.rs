@@ -212,6 +212,10 @@ impl Listing for TaskDir {
 }
 
 impl Inode for TaskDir {
+    fn file_type(&self) -> Result<FileType, Errno> {
+        Ok(FileType::Directory)
+    }
+
     fn metadata(&self) -> Result<Metadata, Errno> {
         self.0.check_exists()?;
         Ok(self.0.stamp(0).metadata(mode::IFDIR | 0o555, if self.0.whole { 9 } else { 7 }, 0))
@@ -275,6 +279,10 @@ impl Listing for ThreadsDir {
 }
 
 impl Inode for ThreadsDir {
+    fn file_type(&self) -> Result<FileType, Errno> {
+        Ok(FileType::Directory)
+    }
+
     fn metadata(&self) -> Result<Metadata, Errno> {
         self.handle.check_exists()?;
         let threads = self.handle.task.threads().len() as u64;
@@ -327,6 +335,10 @@ fn is_private(file: TaskFile) -> bool {
 }
 
 impl Inode for TaskNode {
+    fn file_type(&self) -> Result<FileType, Errno> {
+        Ok(if matches!(self.row.kind, Kind::Link(_)) { FileType::Symlink } else { FileType::Regular })
+    }
+
     fn metadata(&self) -> Result<Metadata, Errno> {
         self.handle.check_exists()?;
         let kind = if matches!(self.row.kind, Kind::Link(_)) { mode::IFLNK } else { mode::IFREG };

@@ -187,7 +187,7 @@ pub trait Inode: Debug + Send + Sync + Any {
     /// The file system's.
     fn metadata(&self) -> Result<Metadata, Errno>;
 
-    /// What the file is; that never changes.
+    /// What the file is; that never changes. Asked under the locks of mounts: it takes none that come before them.
     ///
     /// # Errors
     /// The file system's.

@@ -10,7 +10,7 @@ use base::lock::{Lock, rank};
 
 use super::mount::{Mount, MountFlags, SuperBlock, TREE, down};
 use super::propagate::{CopyAs, MountChange, Propagation, copies_for, receivers};
-use super::{Inode, VfsPath};
+use super::{FileType, Inode, VfsPath};
 
 /// Mounts that one namespace may have (`fs.mount-max`).
 const MOUNTS_MAX: usize = 100_000;
@@ -149,7 +149,8 @@ impl MountNamespace {
     /// The place that a mount at `at` covers.
     fn target(&self, at: &VfsPath) -> Result<VfsPath, Errno> {
         let at = down(at.clone());
-        if at.dentry.is_dead() {
+        // Links of /proc go away with what they stand for (Linux 6.12 fs/proc, d_dont_cantmount).
+        if at.dentry.is_dead() || at.dentry.file_type()? == FileType::Symlink {
             return Err(ENOENT);
         }
         if self.has(&at.mount) { Ok(at) } else { Err(EINVAL) }

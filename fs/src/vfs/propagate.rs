@@ -234,6 +234,14 @@ pub(super) fn receivers(mount: &Arc<Mount>) -> Vec<Arc<Mount>> {
 pub(super) fn copies_for(tree: &Arc<Mount>, at: &VfsPath) -> Vec<(Arc<Mount>, VfsPath)> {
     let Some(first) = at.mount.standing().peers.clone() else { return Vec::new() };
     let mut seen = HashSet::from([Arc::as_ptr(&at.mount)]);
+    if tree.parent().is_none() {
+        // A new tree may hold peers of the place itself: nothing is mounted on them (`IS_MNT_NEW`).
+        let mut new = vec![tree.clone()];
+        while let Some(mount) = new.pop() {
+            seen.insert(Arc::as_ptr(&mount));
+            new.extend(mount.child_mounts());
+        }
+    }
     // Each group with the tree that its members' copies are peers of, or follow if it has none of its own yet.
     let mut groups = vec![(first, at.mount.clone(), tree.clone(), true)];
     let (mut copies, mut next) = (Vec::new(), 0);

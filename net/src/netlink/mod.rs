@@ -231,6 +231,11 @@ impl NetlinkSocket {
         self.deliver(Message { data, from: 0, group, cred: Ucred { pid: 0, uid: 0, gid: 0 } });
     }
 
+    /// Puts in its queue what another part of the kernel has to say, as mq_notify(2) does.
+    pub fn tell(&self, data: Vec<u8>) {
+        self.answer(data, 0);
+    }
+
     /// Handles what a program sent to the kernel.
     ///
     /// Source: Linux 6.12 net/netlink/af_netlink.c, `netlink_rcv_skb`, `__netlink_dump_start`.

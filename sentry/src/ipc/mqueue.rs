@@ -13,6 +13,8 @@ use base::time::Time;
 use base::wait::{Events, WaitQueue};
 use fs::file::{FileDescription, FileOps, Metadata, oflag};
 use fs::vfs::mode;
+use net::netlink::NetlinkSocket;
+use net::socket::Socket;
 
 use super::Share;
 
@@ -33,14 +35,61 @@ const NODE: u64 = 48;
 const FILE_SIZE: u64 = 80;
 
 /// Whom to tell of the next message in an empty queue.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Notice {
     /// The process.
     pub pid: i32,
-    /// The signal; 0 for none.
-    pub signo: i32,
-    /// `sigev_value`.
-    pub value: u64,
+    /// How.
+    pub tell: Tell,
+}
+
+/// How a process is told.
+#[derive(Debug)]
+pub enum Tell {
+    /// Not at all: only nobody else can register (`SIGEV_NONE`).
+    Nothing,
+    /// By a signal.
+    Signal {
+        /// The signal; 0 for none.
+        signo: i32,
+        /// `sigev_value`.
+        value: u64,
+    },
+    /// By a message to a netlink socket, which a thread of the C library waits for (`SIGEV_THREAD`).
+    Thread {
+        /// A netlink socket.
+        socket: Arc<dyn Socket>,
+        /// What to send; the last byte says why.
+        cookie: [u8; COOKIE_LEN],
+    },
+}
+
+/// `NOTIFY_COOKIE_LEN`.
+pub const COOKIE_LEN: usize = 32;
+/// `NOTIFY_WOKENUP`: a message came.
+const WOKEN_UP: u8 = 1;
+/// `NOTIFY_REMOVED`: the registration has ended.
+const REMOVED: u8 = 2;
+
+impl Tell {
+    fn send_cookie(&self, why: u8) {
+        if let Self::Thread { socket, cookie } = self
+            && let Some(netlink) = socket.as_any().downcast_ref::<NetlinkSocket>()
+        {
+            let mut data = cookie.to_vec();
+            data[COOKIE_LEN - 1] = why;
+            netlink.tell(data);
+        }
+    }
+
+    /// What `/proc` and `read` show as `NOTIFY` and `SIGNO`.
+    fn shown(&self) -> (i32, i32) {
+        match self {
+            Self::Nothing => (1, 0),
+            Self::Signal { signo, .. } => (0, *signo),
+            Self::Thread { .. } => (2, 0),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -297,6 +346,9 @@ impl Mqueue {
         let told = if state.count == 1 && state.receivers == 0 { state.notice.take() } else { None };
         drop(state);
         self.waiters.notify(Events::READABLE);
+        if let Some(notice) = &told {
+            notice.tell.send_cookie(WOKEN_UP);
+        }
         Ok(told)
     }
 
@@ -325,14 +377,20 @@ impl Mqueue {
     /// `EBUSY`: a process is registered.
     pub fn notify(&self, pid: i32, notice: Option<Notice>) -> Result<(), Errno> {
         let mut state = self.state.lock();
-        match notice {
-            Some(_) if state.notice.is_some() => return Err(EBUSY),
-            Some(_) => state.notice = notice,
-            None => {
-                if state.notice.is_some_and(|n| n.pid == pid) {
-                    state.notice = None;
-                }
+        let removed = match notice {
+            Some(_) if state.notice.is_some() => {
+                drop(state);
+                return Err(EBUSY);
             }
+            Some(_) => {
+                state.notice = notice;
+                None
+            }
+            None => state.notice.take_if(|n| n.pid == pid),
+        };
+        drop(state);
+        if let Some(removed) = removed {
+            removed.tell.send_cookie(REMOVED);
         }
         Ok(())
     }
@@ -386,8 +444,8 @@ impl FileOps for OpenQueue {
     fn read_at(&self, offset: u64, dst: &mut dyn Sink) -> Result<usize, Errno> {
         let text = {
             let state = self.queue.state.lock();
-            let (signo, pid) = state.notice.map_or((0, 0), |n| (n.signo, n.pid));
-            format!("QSIZE:{:<10} NOTIFY:{:<5} SIGNO:{signo:<5} NOTIFY_PID:{pid:<6}\n", state.bytes, 0)
+            let ((how, signo), pid) = state.notice.as_ref().map_or(((0, 0), 0), |n| (n.tell.shown(), n.pid));
+            format!("QSIZE:{:<10} NOTIFY:{how:<5} SIGNO:{signo:<5} NOTIFY_PID:{pid:<6}\n", state.bytes)
         };
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(text.len());
         dst.put(text.as_bytes().get(start..).unwrap_or_default())

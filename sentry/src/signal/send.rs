@@ -22,8 +22,10 @@ const NO_IDS: [i32; 2] = [-2, -5];
 pub enum Sender {
     /// The kernel; never fails.
     Kernel,
-    /// kill(2), tgkill(2): without room a real-time signal loses its details.
+    /// kill(2): without room a real-time signal loses its details.
     Kill,
+    /// tgkill(2), tkill(2): a real-time signal fails without room.
+    Thread,
     /// sigqueue(3) and its like: fails without room.
     Queue,
 }
@@ -135,7 +137,7 @@ impl Kernel {
     /// Queues a signal for `target` or, with `to_group`, for its process.
     ///
     /// # Errors
-    /// `EAGAIN`: a [`Sender::Queue`] has used up `RLIMIT_SIGPENDING`.
+    /// `EAGAIN`: a [`Sender::Thread`] or [`Sender::Queue`] has used up `RLIMIT_SIGPENDING`.
     pub fn send(
         &self,
         tree: &Tree,
@@ -153,7 +155,7 @@ impl Kernel {
             && let Some(by) = crate::task::current()
         {
             is_outside = match (sender, pending.info.code) {
-                (Sender::Kill, _) => by.translate_info(target, &mut pending.info, false),
+                (Sender::Kill | Sender::Thread, _) => by.translate_info(target, &mut pending.info, false),
                 (_, code) if code < 0 && !NO_IDS.contains(&code) => {
                     by.translate_info(target, &mut pending.info, true)
                 }
@@ -209,10 +211,11 @@ impl Kernel {
         let mut bare = false;
         if pending.charge.is_none() && pending.hook.is_none() {
             let limit = group.rlimits.lock()[11].0;
-            let counted = signo >= SIGRTMIN || sender == Sender::Queue;
+            let is_queued = matches!(sender, Sender::Thread | Sender::Queue);
+            let counted = signo >= SIGRTMIN || is_queued;
             pending.charge = self.queued_signals.charge(uid, if counted { limit } else { u64::MAX });
             if pending.charge.is_none() {
-                if sender == Sender::Queue && signo >= SIGRTMIN {
+                if is_queued && signo >= SIGRTMIN {
                     return Err(EAGAIN);
                 }
                 bare = true;

@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use abi::errno::{EAGAIN, EBADF, EINVAL, EMSGSIZE, ENOENT, ETIMEDOUT};
+use abi::errno::{EAGAIN, EBADF, EINVAL, EMSGSIZE, ENOENT, ENOTSOCK, ETIMEDOUT};
 use abi::signal::SigInfo;
 use abi::{Errno, UserAddr};
 use base::time::Time;
 use base::wait::Events;
 use fs::file::{FileDescription, oflag};
+use net::netlink::NetlinkSocket;
 
 use super::{Restart, Stop, SysResult};
-use crate::ipc::mqueue::{MQ_PRIO_MAX, Mqueue, Notice, Open, open_file, queue_of};
+use crate::ipc::mqueue::{COOKIE_LEN, MQ_PRIO_MAX, Mqueue, Notice, Open, Tell, open_file, queue_of};
 use crate::task::Ctx;
 use crate::task::block::Registration;
 use crate::time::Clock;
@@ -108,16 +109,16 @@ pub(super) fn sys_mq_timedsend(
         }
         other => other?,
     };
-    if let Some(notice) = told
-        && notice.signo != 0
+    if let Some(Notice { pid: told, tell: Tell::Signal { signo, value } }) = told
+        && signo != 0
     {
         const SI_MESGQ: i32 = -3;
         let (pid, uid) = (cx.task.group.pid, cx.cred.uid);
-        let mut info = SigInfo::queue(notice.signo.cast_unsigned(), SI_MESGQ, pid, uid, notice.value);
+        let mut info = SigInfo::queue(signo.cast_unsigned(), SI_MESGQ, pid, uid, value);
         // The process may have ended.
-        if let Some(target) = cx.task.kernel.process_thread(notice.pid) {
+        if let Some(target) = cx.task.kernel.process_thread(told) {
             cx.task.translate_info(&target, &mut info, false);
-            let _ = cx.task.kernel.signal_process(notice.pid, notice.signo, info);
+            let _ = cx.task.kernel.signal_process(told, signo, info);
         }
     }
     Ok(0)
@@ -171,6 +172,7 @@ pub(super) fn sys_mq_timedreceive(
 pub(super) fn sys_mq_notify(cx: &mut Ctx<'_>, fd: i32, event: UserAddr) -> SysResult {
     const SIGEV_SIGNAL: i32 = 0;
     const SIGEV_NONE: i32 = 1;
+    const SIGEV_THREAD: i32 = 2;
     let pid = cx.task.group.pid;
     let notice = if event.is_null() {
         None
@@ -179,14 +181,29 @@ pub(super) fn sys_mq_notify(cx: &mut Ctx<'_>, fd: i32, event: UserAddr) -> SysRe
         let [value, rest]: [u64; 2] = cx.mm.read_value(event)?;
         let (signo, how) = ((rest as u32).cast_signed(), ((rest >> 32) as u32).cast_signed());
         match how {
-            SIGEV_SIGNAL if (0..=64).contains(&signo) => Some(Notice { pid, signo, value }),
-            SIGEV_NONE => Some(Notice { pid, signo: 0, value }),
+            SIGEV_SIGNAL if (0..=64).contains(&signo) => {
+                Some(Notice { pid, tell: Tell::Signal { signo, value } })
+            }
+            SIGEV_NONE => Some(Notice { pid, tell: Tell::Nothing }),
+            SIGEV_THREAD => Some(Notice { pid, tell: netlink_of(cx, signo, value)? }),
             _ => return Err(EINVAL.into()),
         }
     };
     let (_, queue) = queue_at(cx, fd)?;
     queue.notify(pid, notice)?;
     Ok(0)
+}
+
+/// The socket and the cookie of `SIGEV_THREAD` (Linux 6.12 ipc/mqueue.c, `do_mq_notify`; net/netlink/af_netlink.c,
+/// `netlink_getsockbyfd`).
+fn netlink_of(cx: &Ctx<'_>, fd: i32, cookie: u64) -> Result<Tell, Errno> {
+    let cookie: [u8; COOKIE_LEN] = cx.mm.read_value(UserAddr(cookie))?;
+    let file = cx.file(fd)?;
+    let socket = super::sockmsg::as_socket(&file).ok_or(ENOTSOCK)?;
+    if !socket.as_any().is::<NetlinkSocket>() {
+        return Err(EINVAL);
+    }
+    Ok(Tell::Thread { socket, cookie })
 }
 
 /// `mq_getsetattr(2)`.

@@ -135,6 +135,9 @@ enum RestAs {
     Timeval,
 }
 
+/// personality(2): the time that is left is not stored.
+const STICKY_TIMEOUTS: u32 = 0x400_0000;
+
 fn finish(
     cx: &mut Ctx<'_>,
     at: UserAddr,
@@ -143,6 +146,12 @@ fn finish(
     result: SysResult,
 ) -> SysResult {
     cx.end_mask(&result);
+    if cx.task.attributes.lock().personality & STICKY_TIMEOUTS != 0 {
+        return match result {
+            Err(Stop::Restart(Restart::NoHand)) => Err(EINTR.into()),
+            other => other,
+        };
+    }
     // A timeout of zero is not written back.
     let Some((_, deadline)) = limit.filter(|l| l.0 > 0) else { return result };
     let (sec, nsec) = rest(cx, deadline);

@@ -228,11 +228,15 @@ fn priority_limit(policy: u32, real_time: u32) -> SysResult {
     }
 }
 
+/// What a thread of `SCHED_RR` runs at a time: Linux's default, `/proc/sys/kernel/sched_rr_timeslice_ms`.
+const RR_SLICE_NS: i64 = 100_000_000;
+
 /// `sched_rr_get_interval(2)`: what the host gives each thread.
 pub(super) fn sys_sched_rr_get_interval(cx: &mut Ctx<'_>, tid: i32, interval: UserAddr) -> SysResult {
     let policy = target(cx, tid)?.attributes.lock().scheduling.policy;
     let ns = match policy {
         SCHED_FIFO => 0,
+        SCHED_RR => RR_SLICE_NS,
         _ => host::system::time_slice_ns()?,
     };
     cx.mm.write_value(interval, &[ns / 1_000_000_000, ns % 1_000_000_000])?;

@@ -310,7 +310,7 @@ pub(super) fn sys_tgkill(cx: &mut Ctx<'_>, tgid: i32, tid: i32, signo: i32) -> S
         return Err(EINVAL.into());
     }
     let info = SigInfo::kill(signo as u32, code::SI_TKILL, cx.task.group.pid, cx.cred.uid);
-    to_thread(cx, Some(cx.task.id_of(tgid)), cx.task.id_of(tid), signo, info, Sender::Kill)
+    to_thread(cx, Some(cx.task.id_of(tgid)), cx.task.id_of(tid), signo, info, Sender::Thread)
 }
 
 /// `tkill(2)`.
@@ -319,7 +319,7 @@ pub(super) fn sys_tkill(cx: &mut Ctx<'_>, tid: i32, signo: i32) -> SysResult {
         return Err(EINVAL.into());
     }
     let info = SigInfo::kill(signo as u32, code::SI_TKILL, cx.task.group.pid, cx.cred.uid);
-    to_thread(cx, None, cx.task.id_of(tid), signo, info, Sender::Kill)
+    to_thread(cx, None, cx.task.id_of(tid), signo, info, Sender::Thread)
 }
 
 /// Copies in a `siginfo_t` for `signo`.
@@ -343,6 +343,8 @@ pub(super) fn sys_rt_sigqueueinfo(cx: &mut Ctx<'_>, pid: i32, signo: i32, info: 
     }
     let kernel = cx.task.kernel.clone();
     let tree = kernel.tree.lock();
+    // A thread's ID stands for its process.
+    let pid = tree.tasks.get(&pid).map_or(pid, |t| t.group.pid);
     to_process(cx, &tree, pid, signo, info, Sender::Queue)?;
     Ok(0)
 }

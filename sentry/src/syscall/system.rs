@@ -73,7 +73,8 @@ pub(super) fn sys_sysinfo(cx: &mut Ctx<'_>, buf: UserAddr) -> SysResult {
     let memory = kernel.memory_counts();
     let tasks = kernel.tree.lock().tasks.len();
     let mut words = [0u64; 14];
-    words[0] = kernel.boot_ns().saturating_add_signed(cx.offsets.boottime_ns) / 1_000_000_000;
+    // A second that has begun counts.
+    words[0] = kernel.boot_ns().saturating_add_signed(cx.offsets.boottime_ns).div_ceil(1_000_000_000);
     for (word, load) in words[1..4].iter_mut().zip(kernel.system.load()) {
         *word = (load * 65536.0) as u64;
     }

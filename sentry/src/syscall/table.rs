@@ -172,7 +172,7 @@ syscalls! {
     132 utime = path::sys_utime(path: UserAddr, times: UserAddr), Full;
     133 mknod = open::sys_mknod(path: UserAddr, mode: u32, dev: u32), Full;
     134 uselib, Absent;
-    135 personality = system::sys_personality(new: u32), Partial("only ADDR_NO_RANDOMIZE and the uname of PER_LINUX32 have an effect");
+    135 personality = system::sys_personality(new: u32), Partial("only ADDR_NO_RANDOMIZE, STICKY_TIMEOUTS and the uname of PER_LINUX32 have an effect");
     136 ustat = system::sys_ustat(dev: u32, buf: UserAddr), Full;
     137 statfs = system::sys_statfs(path: UserAddr, buf: UserAddr), Full;
     138 fstatfs = system::sys_fstatfs(fd: i32, buf: UserAddr), Full;
@@ -281,7 +281,7 @@ syscalls! {
     241 mq_unlink = mqueue::sys_mq_unlink(name: UserAddr), Full;
     242 mq_timedsend = mqueue::sys_mq_timedsend(fd: i32, msg: UserAddr, len: u64, priority: u32, timeout: UserAddr), Full;
     243 mq_timedreceive = mqueue::sys_mq_timedreceive(fd: i32, msg: UserAddr, len: u64, priority: UserAddr, timeout: UserAddr), Full;
-    244 mq_notify = mqueue::sys_mq_notify(fd: i32, event: UserAddr), Partial("no SIGEV_THREAD");
+    244 mq_notify = mqueue::sys_mq_notify(fd: i32, event: UserAddr), Full;
     245 mq_getsetattr = mqueue::sys_mq_getsetattr(fd: i32, new: UserAddr, old: UserAddr), Full;
     246 kexec_load, Absent;
     247 waitid = wait::sys_waitid(which: u32, id: i32, info: UserAddr, options: u32, usage: UserAddr), Full;
