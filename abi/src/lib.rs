@@ -6,6 +6,7 @@ pub mod addr;
 pub mod auxv;
 pub mod elf;
 pub mod errno;
+pub mod io_uring;
 pub mod mman;
 pub mod regs;
 pub mod signal;

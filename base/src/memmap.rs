@@ -123,6 +123,20 @@ pub trait Memory: Send + Sync {
     /// Replaces the aligned word at `offset` if it equals `old`; returns what was there.
     fn compare_exchange_u32(&self, offset: u64, old: u32, new: u32) -> u32;
 
+    /// Stores the aligned word at `offset` in one piece. A guest that changes it all the time may find its own value there.
+    fn store_u32(&self, offset: u64, value: u32) {
+        /// A guest's stores cannot meet all of these.
+        const TRIES: u32 = 64;
+        let mut old = self.load_u32(offset);
+        for _ in 0..TRIES {
+            let seen = self.compare_exchange_u32(offset, old, value);
+            if seen == old {
+                return;
+            }
+            old = seen;
+        }
+    }
+
     /// Bytes that the host holds for the file now.
     fn resident(&self) -> u64;
 

@@ -611,7 +611,9 @@ impl FileDescription {
         }
         if !self.ops.is_seekable() {
             // Linux's anonymous inodes accept the call and stay where they are (`noop_llseek`).
-            let is_anonymous = self.ops.anonymous_name().is_some_and(|n| n.starts_with(b"anon_inode:"));
+            // Rings have no such operation.
+            let accepts = |n: &[u8]| n.starts_with(b"anon_inode:") && n != b"anon_inode:[io_uring]";
+            let is_anonymous = self.ops.anonymous_name().is_some_and(|n| accepts(&n));
             return if is_anonymous { Ok(0) } else { Err(ESPIPE) };
         }
         if self.ops.keeps_position() {

@@ -59,7 +59,7 @@ macro_rules! areas {
     };
 }
 
-areas! { cred files ipc memory misc patch paths poll proc process ptrace sched signals sock sockets time timers traps tty }
+areas! { cred files ipc memory misc patch paths poll proc process ptrace sched signals sock sockets time timers traps tty uring }
 
 #[test]
 fn every_area_has_its_test() {

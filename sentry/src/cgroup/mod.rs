@@ -352,7 +352,7 @@ impl Membership {
     }
 
     /// The place of a thread that has ended, which still shows where it was.
-    fn former(group: &Arc<Cgroup>) -> Self {
+    pub(crate) fn former(group: &Arc<Cgroup>) -> Self {
         Self { group: group.clone(), before: (0, 0), counts: false }
     }
 

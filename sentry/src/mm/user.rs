@@ -89,6 +89,16 @@ impl MemoryManager {
         }
     }
 
+    /// Makes all pages of `range` present and writable, as pinning them would.
+    ///
+    /// # Errors
+    /// `EFAULT`: some cannot be.
+    pub fn make_writable(&self, range: std::ops::Range<u64>) -> Result<(), Errno> {
+        let len = usize::try_from(range.end.saturating_sub(range.start)).map_err(|_| EFAULT)?;
+        let done = self.walk(UserAddr(range.start), len, Access::WRITE, |_, _, _| {})?;
+        if done == len { Ok(()) } else { Err(EFAULT) }
+    }
+
     /// Copies from guest memory; returns the bytes copied, fewer than asked where memory ends.
     ///
     /// # Errors

@@ -110,7 +110,8 @@ impl Ctx<'_> {
         EFBIG
     }
 
-    fn read_into(&mut self, file: &Arc<FileDescription>, list: &[(UserAddr, u64)]) -> SysResult {
+    /// `read(2)` into the listed buffers at the file's position.
+    pub(super) fn read_into(&mut self, file: &Arc<FileDescription>, list: &[(UserAddr, u64)]) -> SysResult {
         if let Some(socket) = super::sockmsg::as_socket(file) {
             return self.read_socket(file, &socket, list);
         }
@@ -130,7 +131,7 @@ impl Ctx<'_> {
     }
 
     /// Writes everything, unless the file is non-blocking or a signal or an error comes; then what was written.
-    fn write_from(&mut self, file: &Arc<FileDescription>, list: &[(UserAddr, u64)]) -> SysResult {
+    pub(super) fn write_from(&mut self, file: &Arc<FileDescription>, list: &[(UserAddr, u64)]) -> SysResult {
         if let Some(socket) = super::sockmsg::as_socket(file) {
             return self.write_socket(file, &socket, list);
         }
@@ -171,7 +172,7 @@ fn is_regular(file: &FileDescription) -> Result<bool, Errno> {
 }
 
 /// Linux 6.12 fs/read_write.c, `rw_verify_area`.
-fn check_end(offset: u64, len: u64) -> Result<(), Errno> {
+pub(super) fn check_end(offset: u64, len: u64) -> Result<(), Errno> {
     match offset.checked_add(len) {
         Some(end) if end <= i64::MAX as u64 => Ok(()),
         _ => Err(EINVAL),
@@ -385,7 +386,14 @@ pub(super) fn sys_sendfile(
     if let Some(pipe) = super::splice::pipe_of(&output) {
         let len = usize::try_from(count).unwrap_or(usize::MAX);
         let waits = !output.is_nonblocking();
-        return super::splice::into_pipe(cx, &input, offset, (&output, pipe), len, waits);
+        return super::splice::into_pipe(
+            cx,
+            &input,
+            super::splice::Offset::at(offset),
+            (&output, pipe),
+            len,
+            waits,
+        );
     }
     let kind = input.ops.metadata()?.file_type();
     let has_position = input.ops.is_seekable() || kind == FileType::Anonymous;

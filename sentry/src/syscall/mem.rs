@@ -41,6 +41,9 @@ pub(super) fn sys_mmap(
     let files = cx.files.clone();
     let mapped = cx.mm.map_call(call, cx.privileges(), |fd| -> Result<_, Errno> {
         let file = files.file(fd)?;
+        if let Some(ring) = super::uring::ring_of(&file) {
+            ring.check_mapping(offset, len)?;
+        }
         if file.flags() & fs::file::oflag::PATH != 0 {
             return Err(EBADF);
         }

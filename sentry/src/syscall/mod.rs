@@ -4,7 +4,7 @@
 //! pipes), `poll.rs` (waiting for descriptors), `mem.rs`, `task.rs` (processes, limits), `futex.rs`, `wait.rs`,
 //! `sig.rs`, `time.rs`, `timer.rs`,
 //! `mount.rs` and `fsmount.rs` (mounts), `cred.rs` (users, capabilities), `prctl.rs`, `sched.rs`, `system.rs` (names, usage, file systems), `sock.rs` and
-//! `sockmsg.rs` (sockets), `tty.rs` (terminals and sessions); `shm.rs`, `sem.rs`, `msg.rs` (System V IPC).
+//! `sockmsg.rs` (sockets), `uring/` (io_uring), `tty.rs` (terminals and sessions); `shm.rs`, `sem.rs`, `msg.rs` (System V IPC).
 
 use abi::errno::{EFAULT, ERESTARTSYS};
 use abi::{Errno, UserAddr};
@@ -50,6 +50,7 @@ pub mod task;
 pub mod time;
 pub mod timer;
 pub mod tty;
+pub mod uring;
 pub mod wait;
 mod watch;
 pub mod xattr;

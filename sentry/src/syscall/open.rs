@@ -41,16 +41,104 @@ impl Ctx<'_> {
 
 fn open(cx: &mut Ctx<'_>, dirfd: i32, path: UserAddr, flags: u32, mode: u32) -> SysResult {
     let path = cx.path(path)?;
-    // Linux fs/open.c, `force_o_largefile`.
-    let flags = flags | oflag::LARGEFILE;
-    let mode = if flags & (oflag::CREAT | TMPFILE_BIT) != 0 { mode & 0o7777 } else { 0 };
     cx.check_room()?;
-    let file = cx.past_leases(|cx| {
-        let walk = cx.walk_at(dirfd, &path).map_err(|e| if path.is_empty() { ENOENT } else { e })?;
-        walk.open(&path, flags, mode)
-    })?;
-    cx.finish_open(&file)?;
+    let file = cx.open_at(dirfd, &path, flags, mode)?;
     Ok(cx.install(file, flags & oflag::CLOEXEC != 0)? as u64)
+}
+
+impl Ctx<'_> {
+    /// `openat(2)` of a path that was copied in.
+    pub(super) fn open_at(
+        &mut self,
+        dirfd: i32,
+        path: &[u8],
+        flags: u32,
+        mode: u32,
+    ) -> Result<Arc<FileDescription>, Stop> {
+        // Linux fs/open.c, `force_o_largefile`.
+        let flags = flags | oflag::LARGEFILE;
+        let mode = if flags & (oflag::CREAT | TMPFILE_BIT) != 0 { mode & 0o7777 } else { 0 };
+        let file = self.past_leases(|cx| {
+            let walk = cx.walk_at(dirfd, path).map_err(|e| if path.is_empty() { ENOENT } else { e })?;
+            walk.open(path, flags, mode)
+        })?;
+        self.finish_open(&file)?;
+        Ok(file)
+    }
+
+    /// `openat2(2)` of a path and a `struct open_how` that were copied in.
+    pub(super) fn open_how(
+        &mut self,
+        dirfd: i32,
+        path: &[u8],
+        how: OpenHow,
+    ) -> Result<Arc<FileDescription>, Stop> {
+        let makes = how.flags & (oflag::CREAT | TMPFILE_BIT) != 0;
+        let file = self.past_leases(|cx| {
+            let mut walk = cx.walk_at(dirfd, path)?;
+            if how.rules.intersects(Rules::BENEATH | Rules::IN_ROOT) {
+                // The directory is the root even for a path that begins with a slash.
+                if dirfd != AT_FDCWD {
+                    walk.base = cx.file(dirfd)?.path.clone().ok_or(ENOTDIR)?;
+                }
+                walk.root = walk.base.clone();
+            }
+            walk.open_with(path, how.flags, if makes { how.mode } else { 0 }, how.rules)
+        })?;
+        self.finish_open(&file)?;
+        Ok(file)
+    }
+
+    /// Copies in and checks a `struct open_how`.
+    ///
+    /// # Errors
+    /// As openat2(2).
+    ///
+    /// Source: Linux 6.12 fs/open.c, `build_open_flags`.
+    pub(super) fn read_open_how(&self, how: UserAddr, size: u64) -> Result<OpenHow, Errno> {
+        /// All flags of open(2) that Linux knows (`VALID_OPEN_FLAGS`).
+        const VALID: u64 = 0o37_777_703;
+        const RESOLVE_CACHED: u64 = 0x20;
+        const PATH_WITH: u64 = (oflag::DIRECTORY | oflag::NOFOLLOW | oflag::PATH | oflag::CLOEXEC) as u64;
+        if size < 24 {
+            return Err(EINVAL);
+        }
+        if size > 4096 {
+            return Err(E2BIG);
+        }
+        let mut rest = vec![0u8; (size - 24) as usize];
+        let [flags, mode, resolve]: [u64; 3] = self.mm.read_value(how)?;
+        self.mm.read_exact(how.checked_add(24).ok_or(EFAULT)?, &mut rest)?;
+        if rest.iter().any(|&b| b != 0) {
+            return Err(E2BIG);
+        }
+        if flags & !VALID != 0 || resolve & !(u64::from(Rules::all().bits()) | RESOLVE_CACHED) != 0 {
+            return Err(EINVAL);
+        }
+        let rules = Rules::from_bits_truncate(resolve as u32);
+        if rules.contains(Rules::BENEATH | Rules::IN_ROOT) {
+            return Err(EINVAL);
+        }
+        let makes = flags & u64::from(oflag::CREAT | TMPFILE_BIT) != 0;
+        if (makes && mode & !0o7777 != 0) || (!makes && mode != 0) {
+            return Err(EINVAL);
+        }
+        if flags & u64::from(oflag::PATH) != 0 && flags & !PATH_WITH != 0 {
+            return Err(EINVAL);
+        }
+        if resolve & RESOLVE_CACHED != 0 && (makes || flags & u64::from(oflag::TRUNC) != 0) {
+            return Err(EAGAIN);
+        }
+        Ok(OpenHow { flags: flags as u32, mode: mode as u32, rules })
+    }
+}
+
+/// A checked `struct open_how`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OpenHow {
+    pub(super) flags: u32,
+    pub(super) mode: u32,
+    rules: Rules,
 }
 
 /// `open(2)`.
@@ -69,8 +157,6 @@ pub(super) fn sys_creat(cx: &mut Ctx<'_>, path: UserAddr, mode: u32) -> SysResul
 }
 
 /// `openat2(2)`.
-///
-/// Source: Linux 6.12 fs/open.c, `build_open_flags`.
 pub(super) fn sys_openat2(
     cx: &mut Ctx<'_>,
     dirfd: i32,
@@ -78,54 +164,10 @@ pub(super) fn sys_openat2(
     how: UserAddr,
     size: u64,
 ) -> SysResult {
-    /// All flags of open(2) that Linux knows (`VALID_OPEN_FLAGS`).
-    const VALID: u64 = 0o37_777_703;
-    const RESOLVE_CACHED: u64 = 0x20;
-    const PATH_WITH: u64 = (oflag::DIRECTORY | oflag::NOFOLLOW | oflag::PATH | oflag::CLOEXEC) as u64;
-    if size < 24 {
-        return Err(EINVAL.into());
-    }
-    if size > 4096 {
-        return Err(E2BIG.into());
-    }
-    let mut rest = vec![0u8; (size - 24) as usize];
-    let [flags, mode, resolve]: [u64; 3] = cx.mm.read_value(how)?;
-    cx.mm.read_exact(how.checked_add(24).ok_or(EFAULT)?, &mut rest)?;
-    if rest.iter().any(|&b| b != 0) {
-        return Err(E2BIG.into());
-    }
-    if flags & !VALID != 0 || resolve & !(u64::from(Rules::all().bits()) | RESOLVE_CACHED) != 0 {
-        return Err(EINVAL.into());
-    }
-    let rules = Rules::from_bits_truncate(resolve as u32);
-    if rules.contains(Rules::BENEATH | Rules::IN_ROOT) {
-        return Err(EINVAL.into());
-    }
-    let makes = flags & u64::from(oflag::CREAT | TMPFILE_BIT) != 0;
-    if (makes && mode & !0o7777 != 0) || (!makes && mode != 0) {
-        return Err(EINVAL.into());
-    }
-    if flags & u64::from(oflag::PATH) != 0 && flags & !PATH_WITH != 0 {
-        return Err(EINVAL.into());
-    }
-    if resolve & RESOLVE_CACHED != 0 && (makes || flags & u64::from(oflag::TRUNC) != 0) {
-        return Err(EAGAIN.into());
-    }
-    let (flags, mode) = (flags as u32, mode as u32);
+    let how = cx.read_open_how(how, size)?;
     let path = cx.path(path)?;
-    let file = cx.past_leases(|cx| {
-        let mut walk = cx.walk_at(dirfd, &path)?;
-        if rules.intersects(Rules::BENEATH | Rules::IN_ROOT) {
-            // The directory is the root even for a path that begins with a slash.
-            if dirfd != AT_FDCWD {
-                walk.base = cx.file(dirfd)?.path.clone().ok_or(ENOTDIR)?;
-            }
-            walk.root = walk.base.clone();
-        }
-        walk.open_with(&path, flags, if makes { mode } else { 0 }, rules)
-    })?;
-    cx.finish_open(&file)?;
-    Ok(cx.install(file, flags & oflag::CLOEXEC != 0)? as u64)
+    let file = cx.open_how(dirfd, &path, how)?;
+    Ok(cx.install(file, how.flags & oflag::CLOEXEC != 0)? as u64)
 }
 
 /// `mknodat(2)`.

@@ -84,7 +84,15 @@ fn found_at(
     path: UserAddr,
     flags: u32,
 ) -> Result<(Metadata, Option<VfsPath>), Errno> {
-    let bytes = if path.is_null() && flags & AT_EMPTY_PATH != 0 { Vec::new() } else { cx.path(path)? };
+    found(cx, dirfd, &path_or_empty(cx, path, flags)?, flags)
+}
+
+/// Copies in a path that may be NULL where it may be empty.
+pub(super) fn path_or_empty(cx: &Ctx<'_>, path: UserAddr, flags: u32) -> Result<Vec<u8>, Errno> {
+    if path.is_null() && flags & AT_EMPTY_PATH != 0 { Ok(Vec::new()) } else { cx.path(path) }
+}
+
+fn found(cx: &Ctx<'_>, dirfd: i32, bytes: &[u8], flags: u32) -> Result<(Metadata, Option<VfsPath>), Errno> {
     if bytes.is_empty() && flags & AT_EMPTY_PATH != 0 {
         if dirfd == AT_FDCWD {
             let cwd = cx.fs.lock().cwd.clone();
@@ -93,7 +101,7 @@ fn found_at(
         let file = cx.file(dirfd)?;
         return Ok((file.metadata()?, file.path.clone()));
     }
-    let place = cx.walk_at(dirfd, &bytes)?.resolve(&bytes, flags & AT_SYMLINK_NOFOLLOW == 0)?;
+    let place = cx.walk_at(dirfd, bytes)?.resolve(bytes, flags & AT_SYMLINK_NOFOLLOW == 0)?;
     Ok((place.dentry.inode().metadata()?, Some(place)))
 }
 
@@ -139,19 +147,41 @@ pub(super) fn sys_statx(
     mask: u32,
     buf: UserAddr,
 ) -> SysResult {
+    let path = || path_or_empty(cx, path, flags);
+    check_statx(flags, mask)?;
+    statx_at(cx, dirfd, &path()?, flags, mask, buf)
+}
+
+/// Whether statx(2) knows the flags and what is asked for.
+///
+/// # Errors
+/// `EINVAL`.
+pub(super) fn check_statx(flags: u32, mask: u32) -> Result<(), Errno> {
     const SYNC_TYPE: u32 = 0x6000;
     if mask & 0x8000_0000 != 0 || flags & SYNC_TYPE == SYNC_TYPE {
-        return Err(EINVAL.into());
+        return Err(EINVAL);
     }
     if flags & !(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH | SYNC_TYPE) != 0 {
-        return Err(EINVAL.into());
+        return Err(EINVAL);
     }
+    Ok(())
+}
+
+/// `statx(2)` of a path that was copied in; `flags` and `mask` have been checked.
+pub(super) fn statx_at(
+    cx: &Ctx<'_>,
+    dirfd: i32,
+    path: &[u8],
+    flags: u32,
+    mask: u32,
+    buf: UserAddr,
+) -> SysResult {
     /// `STATX_MNT_ID`, `STATX_MNT_ID_UNIQUE`.
     const MNT_ID: u32 = 0x1000;
     const MNT_ID_UNIQUE: u32 = 0x4000;
     const ATTR_MOUNT_ROOT: u64 = 0x2000;
     const ATTR_KEPT: u32 = iflag::IMMUTABLE | iflag::APPEND | iflag::NODUMP;
-    let (m, place) = found_at(cx, dirfd, path, flags)?;
+    let (m, place) = found(cx, dirfd, path, flags)?;
     let m = shown(cx, m);
     let mut out = [0u8; 256];
     let mut put = |at: usize, bytes: &[u8]| out[at..at + bytes.len()].copy_from_slice(bytes);
@@ -423,6 +453,16 @@ pub(super) fn sys_linkat(
     }
     let old = cx.path(old)?;
     let new = cx.path(new)?;
+    link_at(cx, (old_dir, &old), (new_dir, &new), flags)
+}
+
+/// `linkat(2)` of paths that were copied in.
+pub(super) fn link_at(
+    cx: &Ctx<'_>,
+    (old_dir, old): (i32, &[u8]),
+    (new_dir, new): (i32, &[u8]),
+    flags: u32,
+) -> SysResult {
     let place = if old.is_empty() && flags & AT_EMPTY_PATH != 0 {
         let place = cx.file(old_dir)?.path.clone().ok_or(ENOENT)?;
         // Linux also lets pass whom the file was opened by with the same credentials; a file without a name was.
@@ -431,9 +471,9 @@ pub(super) fn sys_linkat(
         }
         place
     } else {
-        cx.walk_at(old_dir, &old)?.resolve(&old, flags & AT_SYMLINK_FOLLOW != 0)?
+        cx.walk_at(old_dir, old)?.resolve(old, flags & AT_SYMLINK_FOLLOW != 0)?
     };
-    cx.walk_at(new_dir, &new)?.link(&place, &new)?;
+    cx.walk_at(new_dir, new)?.link(&place, new)?;
     Ok(0)
 }
 

@@ -297,16 +297,19 @@ pub(super) fn sys_epoll_create(cx: &mut Ctx<'_>, size: i32) -> SysResult {
 
 /// `epoll_ctl(2)`.
 pub(super) fn sys_epoll_ctl(cx: &mut Ctx<'_>, epfd: i32, op: u32, fd: i32, event: UserAddr) -> SysResult {
+    const DEL: u32 = 2;
+    // struct epoll_event is packed: u32 events, u64 data.
+    let event = if op == DEL { [0; 3] } else { cx.mm.read_value(event)? };
+    control_epoll(cx, epfd, op, fd, event)
+}
+
+/// `epoll_ctl(2)` with a `struct epoll_event` that was copied in.
+pub(super) fn control_epoll(cx: &Ctx<'_>, epfd: i32, op: u32, fd: i32, event: [u32; 3]) -> SysResult {
     const ADD: u32 = 1;
     const DEL: u32 = 2;
     const MOD: u32 = 3;
-    // struct epoll_event is packed: u32 events, u64 data.
-    let (events, data) = if op == DEL {
-        (0, 0)
-    } else {
-        let [e, low, high]: [u32; 3] = cx.mm.read_value(event)?;
-        (e, u64::from(low) | u64::from(high) << 32)
-    };
+    let [events, low, high] = event;
+    let data = u64::from(low) | u64::from(high) << 32;
     let ep_file = cx.open_file(epfd)?;
     let file = cx.open_file(fd)?;
     if file.ops.wait_queue().is_none() {

@@ -164,13 +164,24 @@ fn write_special(
 ///
 /// Source: Linux 6.12 fs/open.c, `vfs_fallocate`.
 pub(super) fn sys_fallocate(cx: &mut Ctx<'_>, fd: i32, mode: u32, offset: i64, len: i64) -> SysResult {
+    let file = cx.open_file(fd)?;
+    allocate(cx, &file, mode, offset, len)
+}
+
+/// `fallocate(2)` of an open file.
+pub(super) fn allocate(
+    cx: &Ctx<'_>,
+    file: &Arc<FileDescription>,
+    mode: u32,
+    offset: i64,
+    len: i64,
+) -> SysResult {
     const KEEP_SIZE: u32 = 1;
     const PUNCH_HOLE: u32 = 2;
     const COLLAPSE: u32 = 8;
     const ZERO: u32 = 0x10;
     const INSERT: u32 = 0x20;
     const UNSHARE: u32 = 0x40;
-    let file = cx.open_file(fd)?;
     if offset < 0 || len <= 0 {
         return Err(EINVAL.into());
     }
@@ -191,9 +202,9 @@ pub(super) fn sys_fallocate(cx: &mut Ctx<'_>, fd: i32, mode: u32, offset: i64, l
     }
     let end = offset.checked_add(len).ok_or(EFBIG)?;
     if mode & (KEEP_SIZE | PUNCH_HOLE) == 0 {
-        cx.check_size(&file, end as u64)?;
+        cx.check_size(file, end as u64)?;
     }
-    cx.before_write(&file, 1)?;
+    cx.before_write(file, 1)?;
     file.ops.allocate(mode, offset as u64, len as u64)?;
     file.tell(fs::notify::event::MODIFY);
     Ok(0)
@@ -207,6 +218,11 @@ fn has_pages(file: &Arc<FileDescription>) -> Result<bool, Errno> {
 /// `fadvise64(2)`.
 pub(super) fn sys_fadvise64(cx: &mut Ctx<'_>, fd: i32, _offset: i64, len: i64, advice: u32) -> SysResult {
     let file = cx.open_file(fd)?;
+    advise(&file, len, advice)
+}
+
+/// `fadvise64(2)` of an open file.
+pub(super) fn advise(file: &FileDescription, len: i64, advice: u32) -> SysResult {
     if file.metadata()?.file_type() == FileType::Fifo {
         return Err(ESPIPE.into());
     }
@@ -232,6 +248,11 @@ pub(super) fn sys_readahead(cx: &mut Ctx<'_>, fd: i32, _offset: i64, _count: u64
 /// `sync_file_range(2)`.
 pub(super) fn sys_sync_file_range(cx: &mut Ctx<'_>, fd: i32, offset: i64, len: i64, flags: u32) -> SysResult {
     let file = cx.open_file(fd)?;
+    sync_range(&file, offset, len, flags)
+}
+
+/// `sync_file_range(2)` of an open file.
+pub(super) fn sync_range(file: &FileDescription, offset: i64, len: i64, flags: u32) -> SysResult {
     if flags & !7 != 0 || offset < 0 || len < 0 || offset.checked_add(len).is_none() {
         return Err(EINVAL.into());
     }

@@ -91,13 +91,13 @@ impl Ctx<'_> {
         (timeout_ns > 0).then(|| self.monotonic_ns().saturating_add(timeout_ns))
     }
 
-    fn install_socket(&self, socket: Arc<dyn Socket>, flags: u32) -> Result<i32, Errno> {
+    pub(super) fn install_socket(&self, socket: Arc<dyn Socket>, flags: u32) -> Result<i32, Errno> {
         self.install(SocketFile::describe(socket, flags & sock::NONBLOCK), flags & sock::CLOEXEC != 0)
     }
 }
 
 /// Splits the type from the flags beside it.
-fn split_type(kind: u32) -> Result<(u32, u32), Errno> {
+pub(super) fn split_type(kind: u32) -> Result<(u32, u32), Errno> {
     let flags = kind & !sock::TYPE_MASK;
     if flags & !(sock::NONBLOCK | sock::CLOEXEC) != 0 {
         return Err(EINVAL);
@@ -106,7 +106,7 @@ fn split_type(kind: u32) -> Result<(u32, u32), Errno> {
 }
 
 /// Source: Linux 6.12 net/socket.c, `__sock_create`; net/unix/af_unix.c, `unix_create`.
-fn create(cx: &Ctx<'_>, domain: i32, kind: u32, protocol: i32) -> Result<Arc<dyn Socket>, Errno> {
+pub(super) fn create(cx: &Ctx<'_>, domain: i32, kind: u32, protocol: i32) -> Result<Arc<dyn Socket>, Errno> {
     if !(0..af::MAX).contains(&domain) {
         return Err(EAFNOSUPPORT);
     }

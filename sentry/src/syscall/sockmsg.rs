@@ -27,18 +27,25 @@ use crate::signal::SIGPIPE;
 use crate::task::Ctx;
 
 /// `struct msghdr`.
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
-struct MsgHeader {
-    name: u64,
-    name_len: i32,
+pub(super) struct MsgHeader {
+    pub(super) name: u64,
+    pub(super) name_len: i32,
     _pad: u32,
     iov: u64,
     iov_len: u64,
-    control: u64,
-    control_len: u64,
+    pub(super) control: u64,
+    pub(super) control_len: u64,
     flags: u32,
     _pad2: u32,
+}
+
+impl MsgHeader {
+    /// Bytes for control messages.
+    pub(super) fn control_room(&self) -> u64 {
+        if self.control == 0 { 0 } else { self.control_len }
+    }
 }
 
 /// Offsets of what `recvmsg` stores.
@@ -50,30 +57,30 @@ const MMSG_SIZE: u64 = 64;
 const MMSG_LEN: u64 = 56;
 
 /// What goes with the bytes.
-struct Envelope {
-    to: Vec<u8>,
-    flags: u32,
+pub(super) struct Envelope {
+    pub(super) to: Vec<u8>,
+    pub(super) flags: u32,
     rights: Rights,
     cred: Option<Ucred>,
     controls: Vec<Control>,
 }
 
 impl Envelope {
-    fn plain(flags: u32) -> Self {
+    pub(super) fn plain(flags: u32) -> Self {
         Self { to: Vec::new(), flags, rights: Rights::default(), cred: None, controls: Vec::new() }
     }
 }
 
 impl Ctx<'_> {
     /// Sends a message, or all of a stream's bytes; waits unless told otherwise.
-    fn send(
+    pub(super) fn send(
         &mut self,
         file: &Arc<FileDescription>,
         socket: &Arc<dyn Socket>,
         data: &mut dyn Source,
         mut envelope: Envelope,
     ) -> SysResult {
-        let is_waiting = !file.is_nonblocking() && envelope.flags & msg::DONTWAIT == 0;
+        let is_waiting = self.waits_for(file) && envelope.flags & msg::DONTWAIT == 0;
         if !is_waiting {
             envelope.flags |= msg::DONTWAIT;
         }
@@ -121,7 +128,7 @@ impl Ctx<'_> {
     }
 
     /// Receives a message, or bytes of a stream; waits unless told otherwise.
-    fn receive(
+    pub(super) fn receive(
         &mut self,
         file: &Arc<FileDescription>,
         socket: &Arc<dyn Socket>,
@@ -129,7 +136,7 @@ impl Ctx<'_> {
         mut flags: u32,
     ) -> Result<Incoming, Stop> {
         let common = socket.common().clone();
-        let is_waiting = !file.is_nonblocking() && flags & (msg::DONTWAIT | msg::ERRQUEUE) == 0;
+        let is_waiting = self.waits_for(file) && flags & (msg::DONTWAIT | msg::ERRQUEUE) == 0;
         if !is_waiting {
             flags |= msg::DONTWAIT;
         }
@@ -209,7 +216,7 @@ impl Ctx<'_> {
     /// Copies in a message's header and its list of buffers.
     ///
     /// Source: Linux 6.12 net/socket.c, `__copy_msghdr`.
-    fn read_header(&self, at: UserAddr) -> Result<(MsgHeader, Vec<(UserAddr, u64)>), Errno> {
+    pub(super) fn read_header(&self, at: UserAddr) -> Result<(MsgHeader, Vec<(UserAddr, u64)>), Errno> {
         let mut header: MsgHeader = self.mm.read_value(at)?;
         if header.name == 0 {
             header.name_len = 0;
@@ -228,7 +235,12 @@ impl Ctx<'_> {
     /// Takes the control messages of an AF_UNIX socket's sender apart.
     ///
     /// Source: Linux 6.12 net/core/scm.c, `__scm_send`.
-    fn read_controls(&self, header: &MsgHeader, domain: u16, envelope: &mut Envelope) -> Result<(), Errno> {
+    pub(super) fn read_controls(
+        &self,
+        header: &MsgHeader,
+        domain: u16,
+        envelope: &mut Envelope,
+    ) -> Result<(), Errno> {
         let is_inet = matches!(domain, af::INET | af::INET6);
         if header.control_len == 0 || header.control == 0 {
             return Ok(());
@@ -313,6 +325,17 @@ impl Ctx<'_> {
         let mm = self.mm.clone();
         let mut sink = mm.sink_list(&list)?;
         let incoming = self.receive(&file, &socket, &mut sink, flags)?;
+        self.store_message(at, &header, incoming, flags)
+    }
+
+    /// Stores what came beside a message's bytes; returns the call's result.
+    pub(super) fn store_message(
+        &self,
+        at: UserAddr,
+        header: &MsgHeader,
+        incoming: Incoming,
+        flags: u32,
+    ) -> SysResult {
         let mut out_flags = incoming.flags | flags & msg::CMSG_CLOEXEC;
         let result = if flags & msg::TRUNC != 0 { incoming.full } else { incoming.copied };
         if header.name != 0
@@ -326,7 +349,26 @@ impl Ctx<'_> {
         } else if header.name != 0 {
             self.mm.write_value(at.saturating_add(NAME_LEN), &0u32)?;
         }
-        let mut buffer = ControlBuffer::new(&header);
+        let (used, is_cut) =
+            self.put_controls(UserAddr(header.control), header.control_room(), incoming, flags)?;
+        if is_cut {
+            out_flags |= msg::CTRUNC;
+        }
+        self.mm.write_value(at.saturating_add(FLAGS), &out_flags)?;
+        self.mm.write_value(at.saturating_add(CONTROL_LEN), &used)?;
+        Ok(result as u64)
+    }
+
+    /// Stores control messages and passed files in `room` bytes at `at`; returns how many that used and whether something
+    /// was left out.
+    pub(super) fn put_controls(
+        &self,
+        at: UserAddr,
+        room: u64,
+        incoming: Incoming,
+        flags: u32,
+    ) -> Result<(u64, bool), Errno> {
+        let mut buffer = ControlBuffer::new(at, room);
         for control in &incoming.controls {
             match Ucred::from_bytes(&control.data) {
                 Some(cred) if (control.level, control.kind) == (sol::SOCKET, scm::CREDENTIALS) => {
@@ -340,12 +382,7 @@ impl Ctx<'_> {
         if let Some(pid) = incoming.sender {
             buffer.put_sender(self, pid)?;
         }
-        if buffer.is_cut {
-            out_flags |= msg::CTRUNC;
-        }
-        self.mm.write_value(at.saturating_add(FLAGS), &out_flags)?;
-        self.mm.write_value(at.saturating_add(CONTROL_LEN), &buffer.used)?;
-        Ok(result as u64)
+        Ok((buffer.used, buffer.is_cut))
     }
 }
 
@@ -358,14 +395,8 @@ struct ControlBuffer {
 }
 
 impl ControlBuffer {
-    fn new(header: &MsgHeader) -> Self {
-        let left = if header.control == 0 { 0 } else { header.control_len };
-        Self {
-            at: UserAddr(header.control),
-            left: usize::try_from(left).unwrap_or(usize::MAX),
-            used: 0,
-            is_cut: false,
-        }
+    fn new(at: UserAddr, room: u64) -> Self {
+        Self { at, left: usize::try_from(room).unwrap_or(usize::MAX), used: 0, is_cut: false }
     }
 
     /// Source: Linux 6.12 net/core/scm.c, `put_cmsg`.

@@ -22,24 +22,48 @@ const NONBLOCK: u32 = 2;
 
 /// The offset that a call gives or finds in the file's position.
 struct Position {
-    given: Option<UserAddr>,
+    given: Offset,
     at: u64,
+}
+
+/// Where a call's offset is.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Offset {
+    /// It is the file's position, which moves.
+    Own,
+    /// The program keeps it.
+    Stored(UserAddr),
+    /// It is given, and nobody keeps it.
+    Value(i64),
+}
+
+impl Offset {
+    /// That of a pointer that may be NULL.
+    pub(super) fn at(addr: UserAddr) -> Self {
+        if addr.is_null() { Self::Own } else { Self::Stored(addr) }
+    }
+
+    fn is_own(self) -> bool {
+        matches!(self, Self::Own)
+    }
 }
 
 impl Position {
     /// `error` is what a negative offset gives.
-    fn new(cx: &Ctx<'_>, file: &FileDescription, given: UserAddr, error: Errno) -> Result<Self, Errno> {
-        if given.is_null() {
-            return Ok(Self { given: None, at: file.seek(0, 1)? });
-        }
-        let at: i64 = cx.mm.read_value(given)?;
-        Ok(Self { given: Some(given), at: u64::try_from(at).map_err(|_| error)? })
+    fn new(cx: &Ctx<'_>, file: &FileDescription, given: Offset, error: Errno) -> Result<Self, Errno> {
+        let at: i64 = match given {
+            Offset::Own => return Ok(Self { given, at: file.seek(0, 1)? }),
+            Offset::Stored(addr) => cx.mm.read_value(addr)?,
+            Offset::Value(at) => at,
+        };
+        Ok(Self { given, at: u64::try_from(at).map_err(|_| error)? })
     }
 
     fn store(&self, cx: &Ctx<'_>, file: &FileDescription) -> Result<(), Errno> {
         match self.given {
-            Some(addr) => cx.mm.write_value(addr, &self.at),
-            None => file.seek(i64::try_from(self.at).map_err(|_| EOVERFLOW)?, 0).map(drop),
+            Offset::Stored(addr) => cx.mm.write_value(addr, &self.at),
+            Offset::Value(_) => Ok(()),
+            Offset::Own => file.seek(i64::try_from(self.at).map_err(|_| EOVERFLOW)?, 0).map(drop),
         }
     }
 }
@@ -58,13 +82,13 @@ pub(super) fn sys_copy_file_range(
 ) -> SysResult {
     let input = cx.open_file(in_fd)?;
     let output = cx.open_file(out_fd)?;
-    let place = |file: &FileDescription, given: UserAddr| match file.ops.is_seekable() {
+    let place = |file: &FileDescription, given: Offset| match file.ops.is_seekable() {
         true => Position::new(cx, file, given, EOVERFLOW),
-        false if given.is_null() => Ok(Position { given: None, at: 0 }),
+        false if given.is_own() => Ok(Position { given, at: 0 }),
         false => Position::new(cx, file, given, EOVERFLOW),
     };
-    let mut from = place(&input, in_offset)?;
-    let mut to = place(&output, out_offset)?;
+    let mut from = place(&input, Offset::at(in_offset))?;
+    let mut to = place(&output, Offset::at(out_offset))?;
     if flags != 0 {
         return Err(EINVAL.into());
     }
@@ -162,8 +186,21 @@ pub(super) fn sys_splice(
     }
     let input = cx.open_file(in_fd)?;
     let output = cx.open_file(out_fd)?;
-    let (in_pipe, out_pipe) = (pipe_of(&input), pipe_of(&output));
-    if in_pipe.is_some() && !in_offset.is_null() || out_pipe.is_some() && !out_offset.is_null() {
+    splice(cx, (&input, Offset::at(in_offset)), (&output, Offset::at(out_offset)), len, flags)
+}
+
+/// `splice(2)` between open files, its flags and length checked.
+///
+/// Source: Linux 6.12 fs/splice.c, `do_splice`.
+pub(super) fn splice(
+    cx: &mut Ctx<'_>,
+    (input, in_offset): (&Arc<FileDescription>, Offset),
+    (output, out_offset): (&Arc<FileDescription>, Offset),
+    len: u64,
+    flags: u32,
+) -> SysResult {
+    let (in_pipe, out_pipe) = (pipe_of(input), pipe_of(output));
+    if in_pipe.is_some() && !in_offset.is_own() || out_pipe.is_some() && !out_offset.is_own() {
         return Err(ESPIPE.into());
     }
     if !input.is_readable() || !output.is_writable() {
@@ -176,16 +213,16 @@ pub(super) fn sys_splice(
                 return Err(EINVAL.into());
             }
             let waits = flags & NONBLOCK == 0 && !input.is_nonblocking() && !output.is_nonblocking();
-            move_between(cx, (&input, a), (&output, b), len, waits)
+            move_between(cx, (input, a), (output, b), len, waits)
         }
-        (Some(_), None) if !is_spliced(&output)? => Err(EINVAL.into()),
+        (Some(_), None) if !is_spliced(output)? => Err(EINVAL.into()),
         (Some(pipe), None) => {
             let waits = flags & NONBLOCK == 0;
-            from_pipe(cx, (&input, pipe), &output, out_offset, len, waits)
+            from_pipe(cx, (input, pipe), output, out_offset, len, waits)
         }
         (None, Some(pipe)) => {
             let waits = flags & NONBLOCK == 0 && !output.is_nonblocking();
-            into_pipe(cx, &input, in_offset, (&output, pipe), len, waits)
+            into_pipe(cx, input, in_offset, (output, pipe), len, waits)
         }
         (None, None) => Err(EINVAL.into()),
     }
@@ -224,7 +261,7 @@ fn from_pipe(
     cx: &mut Ctx<'_>,
     input: End<'_>,
     output: &Arc<FileDescription>,
-    offset: UserAddr,
+    offset: Offset,
     len: usize,
     waits: bool,
 ) -> SysResult {
@@ -233,7 +270,7 @@ fn from_pipe(
     }
     cx.before_write(output, 1)?;
     let mut position = None;
-    if !offset.is_null() {
+    if !offset.is_own() {
         if !output.ops.is_seekable() {
             return Err(EINVAL.into());
         }
@@ -295,12 +332,12 @@ fn is_spliced(file: &FileDescription) -> Result<bool, Errno> {
 pub(super) fn into_pipe(
     cx: &mut Ctx<'_>,
     input: &Arc<FileDescription>,
-    offset: UserAddr,
+    offset: Offset,
     output: End<'_>,
     len: usize,
     waits: bool,
 ) -> SysResult {
-    if !offset.is_null() && !input.ops.is_seekable() {
+    if !offset.is_own() && !input.ops.is_seekable() {
         return Err(EINVAL.into());
     }
     let mut position = match input.ops.is_seekable() {
@@ -359,10 +396,21 @@ pub(super) fn sys_tee(cx: &mut Ctx<'_>, in_fd: i32, out_fd: i32, len: u64, flags
     }
     let input = cx.open_file(in_fd)?;
     let output = cx.open_file(out_fd)?;
+    tee(cx, &input, &output, len, flags)
+}
+
+/// `tee(2)` between open files, its flags and length checked.
+pub(super) fn tee(
+    cx: &mut Ctx<'_>,
+    input: &Arc<FileDescription>,
+    output: &Arc<FileDescription>,
+    len: u64,
+    flags: u32,
+) -> SysResult {
     if !input.is_readable() || !output.is_writable() {
         return Err(EBADF.into());
     }
-    let (Some(a), Some(b)) = (pipe_of(&input), pipe_of(&output)) else { return Err(EINVAL.into()) };
+    let (Some(a), Some(b)) = (pipe_of(input), pipe_of(output)) else { return Err(EINVAL.into()) };
     if a.is_same_pipe(b) {
         return Err(EINVAL.into());
     }
@@ -370,9 +418,9 @@ pub(super) fn sys_tee(cx: &mut Ctx<'_>, in_fd: i32, out_fd: i32, len: u64, flags
     let len = usize::try_from(len).unwrap_or(usize::MAX);
     loop {
         // In the order of move_between.
-        cx.splice_wait(&input, Events::READABLE, waits, |_| a.peek(1))?;
-        let room = cx.splice_wait(&output, Events::WRITABLE, waits, |_| b.room());
-        let room = cx.broken_pipe(&output, room)?;
+        cx.splice_wait(input, Events::READABLE, waits, |_| a.peek(1))?;
+        let room = cx.splice_wait(output, Events::WRITABLE, waits, |_| b.room());
+        let room = cx.broken_pipe(output, room)?;
         let bytes = match a.peek(len.min(room)) {
             Ok(bytes) if bytes.is_empty() => return Ok(0),
             Ok(bytes) => bytes,
@@ -385,7 +433,7 @@ pub(super) fn sys_tee(cx: &mut Ctx<'_>, in_fd: i32, out_fd: i32, len: u64, flags
             Ok(0) => {}
             Ok(n) => return Ok(n as u64),
             Err(EAGAIN) if waits => {}
-            Err(e) => return cx.broken_pipe(&output, Err(e.into())),
+            Err(e) => return cx.broken_pipe(output, Err(e.into())),
         }
     }
 }

@@ -6,7 +6,7 @@ use abi::UserAddr;
 use super::{
     Argument, Row, Support, SysResult, cred, fanotify, fd, file, fileattr, fsmount, futex, futex2, handle,
     inotify, ioprio, limits, lock, mem, mempolicy, mount, mqueue, msg, ns, open, path, poll, process, range,
-    sched, seccomp, sem, shm, sig, sock, sockmsg, splice, system, task, time, timer, tty, wait, xattr,
+    sched, seccomp, sem, shm, sig, sock, sockmsg, splice, system, task, time, timer, tty, uring, wait, xattr,
 };
 use crate::ptrace::calls as ptrace;
 use crate::task::Ctx;
@@ -373,9 +373,9 @@ syscalls! {
     333 io_pgetevents, Absent;
     334 rseq, Absent;
     424 pidfd_send_signal = sig::sys_pidfd_send_signal(fd: i32, signo: i32, info: UserAddr, flags: u32), Full;
-    425 io_uring_setup, Absent;
-    426 io_uring_enter, Absent;
-    427 io_uring_register, Absent;
+    425 io_uring_setup = uring::sys_io_uring_setup(entries: u32, params: UserAddr), Partial("no IOPOLL, NO_MMAP, ATTACH_WQ");
+    426 io_uring_enter = uring::sys_io_uring_enter(fd: u32, submit: u32, complete: u32, flags: u32, arg: UserAddr, size: u64), Partial("no xattr, zero-copy, futex, waitid and driver operations");
+    427 io_uring_register = uring::sys_io_uring_register(fd: u32, opcode: u32, arg: UserAddr, count: u32), Partial("buffers are not pinned: unmapped ones fail; no NAPI, clocks or buffer rings in the kernel's memory");
     428 open_tree = fsmount::sys_open_tree(dirfd: i32, path: UserAddr, flags: u32), Full;
     429 move_mount = fsmount::sys_move_mount(from_dir: i32, from: UserAddr, to_dir: i32, to: UserAddr, flags: u32), Partial("no MOVE_MOUNT_SET_GROUP, MOVE_MOUNT_BENEATH");
     430 fsopen = fsmount::sys_fsopen(fstype: UserAddr, flags: u32), Full;

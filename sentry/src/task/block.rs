@@ -86,6 +86,28 @@ impl Wake for Parker {
     }
 }
 
+/// What a call that would have to wait does: one that a ring makes must not hold up the thread that submits it.
+#[derive(Debug, Default)]
+pub enum Waiting {
+    /// It sleeps.
+    #[default]
+    Sleeps,
+    /// It fails with `EAGAIN` and says what it would have waited for.
+    Fails(Obstacle),
+}
+
+/// What a call would have waited for.
+#[derive(Debug, Default)]
+pub enum Obstacle {
+    /// Nothing: it has an answer.
+    #[default]
+    None,
+    /// These events of this file.
+    File(Arc<FileDescription>, Events),
+    /// Something else.
+    Other,
+}
+
 impl Ctx<'_> {
     /// Sleeps until `ready` gives a result, `deadline` (monotonic ns) passes (`Ok(None)`), or a signal comes.
     ///
@@ -97,6 +119,13 @@ impl Ctx<'_> {
         kind: Restart,
         mut ready: impl FnMut(&mut Self) -> Result<Option<T>, Stop>,
     ) -> Result<Option<T>, Stop> {
+        if matches!(self.waiting, Waiting::Fails(_)) {
+            if let Some(v) = ready(self)? {
+                return Ok(Some(v));
+            }
+            self.waiting = Waiting::Fails(Obstacle::Other);
+            return Err(Stop::Fail(EAGAIN));
+        }
         loop {
             self.task.parker.prepare();
             if let Some(v) = ready(self)? {
@@ -117,6 +146,11 @@ impl Ctx<'_> {
             };
             self.park(limit);
         }
+    }
+
+    /// Whether a call waits until `file` is ready. A request of a ring does, whatever the file's flags say.
+    pub fn waits_for(&self, file: &FileDescription) -> bool {
+        matches!(self.waiting, Waiting::Fails(_)) || !file.is_nonblocking()
     }
 
     /// Sleeps in the task's parking place: see [`Parker::park`].
@@ -141,7 +175,7 @@ impl Ctx<'_> {
         mut op: impl FnMut(&mut Self) -> Result<T, Errno>,
     ) -> Result<T, Stop> {
         match op(self) {
-            Err(EAGAIN) if !file.is_nonblocking() => {}
+            Err(EAGAIN) if self.waits_for(file) => {}
             other => return other.map_err(Stop::from),
         }
         self.blocking_until(file, mask, None, op)
@@ -160,6 +194,10 @@ impl Ctx<'_> {
         mut op: impl FnMut(&mut Self) -> Result<T, Errno>,
     ) -> Result<T, Stop> {
         let Some(queue) = file.ops.wait_queue() else { return Err(Stop::Fail(EAGAIN)) };
+        if matches!(self.waiting, Waiting::Fails(_)) {
+            self.waiting = Waiting::Fails(Obstacle::File(file.clone(), mask));
+            return Err(Stop::Fail(EAGAIN));
+        }
         let _registration = Registration::new(queue, self.task.parker.clone(), mask);
         let done = self.sleep_until(deadline, Restart::Sys, |cx| match op(cx) {
             Err(EAGAIN) => Ok(None),

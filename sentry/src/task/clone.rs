@@ -152,6 +152,7 @@ fn new_group(
         attributes: Lock::new(attributes),
         dead_leader: Lock::new(None),
         exe: Lock::new(exe),
+        rings: Lock::default(),
     })
 }
 
@@ -292,7 +293,7 @@ pub fn start_first(first: FirstTask) -> Result<(), Errno> {
     receiver.recv().map_err(|_| ENOMEM)?
 }
 
-fn new_ctx<'a>(
+pub(super) fn new_ctx<'a>(
     task: Arc<Task>,
     mm: Arc<crate::mm::MemoryManager>,
     files: Arc<super::FdTable>,
@@ -321,11 +322,12 @@ fn new_ctx<'a>(
         trap: crate::signal::frame::TrapInfo::default(),
         window_page: None,
         seccomp: crate::seccomp::Current::default(),
+        waiting: super::block::Waiting::default(),
         ended: false,
     }
 }
 
-fn spawn(tid: i32, f: impl FnOnce() + Send + 'static) -> Result<(), Errno> {
+pub(super) fn spawn(tid: i32, f: impl FnOnce() + Send + 'static) -> Result<(), Errno> {
     let builder = std::thread::Builder::new().name(format!("task {tid}")).stack_size(512 << 10);
     let run = move || {
         let _awake = Awake::new();

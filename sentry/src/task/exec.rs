@@ -365,6 +365,7 @@ impl Ctx<'_> {
         path: &[u8],
         exe_path: Vec<u8>,
     ) -> Result<(), Errno> {
+        crate::syscall::uring::leave_all(self);
         self.release_mm();
         self.mm = mm.clone();
         let old = std::mem::replace(&mut *self.task.mm.lock(), mm);

@@ -45,6 +45,7 @@ impl Ctx<'_> {
         self.seccomp = crate::seccomp::Current::default();
         let undo = self.task.sem_undo.lock().take();
         drop(undo);
+        crate::syscall::uring::leave(self, group.live.load(Ordering::SeqCst) == 1);
         // Descriptors are closed before the parent hears of the end, as Linux does: a reader sees EOF first.
         self.files = Arc::default();
         // Closing may ask a server of files, so nothing is locked meanwhile.

@@ -2,7 +2,7 @@
 //!
 //! Reading order: this file; `run.rs` (the loop of a guest thread); `block.rs` (sleeping); `exec.rs`; `clone.rs`; `exit.rs`
 //! (ending and waiting); `fd.rs` (descriptor tables); `account.rs` (time used); `attributes.rs` (prctl, scheduling);
-//! `current.rs`; `window.rs` (patched call sites).
+//! `current.rs`; `window.rs` (patched call sites); `worker.rs` (threads of the kernel's own).
 //!
 //! Locks: the tree (`Kernel::tree`) outermost, then signal state of a group, then a task's own state.
 
@@ -33,6 +33,7 @@ pub mod pidfd;
 pub mod robust;
 pub mod run;
 mod window;
+pub mod worker;
 
 pub use crate::signal::GroupSignals;
 pub use account::{Account, GroupAccount, Phase, Usage};
@@ -82,6 +83,8 @@ pub struct ThreadGroup {
     pub dead_leader: Lock<Option<DeadLeader>, { rank::LEAF }>,
     /// The program's name for /proc, as given to execve.
     pub exe: Lock<Vec<u8>, { rank::LEAF }>,
+    /// What it does through io_uring.
+    pub rings: Lock<crate::syscall::uring::Owners, { rank::LEAF }>,
 }
 
 /// What /proc shows of a process whose leader has ended.

@@ -49,6 +49,8 @@ pub struct Ctx<'a> {
     pub seccomp: crate::seccomp::Current,
     /// How far its clocks are ahead, in its time namespace.
     pub offsets: crate::ns::time::Offsets,
+    /// What calls that would wait do.
+    pub waiting: super::block::Waiting,
     /// Set when the thread has ended.
     pub ended: bool,
 }
