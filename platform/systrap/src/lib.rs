@@ -162,7 +162,10 @@ fn start_keeper(memory: &MemoryFile, options: &Options) -> Result<Arc<Family>, E
         .spawn(keeper)
         .map_err(|e| broken(&format!("a thread: {e}")))?;
     let family = receiver.recv().map_err(|_| broken(&"the keeper of stubs has ended"))??;
-    family.empty_template().inspect_err(|_| family.end())?;
+    family.empty_template().inspect_err(|_| {
+        family.end();
+        let _ = family.wait_for_end(SHUTDOWN_LIMIT);
+    })?;
     Ok(family)
 }
 
@@ -203,7 +206,7 @@ impl Platform for SystrapPlatform {
         self.shared.is_ending.store(true, Ordering::SeqCst);
         self.shared.nursery.end();
         self.shared.family.end();
-        self.shared.family.wait_for_end(SHUTDOWN_LIMIT);
+        let _ = self.shared.family.wait_for_end(SHUTDOWN_LIMIT);
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
@@ -216,7 +219,8 @@ impl Platform for SystrapPlatform {
 
 impl Drop for SystrapPlatform {
     fn drop(&mut self) {
-        self.shared.nursery.end();
-        self.shared.family.end();
+        // Also waits until the keeper has made its last host call: the filter of a sandbox on another platform would end
+        // the process at the next one.
+        self.shutdown();
     }
 }

@@ -423,10 +423,11 @@ impl Family {
         }
     }
 
-    /// Waits until all stubs are reaped, for `limit` at most.
-    pub(crate) fn wait_for_end(&self, limit: Duration) {
+    /// Waits until all stubs are reaped, for `limit` at most; says whether they are.
+    pub(crate) fn wait_for_end(&self, limit: Duration) -> bool {
         let mut known = self.known.lock();
         while !known.is_over && !self.over.wait_for(&mut known, limit) {}
+        known.is_over
     }
 
     /// Reaps stubs as they end; returns when the template and all others have.
