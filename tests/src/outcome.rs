@@ -133,16 +133,22 @@ fn kill_group(child: &Child) {
     assert!(killed.is_ok_and(|status| status.success()), "process group {} cannot be killed", child.id());
 }
 
-/// Runs `argv` natively and in the sandbox and compares standard output, standard error and exit status.
+/// Runs `argv` natively and in the sandbox and compares standard output, standard error and exit status. What Linux does
+/// may depend on chance, so where they differ the host is asked again, never the sandbox.
 ///
 /// # Errors
 /// What differs, for people.
 pub fn same_as_native(argv: &[&str], stdin: &[u8], limit: Duration) -> Result<(), String> {
+    /// Native runs at most beside the first one.
+    const SAMPLES: usize = 3;
     let want = native(argv, stdin, limit);
     if want.status.is_none() {
         return Err(format!("the native run takes more than {limit:?}: the case is wrong"));
     }
     let got = sandboxed(argv, stdin, limit);
+    if got.status.is_some() && want != got && (0..SAMPLES).any(|_| native(argv, stdin, limit) == got) {
+        return Ok(());
+    }
     let mut report = String::new();
     if want.status != got.status {
         let shown = got.status.map_or(format!("none within {limit:?}"), |n| n.to_string());

@@ -148,16 +148,16 @@ programs! {
     }
     procps needs ["ps", "top", "free", "pgrep", "vmstat", "uptime"] {
         case("own_row", &["/bin/bash", "-c", "ps -o ni=,pri=,nlwp=,user=,comm=,args= -p $$; cat /proc/$$/cmdline | tr '\\0' '|'; echo done"]),
-        case("children", bash!("exec 2>/dev/null; sleep 60 & ps -o stat=,comm=,args= --ppid $$ | grep '[s]leep'; kill -STOP $!; sleep 0.2; ps -o stat= -p $!; kill -KILL $!; wait 2>/dev/null; true")),
+        case("children", bash!("exec 2>/dev/null; sleep 60 & until [ $(cat /proc/$!/comm) = sleep ]; do sleep 0.01; done; ps -o stat=,comm=,args= --ppid $$ | grep '[s]leep'; kill -STOP $!; sleep 0.2; ps -o stat= -p $!; kill -KILL $!; wait 2>/dev/null; true")),
         case("zombie", bash!("(sleep 0.1 & exec sleep 20) & for i in {1..80}; do ps -o stat= --ppid $! | grep -q Z && break; sleep 0.1; done; ps -o stat=,comm= --ppid $!; kill $!; wait")),
         case("columns", bash!("ps aux | head -1; top -b -n1 | sed -n 7p; free | head -1; free | awk '{print $1, NF}'; vmstat | head -2; uptime | wc -l")),
-        case("pgrep", bash!("sleep 4711 & pgrep -xaf 'sleep 4711' | cut -d' ' -f2-; pkill -xf 'sleep 4711'; wait $!; echo $?")),
+        case("pgrep", bash!("sleep 4711 & until [ $(cat /proc/$!/comm) = sleep ]; do sleep 0.01; done; pgrep -xaf 'sleep 4711' | cut -d' ' -f2-; pkill -xf 'sleep 4711'; wait $!; echo $?")),
         case("pmap_pwdx", bash!("cd /usr/share; pwdx $$ | cut -d' ' -f2; pmap $$ | grep -c stack; pmap -x $$ | head -2 | tail -1")),
         case("threads", &["/bin/bash", "-c", "ps -eLo nlwp,comm | grep -c bash >/dev/null && echo yes"]),
     }
     psmisc needs ["pstree", "killall", "fuser"] {
-        case("pstree", bash!("sleep 60 & sleep 60 & pstree -A $$ | tr -s '-' ; kill %1 %2; wait")),
-        case("killall", bash!("cp /bin/sleep /tmp/sleep-$$; /tmp/sleep-$$ 60 & killall -q sleep-$$; wait $!; echo $?; rm /tmp/sleep-$$")),
+        case("pstree", bash!("sleep 60 & until [ $(cat /proc/$!/comm) = sleep ]; do sleep 0.01; done; sleep 60 & until [ $(cat /proc/$!/comm) = sleep ]; do sleep 0.01; done; pstree -A $$ | tr -s '-' ; kill %1 %2; wait")),
+        case("killall", bash!("cp /bin/sleep /tmp/sleep-$$; /tmp/sleep-$$ 60 & until [ $(cat /proc/$!/comm) = sleep-$$ ]; do sleep 0.01; done; killall -q sleep-$$; wait $!; echo $?; rm /tmp/sleep-$$")),
     }
     busybox_proc needs ["busybox"] {
         case("ps", bash!("busybox ps | head -1; busybox ps -o comm | grep -q busybox && echo listed; busybox nproc; busybox free | head -2 | awk '{print $1, NF}'; busybox uptime | grep -c load")),
