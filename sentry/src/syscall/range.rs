@@ -8,6 +8,7 @@ use fs::file::{FileDescription, oflag};
 use fs::vfs::FileType;
 
 use super::SysResult;
+use crate::mm::UserSource;
 use crate::task::Ctx;
 
 /// `RWF_*` of preadv2(2).
@@ -134,25 +135,36 @@ fn write_special(
         return Err(EBADF.into());
     }
     let mut source = cx.mm.source_iovec(iov, count)?;
-    cx.limit_write(&file, offset, &mut source)?;
+    write_flagged(cx, &file, &mut source, offset, flags)
+}
+
+/// Writes with `RWF_*` flags, at the file's position if `offset` is none.
+pub(super) fn write_flagged(
+    cx: &Ctx<'_>,
+    file: &Arc<FileDescription>,
+    source: &mut UserSource<'_>,
+    offset: Option<u64>,
+    flags: u32,
+) -> SysResult {
+    cx.limit_write(file, offset, source)?;
     if !file.ops.is_seekable() {
         return match offset {
             Some(_) => Err(ESPIPE.into()),
-            None => Ok(file.write(&mut source)? as u64),
+            None => Ok(file.write(source)? as u64),
         };
     }
     let appends = flags & RWF_APPEND != 0 || file.flags() & oflag::APPEND != 0 && flags & RWF_NOAPPEND == 0;
     let n = match (appends, offset) {
         (true, None) => {
-            let (n, end) = file.ops.append(&mut source)?;
+            let (n, end) = file.ops.append(source)?;
             file.seek(i64::try_from(end).map_err(|_| EINVAL)?, 0)?;
             n
         }
-        (true, Some(_)) => file.ops.append(&mut source)?.0,
-        (false, Some(offset)) => file.ops.write_at(offset, &mut source)?,
+        (true, Some(_)) => file.ops.append(source)?.0,
+        (false, Some(offset)) => file.ops.write_at(offset, source)?,
         (false, None) => {
             let offset = file.seek(0, 1)?;
-            let n = file.ops.write_at(offset, &mut source)?;
+            let n = file.ops.write_at(offset, source)?;
             file.seek(i64::try_from(offset + n as u64).map_err(|_| EINVAL)?, 0)?;
             n
         }

@@ -113,6 +113,10 @@ pub(super) fn poll_remove(ring: &Arc<Ring>, e: &Sqe) -> Result<Outcome, Stop> {
         }
     });
     changed.ok_or(EALREADY)?;
+    if e.len & POLL_EVENTS != 0 {
+        // It is registered for the former events.
+        found.disarm();
+    }
     // What it asks for now may be there already.
     found.queue();
     Ok(Outcome::Done(0, 0))

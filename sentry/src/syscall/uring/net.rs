@@ -173,9 +173,9 @@ pub(super) fn receive(
     }
     let is_multi = req.sqe.ioprio & RECV_MULTISHOT != 0;
     for _ in 0..AT_ONCE {
-        let (n, flags) = receive_once(cx, ring, req, file, &socket)?;
-        let flags = flags | more_to_read(&socket);
-        if !is_multi || n == 0 {
+        let (n, is_over) = receive_once(cx, ring, req, file, &socket)?;
+        let flags = more_to_read(&socket);
+        if !is_multi || is_over {
             return Ok(Outcome::Done(n as i32, flags));
         }
         let chosen = req.selected.take();
@@ -201,13 +201,14 @@ fn more_to_read(socket: &Arc<dyn Socket>) -> u32 {
 /// Size of `struct io_uring_recvmsg_out`.
 const RECVMSG_OUT: u64 = 16;
 
+/// Says how many bytes went into the buffers, and whether the message had none.
 fn receive_once(
     cx: &mut Ctx<'_>,
     ring: &Arc<Ring>,
     req: &mut Request,
     file: &Arc<FileDescription>,
     socket: &Arc<dyn Socket>,
-) -> Result<(u64, u32), Stop> {
+) -> Result<(u64, bool), Stop> {
     let mm = cx.mm.clone();
     let flags = req.sqe.op_flags;
     let mut list = req.buffers().to_vec();
@@ -218,7 +219,7 @@ fn receive_once(
         req.selected = Some(buffer);
     }
     if req.sqe.ioprio & RECV_MULTISHOT != 0 && req.sqe.opcode == op::RECVMSG {
-        return receive_packed(cx, req, file, socket).map(|n| (n, 0));
+        return receive_packed(cx, req, file, socket);
     }
     let all = flags & msg::WAITALL != 0 && socket.common().is_stream();
     let once = flags & !msg::WAITALL;
@@ -229,10 +230,10 @@ fn receive_once(
         let incoming = match cx.receive(file, socket, &mut sink, once) {
             Ok(incoming) => incoming,
             Err(stop) if ops::would_wait(&stop) && req.selected.is_some() && req.done > 0 => {
-                return Ok((req.done, 0));
+                return Ok((req.done, false));
             }
             Err(stop) if ops::would_wait(&stop) || req.done == 0 => return Err(stop),
-            Err(_) => return Ok((req.done, 0)),
+            Err(_) => return Ok((req.done, req.done == 0)),
         };
         let n = if flags & msg::TRUNC != 0 { incoming.full } else { incoming.copied } as u64;
         if let Data::Message(header, _, _) = &req.data {
@@ -240,7 +241,7 @@ fn receive_once(
         }
         req.done += n;
         if !all || n == 0 || n >= wanted || flags & msg::PEEK != 0 {
-            return Ok((req.done, 0));
+            return Ok((req.done, req.done == 0));
         }
     }
 }
@@ -252,7 +253,7 @@ fn receive_packed(
     req: &Request,
     file: &Arc<FileDescription>,
     socket: &Arc<dyn Socket>,
-) -> SysResult {
+) -> Result<(u64, bool), Stop> {
     let (Data::Message(header, _, _), Some(buffer)) = (&req.data, &req.selected) else {
         return Err(EINVAL.into());
     };
@@ -279,5 +280,5 @@ fn receive_packed(
         flags |= msg::CTRUNC;
     }
     mm.write_value(at, &[name_len, used as u32, full as u32, flags])?;
-    Ok(head + copied)
+    Ok((head + copied, copied == 0))
 }

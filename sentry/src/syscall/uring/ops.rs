@@ -318,6 +318,13 @@ fn write(cx: &mut Ctx<'_>, req: &Request, file: &Arc<FileDescription>) -> Result
             file.tell(fs::notify::event::MODIFY);
             n as u64
         }
+        None if appends != (file.flags() & oflag::APPEND != 0) && file.ops.is_seekable() => {
+            let mm = cx.mm.clone();
+            let mut source = mm.source_list(req.buffers())?;
+            let n = range::write_flagged(cx, file, &mut source, None, flags)?;
+            file.tell(fs::notify::event::MODIFY);
+            n
+        }
         None => cx.write_from(file, req.buffers())?,
     };
     if flags & (RWF_DSYNC | RWF_SYNC) != 0 {

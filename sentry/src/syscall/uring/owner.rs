@@ -104,7 +104,17 @@ impl Owner {
             armed: AtomicUsize::new(0),
             registered: Lock::default(),
         });
+        // Those whose thread with descriptors of its own has ended; dropped without the lock.
+        let is_used = |o: &Arc<Self>| {
+            Arc::strong_count(o) > 1
+                || o.armed.load(Ordering::SeqCst) > 0
+                || o.mm.strong_count() > 0 && o.files.strong_count() > 0 && o.fs.strong_count() > 0
+        };
+        let (kept, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut owners.list).into_iter().partition(is_used);
+        owners.list = kept;
         owners.list.push(owner.clone());
+        drop(owners);
+        drop(gone);
         owner
     }
 

@@ -117,7 +117,7 @@ impl Pending {
     }
 
     /// Waits for nothing any more.
-    fn disarm(&self) {
+    pub(super) fn disarm(&self) {
         let (registration, alarm) = {
             let mut slot = self.slot.lock();
             (slot.registration.take(), slot.alarm.take())
@@ -157,12 +157,15 @@ impl Pending {
         mask: Events,
         looks: bool,
     ) {
+        let mut looks = looks;
         if let Some(queue) = file.ops.wait_queue() {
             let is_registered = self.slot.lock().registration.is_some();
             if !is_registered {
                 let waker: Arc<dyn Wake> = self.clone();
                 let key = queue.register(waker, mask);
                 self.slot.lock().registration = Some((file.clone(), key));
+                // Nobody has told of what came before.
+                looks = true;
             }
         }
         self.put(req);
@@ -289,8 +292,7 @@ impl Pending {
         let next = run::finish(&ring, req, res, 0);
         for req in next {
             // Who cancels may hold locks, and has no descriptors to act with: the owner goes on.
-            let owner = req.owner.clone();
-            owner.push(Arc::new(Start { ring: ring.clone(), req: Lock::new(Some(req)) }));
+            Start::push(&ring, req);
         }
     }
 
@@ -360,8 +362,16 @@ impl Job for Pending {
 
 /// Requests that may start now.
 pub(super) struct Start {
-    pub(super) ring: Arc<Ring>,
-    pub(super) req: Lock<Option<Box<Request>>, { rank::LEAF }>,
+    ring: Arc<Ring>,
+    req: Lock<Option<Box<Request>>, { rank::LEAF }>,
+}
+
+impl Start {
+    /// Has the owner of `req` start it.
+    pub(super) fn push(ring: &Arc<Ring>, req: Box<Request>) {
+        let owner = req.owner.clone();
+        owner.push(Arc::new(Self { ring: ring.clone(), req: Lock::new(Some(req)) }));
+    }
 }
 
 impl Job for Start {

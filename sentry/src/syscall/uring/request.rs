@@ -1,6 +1,7 @@
 //! A request on its way: its entry as it was read, and what was copied in with it when it was submitted.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use abi::Errno;
 use abi::UserAddr;
@@ -48,8 +49,8 @@ pub(super) struct Request {
     pub(super) owner: Arc<Owner>,
     /// The thread that submitted it.
     pub(super) tid: i32,
-    /// Whom it acts for; `None` while that is the submitting thread.
-    pub(super) cred: Option<Arc<Credentials>>,
+    /// Whom it acts for: the thread that submitted it was this then, whoever carries it out and when.
+    pub(super) cred: Arc<Credentials>,
     /// Requests that start when this has ended.
     pub(super) next: Option<Box<Request>>,
     /// The timeout that ends it.
@@ -63,11 +64,37 @@ pub(super) struct Request {
     pub(super) selected: Option<Selected>,
     /// It began something that goes on without it (connect).
     pub(super) has_begun: bool,
+    /// It is kept behind others (`Ring::begin`), and counts as waiting for its owner.
+    pub(super) is_kept: bool,
+    pub(super) _counted: Counted,
     /// It must wait for its file once, or for a thread, before it is tried.
     pub(super) waits_first: bool,
 }
 
+/// Counts one request of a ring while it lives, alone or linked to another.
+pub(super) struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    pub(super) fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 impl Request {
+    /// It is kept no more, or starts: its owner's threads need not wait for it on that account.
+    pub(super) fn leave_kept(&mut self) {
+        if std::mem::take(&mut self.is_kept) {
+            self.owner.armed.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
     pub(super) fn has(&self, flag: u8) -> bool {
         self.sqe.flags & flag != 0
     }
@@ -116,6 +143,7 @@ impl Request {
 impl Drop for Request {
     /// A chain may be as long as the ring: it is not dropped recursively.
     fn drop(&mut self) {
+        self.leave_kept();
         let mut next = self.next.take();
         while let Some(mut req) = next {
             next = req.next.take();

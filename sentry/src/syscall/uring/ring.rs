@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
@@ -54,6 +54,8 @@ pub(super) struct State {
     counting: Vec<(u32, Arc<Pending>)>,
     /// Those that the last answer has ended.
     fired: Vec<Arc<Pending>>,
+    /// Somebody ends those.
+    is_firing: bool,
     /// Requests that wait for something.
     pending: HashMap<u64, Arc<Pending>>,
     last_id: u64,
@@ -74,6 +76,8 @@ pub struct Ring {
     sqes: MemRange,
     /// Where the array of indices begins; `None` without one.
     array: Option<u64>,
+    /// Requests that live, with those that are linked to others.
+    pub(super) requests: Arc<AtomicUsize>,
     pub(super) state: Lock<State, { rank::LEAF }>,
     pub(super) tables: Lock<Tables, { rank::LEAF }>,
     /// Those who wait for answers.
@@ -155,6 +159,7 @@ impl Ring {
             rings: ring_pages,
             sqes,
             array: has_array.then_some(u64::from(array)),
+            requests: Arc::default(),
             state: Lock::default(),
             tables: Lock::default(),
             queue: WaitQueue::new(),
@@ -320,14 +325,27 @@ impl Ring {
     }
 
     fn post_wide(&self, answer: Cqe, extra: [u64; 2], origin: Origin, counts: bool) {
-        let fired = {
-            let mut st = self.state.lock();
-            self.put(&mut st, answer, extra, counts);
-            std::mem::take(&mut st.fired)
-        };
+        self.put(&mut self.state.lock(), answer, extra, counts);
         self.announce(origin);
-        for timeout in fired {
-            timeout.end_with(0);
+        // A timeout that ends is an answer in turn, which may end others: one call ends them all, however many there are.
+        let mut is_mine = false;
+        loop {
+            let fired = {
+                let mut st = self.state.lock();
+                if st.is_firing && !is_mine {
+                    return;
+                }
+                let fired = std::mem::take(&mut st.fired);
+                is_mine = !fired.is_empty();
+                st.is_firing = is_mine;
+                fired
+            };
+            if fired.is_empty() {
+                return;
+            }
+            for timeout in fired {
+                timeout.end_with(0);
+            }
         }
     }
 
@@ -389,8 +407,7 @@ impl Ring {
     }
 
     pub(super) fn has_room(&self) -> bool {
-        let st = self.state.lock();
-        st.pending.len() + st.deferred.len() < MAX_PENDING
+        self.requests.load(Ordering::SeqCst) < MAX_PENDING
     }
 
     /// Makes `timeout` end after `count` more answers.
@@ -402,9 +419,12 @@ impl Ring {
 
     /// Notes that a request starts. With `drains`, or behind one that does, it is kept for later while others are under way
     /// (`None`).
-    pub(super) fn begin(&self, req: Box<Request>, drains: bool) -> Option<Box<Request>> {
+    pub(super) fn begin(&self, mut req: Box<Request>, drains: bool) -> Option<Box<Request>> {
         let mut st = self.state.lock();
         if !st.deferred.is_empty() || drains && st.active > 0 {
+            if !std::mem::replace(&mut req.is_kept, true) {
+                req.owner.armed.fetch_add(1, Ordering::SeqCst);
+            }
             st.deferred.push_back(req);
             return None;
         }

@@ -9,7 +9,8 @@ use base::wait::Events;
 use fs::file::FileDescription;
 
 use super::ops::{self, Outcome};
-use super::pending::Pending;
+use super::owner::Owner;
+use super::pending::{Pending, Start};
 use super::request::{Data, Request};
 use super::ring::{Origin, Ring};
 use crate::syscall::Stop;
@@ -41,17 +42,28 @@ pub(super) fn go_on(
     pending: Option<Arc<Pending>>,
     mode: Mode,
 ) {
-    let mut ready: VecDeque<Box<Request>> = advance(cx, ring, req, pending, mode);
+    let owner = req.owner.clone();
+    let ready = advance(cx, ring, req, pending, mode);
+    start(cx, ring, &owner, ready);
+}
+
+/// Starts requests. Those of others, with whom the ring is shared, need another address space and other descriptors than
+/// `cx` has, which are those of `owner`.
+fn start(cx: &mut Ctx<'_>, ring: &Arc<Ring>, owner: &Arc<Owner>, mut ready: VecDeque<Box<Request>>) {
     while let Some(req) = ready.pop_front() {
-        ready.extend(advance(cx, ring, req, None, Mode::MustNotSleep));
+        if Arc::ptr_eq(&req.owner, owner) {
+            ready.extend(advance(cx, ring, req, None, Mode::MustNotSleep));
+        } else {
+            Start::push(ring, req);
+        }
     }
 }
 
 /// Ends a request with `res` and starts what may start then.
 pub(super) fn end(cx: &mut Ctx<'_>, ring: &Arc<Ring>, req: Box<Request>, res: i32, flags: u32) {
-    for next in finish(ring, req, res, flags) {
-        go_on(cx, ring, next, None, Mode::MustNotSleep);
-    }
+    let owner = req.owner.clone();
+    let ready = finish(ring, req, res, flags);
+    start(cx, ring, &owner, ready);
 }
 
 fn advance(
@@ -61,18 +73,17 @@ fn advance(
     pending: Option<Arc<Pending>>,
     mode: Mode,
 ) -> VecDeque<Box<Request>> {
+    req.leave_kept();
     if mode == Mode::MaySleep || pending.is_some() && req.has(sqe::ASYNC) {
         req.origin = Origin::Worker;
     }
     if req.waits_first {
         // IOSQE_ASYNC: not by the thread that submits.
         req.waits_first = false;
-        keep(cx, &mut req);
-        let ring = ring.clone();
         let owner = req.owner.clone();
-        owner.note_ring(&ring);
+        // It counts before somebody looks whether there is anything to serve.
+        let pending = Pending::new(cx, ring, &req);
         owner.serve(&cx.task);
-        let pending = Pending::new(cx, &ring, &req);
         pending.wait_until(req, None);
         pending.hand_over();
         return VecDeque::new();
@@ -91,7 +102,6 @@ fn advance(
         Attempt::Sleep => (None, Mode::MaySleep),
     };
     let had_place = pending.is_some();
-    keep(cx, &mut req);
     let pending = pending.unwrap_or_else(|| Pending::new(cx, ring, &req));
     pending.wake_up();
     req.owner.serve(&cx.task);
@@ -115,13 +125,6 @@ fn advance(
         }
     }
     VecDeque::new()
-}
-
-/// What a request needs when another thread goes on with it.
-fn keep(cx: &Ctx<'_>, req: &mut Request) {
-    if req.cred.is_none() {
-        req.cred = Some(cx.cred.clone());
-    }
 }
 
 /// A request that waits: the timeout that is linked to it begins.
@@ -148,16 +151,14 @@ fn attempt(
     if let Some(e) = req.refused {
         return Attempt::Done(-e.raw(), 0);
     }
-    let own_cred = req.cred.clone().map(|cred| std::mem::replace(&mut cx.cred, cred));
+    let own_cred = std::mem::replace(&mut cx.cred, req.cred.clone());
     cx.waiting = match mode {
         Mode::MustNotSleep => Waiting::Fails(Obstacle::None),
         Mode::MaySleep => Waiting::Sleeps,
     };
     let result = ops::perform(cx, ring, req, pending.is_some(), mode);
     let waiting = std::mem::take(&mut cx.waiting);
-    if let Some(cred) = own_cred {
-        cx.cred = cred;
-    }
+    cx.cred = own_cred;
     let done = |req: &mut Request, res: i32, flags: u32| {
         let chosen = req.selected.take();
         let flags = match chosen {

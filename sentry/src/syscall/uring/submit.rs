@@ -12,7 +12,7 @@ use abi::io_uring::{Sqe, op, setup, sqe};
 
 use super::owner::Owner;
 use super::prep;
-use super::request::{Data, Request};
+use super::request::{Counted, Data, Request};
 use super::ring::{Origin, Ring};
 use super::run::{self, Mode};
 use crate::task::Ctx;
@@ -63,6 +63,7 @@ fn start(cx: &mut Ctx<'_>, ring: &Arc<Ring>, owner: &Arc<Owner>, chain: &[Sqe]) 
         if let Some(req) = ring.begin(head, drains) {
             run::go_on(cx, ring, req, None, Mode::MustNotSleep);
         } else {
+            owner.note_ring(ring);
             owner.serve(&cx.task);
         }
     }
@@ -82,7 +83,7 @@ fn new_request(
         refused: None,
         owner: owner.clone(),
         tid: cx.task.tid,
-        cred: None,
+        cred: cx.cred.clone(),
         next: None,
         timeout: None,
         origin: Origin::Task,
@@ -90,6 +91,8 @@ fn new_request(
         done: 0,
         selected: None,
         has_begun: false,
+        is_kept: false,
+        _counted: Counted::new(&ring.requests),
         waits_first: entry.flags & sqe::ASYNC != 0,
     });
     match check(cx, ring, &mut req, before) {
@@ -139,7 +142,7 @@ fn check(cx: &Ctx<'_>, ring: &Ring, req: &mut Request, before: Option<u8>) -> Re
     }
     if entry.personality != 0 {
         let cred = ring.tables.lock().personalities.get(&entry.personality).cloned();
-        req.cred = Some(cred.ok_or(EINVAL)?);
+        req.cred = cred.ok_or(EINVAL)?;
     }
     prep::prepare(cx, ring, &entry, before)
 }
