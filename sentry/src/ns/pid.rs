@@ -62,6 +62,11 @@ pub struct NewId {
 }
 
 impl PidNumbers {
+    /// Whether nobody can come in any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.table.lock().is_closed
+    }
+
     pub(super) fn first() -> Self {
         Self { parent: None, level: 0, table: Lock::default() }
     }
@@ -209,7 +214,9 @@ impl Tree {
             match level.check_wanted(nr) {
                 Err(EINVAL) if !level.is_first() => return Err(EINVAL),
                 _ if !may => return Err(EPERM),
-                _ if level.is_first() && self.is_used(nr) => return Err(EEXIST),
+                _ if level.is_first() && (self.is_used(nr) || self.nested.contains_key(&nr)) => {
+                    return Err(EEXIST);
+                }
                 Err(EEXIST) => return Err(EEXIST),
                 _ => {}
             }
@@ -327,7 +334,9 @@ impl Kernel {
                 tree.forget(child);
             }
         }
-        let done = ns.count() <= 1;
+        // The process's own number, and that of its last thread if that is another one.
+        let own = if init.tid == group.pid { 1 } else { 2 };
+        let done = ns.count() <= own;
         if done {
             ns.table.lock().ending = None;
         }

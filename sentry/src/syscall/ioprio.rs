@@ -34,7 +34,8 @@ fn threads(cx: &Ctx<'_>, which: i32, who: i32) -> Result<Vec<Arc<Task>>, Errno> 
         }
         WHO_USER => {
             let uid = if who == 0 { cx.cred.uid } else { who.cast_unsigned() };
-            kernel.all_tasks().into_iter().filter(|t| t.cred().uid == uid).collect()
+            let sees = |t: &Arc<Task>| t.cred().uid == uid && cx.task.pid_ns().sees(t.tid);
+            kernel.all_tasks().into_iter().filter(sees).collect()
         }
         _ => return Err(EINVAL),
     };

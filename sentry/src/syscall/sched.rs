@@ -308,7 +308,7 @@ fn threads(cx: &Ctx<'_>, which: i32, who: i32) -> Result<Vec<Arc<Task>>, Errno> 
         }
         2 => {
             let uid = if who == 0 { cx.cred.uid } else { who as u32 };
-            all.into_iter().filter(|t| t.cred().uid == uid).collect()
+            all.into_iter().filter(|t| t.cred().uid == uid && cx.task.pid_ns().sees(t.tid)).collect()
         }
         _ => return Err(EINVAL),
     };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 
-use abi::errno::{EAGAIN, EINVAL, ENOMEM};
+use abi::errno::{EAGAIN, EEXIST, EINVAL, ENOMEM};
 use abi::signal::StackT;
 use abi::{Errno, UserAddr};
 use base::cred::cap;
@@ -406,6 +406,11 @@ impl Ctx<'_> {
         if is_thread && !Arc::ptr_eq(&pid_ns, self.task.pid_ns()) {
             return Err(EINVAL.into());
         }
+        let from = self.task.cgroup();
+        let into = match f & flag::INTO_CGROUP {
+            0 => from,
+            _ => crate::cgroup::for_child(&*self.open_file(args.cgroup)?, &from, &self.cred)?,
+        };
         let new_id = {
             let mut tree = kernel.tree.lock();
             if tree.tasks.len() >= kernel.max_tasks {
@@ -417,12 +422,13 @@ impl Ctx<'_> {
         };
         let tid = new_id.id;
         let seen = self.task.shown_id(tid);
-        let from = self.task.cgroup();
-        let into = match f & flag::INTO_CGROUP {
-            0 => from,
-            _ => crate::cgroup::for_child(&*self.open_file(args.cgroup)?, &from, &self.cred)?,
+        let cgroup = match Membership::forked(&into) {
+            Ok(cgroup) => cgroup,
+            Err(e) => {
+                kernel.tree.lock().release_id(tid);
+                return Err(e.into());
+            }
         };
-        let cgroup = Membership::forked(&into)?;
         kernel.system.count_fork();
         let attributes = self.task.attributes.lock().inherit();
         let undo = (f & flag::SYSVSEM != 0).then(|| self.task.undo_list());
@@ -578,6 +584,14 @@ impl Ctx<'_> {
         let f = args.flags;
         let pid = self.task.group.pid;
         let mut tree = self.task.kernel.tree.lock();
+        // The numbers were given with the tree unlocked since: their namespace may have ended, and a number that was asked
+        // for may have been given twice.
+        if task.group.pid_ns.is_closed() {
+            return Err(Stop::Fail(ENOMEM));
+        }
+        if tree.is_alive(task.tid) {
+            return Err(Stop::Fail(EEXIST));
+        }
         let mut signals = self.task.group.signals.lock();
         // A signal to a group of processes, or the end of this one, must not miss the new task.
         if self.has_signal() {

@@ -71,8 +71,9 @@ impl Ctx<'_> {
             } else {
                 kernel.traced_end(&mut tree, &self.task, status, false);
                 kernel.leave_children(&mut tree, &self.task);
-                tree.release_id(self.task.tid);
             }
+            // Also when a thread that is not the leader ends last.
+            tree.release_id(self.task.tid);
         }
         group.child_events.notify(Events::IN);
         crate::signal::async_io::send_due();

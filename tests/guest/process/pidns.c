@@ -630,3 +630,11 @@ CASE(socketpair, users_across_user_namespaces) {
   }
   WAIT(p);
 }
+
+static void *ends_last(void *a) { nap((long)a); _exit(7); }
+static void *thread_ends_last(void *a) { nap((long)a); syscall(SYS_exit, 9); return 0; }
+static void leader_first(void *(*run)(void *)) { pthread_t t; pthread_create(&t, 0, run, (void *)60l); syscall(SYS_exit, 3); }
+CASE(clone, newpid_init_whose_first_thread_ends_first) { pid_t p = INSIDE(leader_first(ends_last)); show_status("exit_group", reap(p)); p = INSIDE(leader_first(thread_ends_last)); show_status("exit", reap(p)); }
+CASE(clone, newpid_numbers_of_threads_come_back) { pid_t p = INSIDE(for (int i = 0; i < 3; i++) CHILD(leader_first(thread_ends_last)); CHILD(leader_first(ends_last)); _exit(5)); show_status("init", reap(p)); }
+CASE(clone3, newpid_failures_give_numbers_back) { pid_t p = INSIDE(struct clone_args a = {.flags = 0x200000000ull, .exit_signal = SIGCHLD, .cgroup = 900}; for (int i = 0; i < 5; i++) V("into no group", S(clone3, &a, sizeof a)); pid_t c = fork(); if (!c) _exit(0); P(c > 1); reap(c); _exit(4)); show_status("init", reap(p)); }
+CASE(setpriority, user_of_an_outer_namespace) { pid_t p = INSIDE(R(setpriority, PRIO_USER, 0, 7); P(getpriority(PRIO_PROCESS, 0))); show_status("init", reap(p)); P(getpriority(PRIO_PROCESS, 0)); }
