@@ -222,13 +222,14 @@ impl Cgroup {
             }
             "memory.stat" => {
                 let (anon, files) = self.memory(kernel);
-                format!("anon {anon}\nfile {files}\nkernel 0\nfile_mapped {files}\n")
+                format!("anon {anon}\nfile {files}\n")
             }
             "memory.events" => format!(
-                "low 0\nhigh 0\nmax {}\noom {}\noom_kill {}\noom_group_kill 0\n",
+                "low 0\nhigh 0\nmax {}\noom {}\noom_kill {}\noom_group_kill {}\n",
                 self.counts.memory_max.load(Ordering::Relaxed),
                 self.counts.oom.load(Ordering::Relaxed),
                 self.counts.oom_kill.load(Ordering::Relaxed),
+                self.counts.oom_group_kill.load(Ordering::Relaxed),
             ),
             "memory.max" => max_text(s.memory_max),
             "memory.high" => max_text(s.memory_high),

@@ -24,9 +24,11 @@ impl Cgroup {
             (false, true) => drop(self.shared.limited.fetch_add(1, Ordering::SeqCst)),
             (true, false) => {
                 self.shared.limited.fetch_sub(1, Ordering::SeqCst);
-                self.hold(&self.is_throttled, false);
             }
             _ => {}
+        }
+        if after.cpu_quota == MAX {
+            self.hold(&self.is_throttled, false);
         }
     }
 
@@ -59,6 +61,8 @@ impl Cgroup {
             task.signal_pending.store(true, Ordering::SeqCst);
             task.interrupt();
         }
+        // A group without threads is frozen already.
+        self.subtree().iter().for_each(|group| group.tell());
     }
 
     /// Not frozen any more; its threads find out by themselves.
@@ -69,7 +73,7 @@ impl Cgroup {
     pub(super) fn thaw_members(self: &Arc<Self>, kernel: &Weak<Kernel>) {
         self.thaw();
         members(kernel, self).iter().for_each(|task| task.parker.interrupt());
-        self.tell();
+        self.subtree().iter().for_each(|group| group.tell());
     }
 
     /// Whether all threads stand still because the group, or one above it, is frozen.
@@ -121,6 +125,11 @@ impl Cgroup {
             return;
         }
         self.hold(&self.is_throttled, is_over);
+        if is_over && self.settings.lock().cpu_quota == MAX {
+            // The limit went away meanwhile, and nobody may look again.
+            self.hold(&self.is_throttled, false);
+            return;
+        }
         for task in members(kernel, self) {
             if is_over {
                 // Who sleeps may sleep on: only who runs is stopped.
@@ -155,6 +164,9 @@ impl Cgroup {
         };
         victims.sort_unstable();
         victims.dedup();
+        if settings.oom_group && !victims.is_empty() {
+            self.counts.oom_group_kill.fetch_add(1, Ordering::Relaxed);
+        }
         for pid in victims {
             self.counts.oom_kill.fetch_add(1, Ordering::Relaxed);
             let _ = kernel.signal_process(pid, 9, SigInfo::kernel(9));
@@ -170,7 +182,13 @@ impl Ctx<'_> {
         }
         while self.task.cgroup().is_held() && !self.task.must_exit() {
             self.task.parker.prepare();
-            self.task.is_held.store(true, Ordering::SeqCst);
+            if !self.task.is_held.swap(true, Ordering::SeqCst) {
+                // It may have been the last one that a frozen group waited for.
+                let groups: Vec<_> = self.task.cgroup().upwards().collect();
+                if groups.iter().any(|group| group.is_frozen.load(Ordering::SeqCst)) {
+                    groups.iter().for_each(|group| group.tell());
+                }
+            }
             self.task.account.enter(Phase::Asleep);
             self.task.parker.park(Some(Duration::from_millis(50)));
             self.task.account.enter(Phase::Kernel);

@@ -103,6 +103,7 @@ struct Counts {
     memory_max: AtomicU64,
     oom: AtomicU64,
     oom_kill: AtomicU64,
+    oom_group_kill: AtomicU64,
 }
 
 /// Who owns a group's folder and files, where that was changed.
@@ -303,6 +304,12 @@ impl Cgroup {
 impl Drop for Cgroup {
     fn drop(&mut self) {
         self.shared.groups.fetch_sub(1, Ordering::Relaxed);
+        // Groups lie as deep as a guest wants: a chain of parents, each held by the next one only, is taken apart without
+        // recursion.
+        let mut next = self.parent.take();
+        while let Some(parent) = next {
+            next = Arc::into_inner(parent).and_then(|mut last| last.parent.take());
+        }
     }
 }
 
