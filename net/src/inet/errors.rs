@@ -12,6 +12,7 @@ use abi::Errno;
 use abi::errno::EAGAIN;
 use abi::socket::{af, msg, sol};
 use base::io::Sink;
+use base::kept::Kept;
 use base::lock::{Lock, rank};
 use base::time::Time;
 use base::wait::Events;
@@ -24,6 +25,8 @@ use crate::stamps::{Step, flag};
 
 /// Most entries; Linux counts them as received data.
 const MOST: usize = 256;
+/// What an entry takes beside its bytes.
+const OVERHEAD: usize = 256;
 /// `ee_origin`: who tells.
 const ICMP: u8 = 2;
 const ICMP6: u8 = 3;
@@ -58,6 +61,15 @@ impl Entry {
 struct Queue {
     entries: VecDeque<Entry>,
     bytes: usize,
+    kept: Kept,
+}
+
+impl Queue {
+    /// Charges what is there and one entry more of `more` bytes.
+    fn charge(&mut self, more: Option<usize>) -> Result<(), Errno> {
+        let count = self.entries.len() + usize::from(more.is_some());
+        self.kept.resize(self.bytes + more.unwrap_or(0) + count * OVERHEAD)
+    }
 }
 
 /// The error queue of a socket.
@@ -76,7 +88,10 @@ impl Errors {
     fn push(&self, common: &Common, entry: Entry) {
         let mut queue = self.queue.lock();
         let bytes = queue.bytes + entry.data().len();
-        if queue.entries.len() >= MOST || bytes > common.receive_limit() {
+        if queue.entries.len() >= MOST
+            || bytes > common.receive_limit()
+            || queue.charge(Some(entry.data().len())).is_err()
+        {
             return;
         }
         queue.bytes = bytes;
@@ -131,6 +146,8 @@ impl Errors {
         let mut queue = self.queue.lock();
         let entry = queue.entries.pop_front().ok_or(EAGAIN)?;
         queue.bytes -= entry.data().len();
+        // Less never fails.
+        let _ = queue.charge(None);
         let is_refused = |e: &Entry| matches!(e, Entry::Refused { .. });
         let was_last = is_refused(&entry) && !queue.entries.iter().any(is_refused);
         drop(queue);

@@ -124,17 +124,20 @@ impl Stream {
         }
     }
 
-    /// Drops what was read; what its messages came with goes too.
-    fn consume(&mut self, n: usize) {
+    /// Drops what was read. Returns what its messages came with and nobody took, to be dropped without locks: the last
+    /// reference to a socket closes it.
+    fn consume(&mut self, n: usize) -> Vec<Rights> {
         self.ring.consume(n);
         self.start += n as u64;
+        let mut left = Vec::new();
         while self.records.front().is_some_and(|r| r.end <= self.start) {
-            self.records.pop_front();
+            left.extend(self.records.pop_front().map(|r| r.rights).filter(|rights| !rights.is_empty()));
         }
         while self.holes.front().is_some_and(|&h| h < self.start) {
             self.holes.pop_front();
         }
         self.urgent = self.urgent.filter(|&u| u >= self.start);
+        left
     }
 }
 
@@ -283,12 +286,13 @@ impl UnixSocket {
             }
         };
         result?;
+        let mut forgotten = Vec::new();
         if is_peek {
             if offset >= 0 {
                 self.common.peek_offset.fetch_add(done as i32, Ordering::Relaxed);
             }
         } else {
-            stream.consume(done + passed);
+            forgotten = stream.consume(done + passed);
             if offset > 0 {
                 self.common.peek_offset.store((offset - done as i32).max(0), Ordering::Relaxed);
             }
@@ -296,6 +300,7 @@ impl UnixSocket {
         let after = stream.len();
         drop(queue);
         drop(moving);
+        drop(forgotten);
         let limit = peer.common.send_limit();
         if !is_writable(before, limit) && is_writable(after, limit) {
             peer.common.wait.notify(Events::WRITABLE);

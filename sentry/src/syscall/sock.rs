@@ -378,10 +378,15 @@ pub(super) fn sys_getsockopt(
     if level == sol::SOCKET && name == so::PEERPIDFD {
         // Nobody, or a socket that has no peer, has no process.
         let pid = socket.peer_cred().map(|peer| peer.ucred.pid).filter(|&pid| pid != 0).ok_or(ENODATA)?;
-        let fd = cx.process_descriptor(pid)?.to_le_bytes();
-        let cut = fd.get(..given.min(4)).unwrap_or(&fd);
-        cx.mm.write_all(value, cut)?;
-        cx.mm.write_value(len, &(cut.len() as u32))?;
+        let fd = cx.process_descriptor(pid)?;
+        let bytes = fd.to_le_bytes();
+        let cut = bytes.get(..given.min(4)).unwrap_or(&bytes);
+        let stored = cx.mm.write_all(value, cut).and_then(|()| cx.mm.write_value(len, &(cut.len() as u32)));
+        if let Err(e) = stored {
+            // Nobody was told of it.
+            drop(cx.files.remove(fd));
+            return Err(e.into());
+        }
         return Ok(0);
     }
     let mut answer = options::get(&*socket, level, name, &bytes)?;

@@ -436,7 +436,12 @@ impl ControlBuffer {
             Ok(fd) => fd,
             Err(e) => -e.raw(),
         };
-        self.put(cx, &Control::new(sol::SOCKET, scm::PIDFD, fd.to_le_bytes()))
+        let stored = self.put(cx, &Control::new(sol::SOCKET, scm::PIDFD, fd.to_le_bytes()));
+        if stored.is_err() && fd >= 0 {
+            // Nobody was told of it.
+            drop(cx.files.remove(fd));
+        }
+        stored
     }
 
     /// Gives passed files descriptors, as many as the buffer has room for.
