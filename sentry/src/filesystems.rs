@@ -209,7 +209,12 @@ fn overlay(walk: &Walk<'_>, options: &[u8]) -> Result<(Arc<dyn Inode>, bool), Er
     };
     let mut lowers = Vec::new();
     for path in lower.ok_or(EINVAL)?.split(|&b| b == b':').filter(|p| !p.is_empty()) {
-        lowers.push(dir(path)?.inode());
+        let lower = dir(path)?.inode();
+        // Its names are asked of a server, which must not happen under the locks of directories.
+        if !lower.cacheable() {
+            return Err(EINVAL);
+        }
+        lowers.push(lower);
     }
     let upper = match (upper, work) {
         (Some(upper), Some(work)) => {

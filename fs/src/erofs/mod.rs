@@ -24,7 +24,7 @@ use base::time::Time;
 
 use crate::anon::pipe::Fifo;
 use crate::file::{FileOps, Metadata};
-use crate::vfs::{FileType, Inode, Owner, SetAttributes, StatFs, XattrFlags, mode};
+use crate::vfs::{FileType, Inode, Owner, SetAttributes, StatFs, XattrFlags, iflag, mode};
 use data::Pages;
 
 const SUPER_OFFSET: u64 = 1024;
@@ -277,7 +277,8 @@ impl Inode for ErofsInode {
             mtime: self.mtime,
             ctime: self.mtime,
             btime: Time::default(),
-            flags: 0,
+            // Where there are attributes, there may be an access list: `acl::check` looks.
+            flags: if self.xattr_len == 0 { 0 } else { iflag::ACL },
         })
     }
 

@@ -238,7 +238,11 @@ impl Ctx<'_> {
             if number >= 0 {
                 fds.push(number);
             }
-            let pid = if group.is_unprivileged && told.pid != self.task.group.pid { 0 } else { told.pid };
+            let pid = if group.is_unprivileged && told.pid != self.task.group.pid {
+                0
+            } else {
+                self.task.shown_id(told.pid)
+            };
             out.extend_from_slice(&(told.size() as u32).to_le_bytes());
             out.extend_from_slice(&[3, 0]);
             out.extend_from_slice(&(METADATA as u16).to_le_bytes());
@@ -254,6 +258,8 @@ impl Ctx<'_> {
             Ok(n) if n == out.len() => Ok(n as u64),
             _ => {
                 for fd in fds {
+                    // Nobody can answer what was not seen.
+                    let _ = group.answer(fd, false);
                     drop(self.files.remove(fd));
                 }
                 Err(EFAULT.into())
