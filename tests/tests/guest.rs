@@ -124,6 +124,8 @@ fn random_programs_behave_as_natively() {
         .run(1, time, |difference| {
             if difference.repeats {
                 found.push(format!("{}\n{}", difference.command(), difference.detail));
+            } else {
+                loud(&format!("random programs: seen once only: {}", difference.command()));
             }
         })
         .expect("the programs run");
