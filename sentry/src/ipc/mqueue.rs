@@ -445,6 +445,7 @@ impl FileOps for OpenQueue {
         let text = {
             let state = self.queue.state.lock();
             let ((how, signo), pid) = state.notice.as_ref().map_or(((0, 0), 0), |n| (n.tell.shown(), n.pid));
+            let pid = crate::task::current().map_or(pid, |task| task.shown_id(pid));
             format!("QSIZE:{:<10} NOTIFY:{how:<5} SIGNO:{signo:<5} NOTIFY_PID:{pid:<6}\n", state.bytes)
         };
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(text.len());

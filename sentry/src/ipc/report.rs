@@ -6,6 +6,11 @@ use super::msg::MsgQueue;
 use super::shm::Segment;
 use super::{IpcNamespace, Object};
 
+/// A process's number as the reader sees it.
+fn shown(pid: i32) -> i32 {
+    crate::task::current().map_or(pid, |task| task.shown_id(pid))
+}
+
 impl IpcNamespace {
     /// `/proc/sysvipc/shm`.
     pub fn shm_text(&self) -> String {
@@ -27,8 +32,8 @@ impl IpcNamespace {
                 s.id(),
                 p.mode,
                 s.size,
-                s.cpid,
-                s.lpid.load(Relaxed),
+                shown(s.cpid),
+                shown(s.lpid.load(Relaxed)),
                 Segment::attachments(&state),
                 p.uid,
                 p.gid,
@@ -89,8 +94,8 @@ impl IpcNamespace {
                 p.mode,
                 state.cbytes,
                 MsgQueue::len(&state),
-                state.lspid,
-                state.lrpid,
+                shown(state.lspid),
+                shown(state.lrpid),
                 p.uid,
                 p.gid,
                 p.cuid,

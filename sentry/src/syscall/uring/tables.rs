@@ -33,6 +33,8 @@ pub(super) struct Selected {
     pub(super) id: u16,
     pub(super) addr: u64,
     pub(super) len: u64,
+    /// The buffer's own length, of which the request may use a part only.
+    whole: u64,
     is_mapped: bool,
 }
 
@@ -172,7 +174,7 @@ impl Ring {
                 Group::Given(list) => {
                     let (id, addr, len) = list.pop_front().ok_or(ENOBUFS)?;
                     tables.given -= 1;
-                    return Ok(Selected { group, id, addr, len: cut(len), is_mapped: false });
+                    return Ok(Selected { group, id, addr, len: cut(len), whole: len, is_mapped: false });
                 }
                 Group::Mapped { at, entries, head } => (*at, *entries, *head),
             }
@@ -190,7 +192,7 @@ impl Ring {
             Some(Group::Mapped { head: now, .. }) if *now == head => *now = head.wrapping_add(1),
             _ => return Err(ENOBUFS),
         }
-        Ok(Selected { group, id, addr, len: cut(len), is_mapped: true })
+        Ok(Selected { group, id, addr, len: cut(len), whole: len, is_mapped: true })
     }
 
     /// Gives a chosen buffer back that was not used.
@@ -199,7 +201,7 @@ impl Ring {
         match tables.groups.get_mut(&buffer.group) {
             Some(Group::Mapped { head, .. }) if buffer.is_mapped => *head = head.wrapping_sub(1),
             Some(Group::Given(list)) if !buffer.is_mapped => {
-                list.push_front((buffer.id, buffer.addr, buffer.len));
+                list.push_front((buffer.id, buffer.addr, buffer.whole));
                 tables.given += 1;
             }
             _ => {}
