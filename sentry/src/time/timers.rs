@@ -192,10 +192,11 @@ impl PosixTimer {
         }
         let due = {
             let mut state = self.state.lock();
-            state.queued.take() == Some(state.setting) && state.source.schedule().interval != 0
+            let due = state.queued.take() == Some(state.setting) && state.source.schedule().interval != 0;
+            due.then_some(state.setting)
         };
-        if due {
-            self.send();
+        if let Some(setting) = due {
+            self.send(setting);
         }
     }
 
@@ -236,8 +237,8 @@ impl PosixTimer {
         }
     }
 
-    /// Sends the signal of an expiration.
-    fn send(&self) {
+    /// Sends the signal of an expiration of setting number `setting`, unless the timer was set again since.
+    fn send(&self, setting: u64) {
         let Some(group) = self.group.upgrade() else { return };
         let (signo, task, to_group) = match &self.target {
             Target::None => return,
@@ -249,10 +250,10 @@ impl PosixTimer {
         let (Some(task), Some(hook)) = (task, self.this.upgrade()) else { return };
         {
             let mut state = self.state.lock();
-            if state.queued == Some(state.setting) {
+            if state.setting != setting || state.queued == Some(setting) {
                 return;
             }
-            state.queued = Some(state.setting);
+            state.queued = Some(setting);
         }
         let mut pending = Pending::new(SigInfo::timer(signo as u32, self.id, 0, self.value), None);
         pending.hook = Some(hook);
@@ -266,10 +267,10 @@ impl Alarm for PosixTimer {
     fn ring(&self) {
         let due = {
             let mut state = self.state.lock();
-            state.source.take_due(self.alarm())
+            state.source.take_due(self.alarm()).then_some(state.setting)
         };
-        if due {
-            self.send();
+        if let Some(setting) = due {
+            self.send(setting);
         }
     }
 }
@@ -312,8 +313,11 @@ struct RealTimer {
 
 impl Alarm for RealTimer {
     fn ring(&self) {
-        let due = self.timer.lock().take_due();
-        if due && let Some(group) = self.group.upgrade() {
+        // The lock is held until the signal is sent: who turns the timer off sees none of it afterwards.
+        let mut timer = self.timer.lock();
+        if timer.take_due()
+            && let Some(group) = self.group.upgrade()
+        {
             let info = SigInfo::kernel(SIGALRM as u32);
             let _ = self.kernel.signal_process(group.pid, SIGALRM, info);
         }
@@ -338,19 +342,17 @@ struct CpuInterval {
 impl Alarm for CpuInterval {
     fn ring(&self) {
         let alarm: Weak<dyn Alarm> = self.this.clone();
-        let due = {
-            let mut timer = self.timer.lock();
-            let due = timer.take_due(alarm.clone());
-            if due {
-                let now = timer.now();
-                if timer.schedule.forward(now) == 0 {
-                    timer.schedule.next = None;
-                }
-                timer.start(alarm);
-            }
-            due
-        };
-        if due && let Some(group) = self.group.upgrade() {
+        // Held until the signal is sent, as for `ITIMER_REAL`.
+        let mut timer = self.timer.lock();
+        if !timer.take_due(alarm.clone()) {
+            return;
+        }
+        let now = timer.now();
+        if timer.schedule.forward(now) == 0 {
+            timer.schedule.next = None;
+        }
+        timer.start(alarm);
+        if let Some(group) = self.group.upgrade() {
             let info = SigInfo::kernel(self.signo as u32);
             let _ = self.kernel.signal_process(group.pid, self.signo, info);
         }
