@@ -136,7 +136,9 @@ programs! {
         case("sha256sum", &["/usr/bin/sha256sum", "/usr/share/common-licenses/GPL-3", "/bin/bash"]),
         reads("tr", &["/usr/bin/tr", "a-z", "A-Z"], "shout\n"),
         case("head", &["/usr/bin/head", "-n", "5", "/usr/share/common-licenses/GPL-3"]),
-        case("stat", &["/usr/bin/stat", "-c", "%s %a %F %u %g", "/bin/bash", "/etc", "/dev/null"]),
+        case("stat", &["/usr/bin/stat", "-c", "%s %a %F %u %g", "/bin/bash", "/etc"]),
+        // The owner of the host's own device is the host's affair.
+        case("stat_device", &["/usr/bin/stat", "-c", "%s %a %F %t %T", "/dev/null"]),
         case("readlink", &["/usr/bin/readlink", "-f", "/bin/sh"]),
         case("cp_mv_ln_rm", bash_in_folder!("echo a >a && cp a b && mv b c && ln c d && ln -s d e && cat e && stat -c '%h %s' c && mkdir -p x/y/z && rmdir x/y/z && ls -R . && rm -r x")),
         case("dd", bash_in_folder!("head -c 1000000 /dev/zero >z && dd if=z of=y bs=4096 skip=3 seek=1 status=none && stat -c %s y && md5sum <y")),
