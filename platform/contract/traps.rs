@@ -257,3 +257,60 @@ fn no_kick_is_lost_while_system_calls_and_faults_go_on() {
 fn _context_is_send(c: Box<dyn Context>) -> impl Send {
     c
 }
+
+/// The exceptions that are alike everywhere.
+pub(crate) fn check_exceptions(g: &mut Guest) {
+    assert_eq!(g.run(&[0x31, 0xc9, 0xf7, 0xf1]), exception(0, 0)); // xor ecx,ecx; div ecx
+    assert_eq!(g.regs.rip, CODE + 2);
+    assert_eq!(g.run(&[0xcc]), exception(3, 0));
+    assert_eq!(g.regs.rip, CODE + 1);
+    assert_eq!(g.run(&[0x0f, 0x0b]), exception(6, 0)); // ud2
+    assert_eq!(g.regs.rip, CODE);
+    assert_eq!(g.run(&[0xf4]), exception(13, 0)); // hlt
+    assert_eq!(g.run(&[0xfa]), exception(13, 0)); // cli
+    assert_eq!(g.run(&[0xe6, 0x41]), exception(13, 0)); // out
+    assert_eq!(g.run(&[0x0f, 0x22, 0xd8]), exception(13, 0)); // mov cr3, rax
+    assert_eq!(g.run(&[0x0f, 0x30]), exception(13, 0)); // wrmsr
+    assert_eq!(g.run(&[0x0f, 0x01, 0xf8]), exception(13, 0)); // swapgs
+    assert!(matches!(g.run(&[0xcd, 0x20]), Trap::Exception { vector: 13 | 6, .. })); // int 0x20
+    assert_eq!(g.run(&[0xcd, 0x80, 0x90]), Trap::Syscall32);
+    assert_eq!(g.regs.rip, CODE + 2);
+    // mov rax, 1<<63; mov al, [rax]: not canonical
+    assert_eq!(g.run(&[0x48, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0x80, 0x8a, 0x00]), exception(13, 0));
+    // Unaligned movaps: #GP.
+    assert_eq!(g.run(&[0x0f, 0x28, 0x44, 0x24, 0x01]), exception(13, 0));
+}
+
+/// Divides by zero in SSE with the exception unmasked, then makes a system call: `push 0x1d80; ldmxcsr [rsp]; xorps, divps`.
+pub(crate) const DIVIDE_BY_ZERO: [u8; 24] = [
+    0x68, 0x80, 0x1d, 0, 0, 0x0f, 0xae, 0x14, 0x24, 0x0f, 0x57, 0xc9, 0x66, 0x0f, 0x76, 0xc0, 0x0f, 0x5b,
+    0xc0, 0x0f, 0x5e, 0xc1, 0x0f, 0x05,
+];
+
+/// Instruction pointers beyond the user's half, and a register set as a hostile signal frame may hold it.
+pub(crate) fn check_hostile_registers(g: &mut Guest) {
+    g.regs.rip = 0x8000_0000_0000_0000;
+    assert_eq!(g.go(), exception(13, 0));
+    g.regs.rip = 0x0000_8000_0000_0000;
+    assert_eq!(g.go(), exception(13, 0));
+    // Hostile register sets: as a guest's signal frame may hold them.
+    g.memory().write(g.code.offset, &[0x0f, 0x05]);
+    g.regs = UserRegs {
+        rip: CODE,
+        cs: 0x10,
+        ss: 0x18,
+        ds: 0x18,
+        es: !0,
+        fs: 0x40,
+        gs: 8,
+        rflags: !0,
+        rsp: !0,
+        fs_base: 1 << 63,
+        gs_base: 1 << 47,
+        ..UserRegs::default()
+    };
+    let trap = g.go();
+    assert!(matches!(trap, Trap::Syscall | Trap::Exception { vector: 1, .. }), "{trap:?}");
+    assert_eq!((g.regs.cs, g.regs.ss, g.regs.fs_base, g.regs.gs_base), (USER_CS, USER_DS, 0, 0));
+    assert_eq!(g.regs.rflags & 0x3000, 0, "IOPL");
+}

@@ -3,11 +3,13 @@
 
 mod guest;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+#[path = "../../contract/sharing.rs"]
+mod contract;
+
 use std::time::{Duration, Instant};
 
 use guest::*;
-use platform::{Platform, Trap};
+use platform::Platform;
 use ringfence_platform_kvm::{KvmPlatform, Options};
 
 fn moves(p: &KvmPlatform) -> u64 {
@@ -21,59 +23,16 @@ fn threads_share_the_vcpus_that_there_are() {
     }
     let options = Options { vcpu_limit: 2, ..Options::default() };
     let p = KvmPlatform::new(&options).unwrap();
-    let a = Guest::new(&p);
-    // `movq xmm0, rbx; 1: syscall; movq rcx, xmm0; cmp rcx, rbx; je 1b; ud2`: the state must be the thread's own.
-    let own = [
-        0x66, 0x48, 0x0f, 0x6e, 0xc3, 0x0f, 0x05, 0x66, 0x48, 0x0f, 0x7e, 0xc1, 0x48, 0x39, 0xd9, 0x74, 0xf4,
-        0x0f, 0x0b,
-    ];
-    a.memory().write(a.code.offset, &own);
-    a.memory().write(a.code.offset + 64, &[0xeb, 0xfe]); // jmp $
-    let stop = AtomicBool::new(false);
-    let slowest = AtomicU64::new(u64::MAX);
-    std::thread::scope(|s| {
-        let mut kicks = Vec::new();
-        // Two that never leave by themselves, and four that make system calls.
-        for spinner in 0..2 {
-            let mut g = a.thread();
-            kicks.push(g.context.kicker());
-            let stop = &stop;
-            s.spawn(move || {
-                g.regs.rip = CODE + 64;
-                while !stop.load(Ordering::SeqCst) {
-                    assert_eq!(g.go(), Trap::Interrupted, "spinner {spinner}");
-                }
-            });
-        }
-        for id in 0..4u64 {
-            let mut g = a.thread();
-            kicks.push(g.context.kicker());
-            let (stop, slowest) = (&stop, &slowest);
-            s.spawn(move || {
-                g.regs.rip = CODE;
-                g.regs.rbx = id * 0x1111_1111_1111 + 1;
-                let mut n = 0u64;
-                while !stop.load(Ordering::SeqCst) {
-                    match g.go() {
-                        Trap::Syscall => n += 1,
-                        Trap::Interrupted => {}
-                        trap => panic!("thread {id}: {trap:?}: another thread's registers"),
-                    }
-                }
-                slowest.fetch_min(n, Ordering::SeqCst);
-            });
-        }
-        let started = Instant::now();
+    let slowest = contract::take_turns(&p, || {
         // A busy host takes longer until every thread has had its turns.
+        let started = Instant::now();
         while moves(&p) <= 10 && started.elapsed() < Duration::from_secs(40) {
             std::thread::sleep(Duration::from_secs(2));
         }
-        stop.store(true, Ordering::SeqCst);
-        kicks.iter().for_each(|kick| kick.kick());
     });
     let counters = p.counters();
     assert!(moves(&p) > 10, "{counters:?}");
-    assert!(slowest.into_inner() >= 3, "a thread starved: {counters:?}");
+    assert!(slowest >= 3, "a thread starved: {counters:?}");
 }
 
 fn refusal(device: &str) -> String {
