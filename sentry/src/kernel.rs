@@ -156,6 +156,8 @@ pub struct Kernel {
     pub max_tasks: usize,
     /// Tells of system calls.
     pub tracer: Option<Tracer>,
+    /// How many requests AIO contexts may have.
+    pub aio: Arc<crate::aio::Quota>,
     /// How many signals each user has queued.
     pub queued_signals: Arc<QueuedSignals>,
     /// Syscalls and faults handled.
@@ -245,6 +247,7 @@ impl Kernel {
             system,
             max_tasks: setup.max_tasks,
             tracer: setup.tracer,
+            aio: Arc::default(),
             queued_signals: Arc::default(),
             syscalls: AtomicU64::new(0),
             faults: AtomicU64::new(0),
@@ -278,8 +281,8 @@ impl Kernel {
     }
 
     /// Leaves signals about a file to the host's main thread.
-    pub(crate) fn defer_readiness(&self, owner: Arc<async_io::Owner>, events: base::wait::Events) {
-        async_io::note(&mut self.outcome.lock().due, owner, events);
+    pub(crate) fn defer_readiness(&self, whom: Arc<dyn async_io::Tell>, events: base::wait::Events) {
+        async_io::note(&mut self.outcome.lock().due, whom, events);
         self.outcome_changed.notify_all();
     }
 

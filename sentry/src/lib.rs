@@ -3,6 +3,7 @@
 //! Reading order: `kernel.rs` (what a sandbox is), `task/run.rs` (the loop of a guest thread), `syscall/table.rs` (every
 //! system call by number), then the folder of the subsystem.
 
+pub mod aio;
 pub mod cgroup;
 pub mod filesystems;
 pub mod futex;

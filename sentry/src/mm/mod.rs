@@ -51,7 +51,7 @@ pub use iovec::{MAX_RW_COUNT, UIO_MAXIOV, UserSink, UserSource};
 pub use map::{FileMapping, MapBacking, MapCall, MapRequest, MapType, mmap_base};
 pub use patch::InWindow;
 pub use report::{MemoryUse, Region};
-pub use shared::{FixedPages, SharedMemory};
+pub use shared::{FixedPages, SharedMemory, named};
 pub use vma::{Backing, STACK_GUARD_GAP, VDSO, VVAR, VmFlags, VmName, VmSizes, Vma};
 
 use patch::{Heat, Patches};
@@ -219,6 +219,8 @@ pub struct MemoryManager {
     heat: Heat,
     /// `PR_SET_MDWE`.
     pub(crate) mdwe: AtomicU8,
+    /// The contexts of Linux AIO.
+    pub(crate) aio: crate::aio::Contexts,
     /// A copy for the sentry's sake ran out of memory; see [`MemoryManager::take_out_of_memory`].
     out_of_memory: AtomicBool,
 }
@@ -290,6 +292,7 @@ impl MemoryManager {
             patched: AtomicBool::new(false),
             heat: Heat::default(),
             mdwe: AtomicU8::new(0),
+            aio: crate::aio::Contexts::default(),
             out_of_memory: AtomicBool::new(false),
         }))
     }

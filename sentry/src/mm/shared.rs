@@ -53,11 +53,7 @@ impl SharedMemory {
 
     /// What `MAP_SHARED | MAP_ANONYMOUS` maps: Linux shows it as the deleted file `/dev/zero`.
     pub(super) fn anonymous(memory: &Arc<dyn Memory>, len: u64) -> MappedFile {
-        let ino = NEXT_INODE.fetch_add(1, Ordering::Relaxed);
-        MappedFile {
-            pages: Self::new(memory, len),
-            origin: Arc::new(NamedOrigin { path: b"/dev/zero (deleted)".to_vec(), id: (1, ino) }),
-        }
+        named(Self::new(memory, len), b"/dev/zero (deleted)")
     }
 }
 
@@ -120,6 +116,12 @@ impl Drop for SharedMemory {
             self.memory.dec_ref(*pages);
         }
     }
+}
+
+/// `pages` as something to map that is shown under the name `path`.
+pub fn named(pages: Arc<dyn Mappable>, path: &[u8]) -> MappedFile {
+    let ino = NEXT_INODE.fetch_add(1, Ordering::Relaxed);
+    MappedFile { pages, origin: Arc::new(NamedOrigin { path: path.to_vec(), id: (1, ino) }) }
 }
 
 impl MemoryManager {

@@ -18,6 +18,7 @@ type Make = fn(&Kernel) -> String;
 
 /// Files that nobody can write: path below `/proc/sys`, and text without its newline.
 const FIXED: &[(&str, Make)] = &[
+    ("fs/aio-nr", |k| k.aio.used().to_string()),
     ("fs/dir-notify-enable", |_| "1".to_owned()),
     ("fs/file-max", |_| i64::MAX.to_string()),
     ("fs/inotify/max_queued_events", |_| fs::anon::inotify::QUEUE_MAX.to_string()),
@@ -95,6 +96,25 @@ impl Text for NameFile {
     }
 }
 
+/// `/proc/sys/fs/aio-max-nr`.
+struct AioMaxNr(Weak<Kernel>);
+
+impl Text for AioMaxNr {
+    fn read(&self) -> Result<Vec<u8>, Errno> {
+        Ok(format!("{}\n", self.0.upgrade().ok_or(ESRCH)?.aio.max()).into_bytes())
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<usize, Errno> {
+        // proc_first_pos_non_zero_ignore: what follows the first write is swallowed.
+        if offset == 0 {
+            let text = std::str::from_utf8(bytes).map_err(|_| EINVAL)?;
+            let max = text.trim().parse().map_err(|_| EINVAL)?;
+            self.0.upgrade().ok_or(ESRCH)?.aio.set_max(max);
+        }
+        Ok(bytes.len())
+    }
+}
+
 /// A value of `/proc/sys/net`, of the network that the reader is in.
 struct NetValue {
     kernel: Weak<Kernel>,
@@ -166,6 +186,7 @@ pub(super) fn tree(kernel: &Arc<Kernel>) -> Arc<dyn Inode> {
     let name = |pick| builder.file(0o644, NameFile { pick });
     files.push(("kernel/hostname".to_owned(), name(|n| &mut n.host)));
     files.push(("kernel/domainname".to_owned(), name(|n| &mut n.domain)));
+    files.push(("fs/aio-max-nr".to_owned(), builder.file(0o644, AioMaxNr(weak.clone()))));
     for file in net::sysctl::FILES {
         files.push((file.path.to_owned(), builder.file(0o644, NetValue { kernel: weak.clone(), file })));
     }

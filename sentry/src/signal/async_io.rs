@@ -7,6 +7,7 @@
 
 use std::any::Any;
 use std::cell::RefCell;
+use std::fmt::Debug;
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
@@ -168,8 +169,10 @@ impl Owner {
         settings.euid == 0
             || [cred.suid, cred.uid].iter().any(|id| *id == settings.euid || *id == settings.uid)
     }
+}
 
-    /// Sends what `events` give rise to; no lock is held.
+impl Tell for Owner {
+    /// Sends what `events` give rise to.
     fn tell(&self, events: Events) {
         let Some(kernel) = self.kernel.upgrade() else { return };
         let settings = self.settings.lock().clone();
@@ -234,22 +237,40 @@ impl Owner {
     /// Notes that there is something to tell.
     fn due(&self, events: Events) {
         let Some(this) = self.this.upgrade() else { return };
-        if current::is_task() {
-            DUE.with_borrow_mut(|due| note(due, this, events));
-        } else if let Some(kernel) = self.kernel.upgrade() {
-            kernel.defer_readiness(this, events);
-        }
+        due(&self.kernel, this, events);
     }
 }
 
-/// Owners that are to hear of something.
-pub type Due = Vec<(Arc<Owner>, Events)>;
+/// Somebody who is to hear of readiness when no lock is held.
+pub trait Tell: Debug + Send + Sync {
+    /// `events` have come; no lock is held.
+    fn tell(&self, events: Events);
 
-/// Adds to what is due; one owner hears of several changes at once.
-pub fn note(due: &mut Due, owner: Arc<Owner>, events: Events) {
-    match due.iter_mut().find(|(o, _)| Arc::ptr_eq(o, &owner)) {
+    /// Whether it sees to it that it is noted once at a time.
+    fn is_noted_once(&self) -> bool {
+        false
+    }
+}
+
+/// Those that are to hear of something.
+pub type Due = Vec<(Arc<dyn Tell>, Events)>;
+
+/// Notes that `whom` is to hear of `events` once the calling thread holds no lock any more.
+pub fn due(kernel: &Weak<Kernel>, whom: Arc<dyn Tell>, events: Events) {
+    if current::is_task() {
+        DUE.with_borrow_mut(|due| note(due, whom, events));
+    } else if let Some(kernel) = kernel.upgrade() {
+        kernel.defer_readiness(whom, events);
+    }
+}
+
+/// Adds to what is due; each hears of several changes at once.
+pub fn note(due: &mut Due, whom: Arc<dyn Tell>, events: Events) {
+    let is_noted = |o: &Arc<dyn Tell>| std::ptr::addr_eq(Arc::as_ptr(o), Arc::as_ptr(&whom));
+    let before = if whom.is_noted_once() { None } else { due.iter_mut().find(|(o, _)| is_noted(o)) };
+    match before {
         Some((_, before)) => *before |= events,
-        None => due.push((owner, events)),
+        None => due.push((whom, events)),
     }
 }
 
@@ -259,10 +280,10 @@ thread_local! {
 
 /// Sends what is due by the calling thread, which holds no lock.
 pub fn send_due() {
-    if DUE.with_borrow(Vec::is_empty) {
-        return;
+    // Who is told may make others due.
+    while !DUE.with_borrow(Vec::is_empty) {
+        send(DUE.take());
     }
-    send(DUE.take());
 }
 
 /// Sends what is due.

@@ -42,6 +42,19 @@ fn threads(cx: &Ctx<'_>, which: i32, who: i32) -> Result<Vec<Arc<Task>>, Errno> 
     if found.is_empty() { Err(ESRCH) } else { Ok(found) }
 }
 
+/// Whether the caller may have `priority`.
+///
+/// # Errors
+/// `EPERM`: a real-time class without `CAP_SYS_ADMIN` or `CAP_SYS_NICE`; `EINVAL`: an unknown class, or a level for none.
+pub(super) fn check(cx: &Ctx<'_>, priority: u32) -> Result<(), Errno> {
+    match priority >> CLASS_SHIFT & LEVEL_MASK {
+        CLASS_RT if !cx.cred.has(cap::SYS_ADMIN) && !cx.cred.has(cap::SYS_NICE) => Err(EPERM),
+        CLASS_RT | CLASS_BE | CLASS_IDLE => Ok(()),
+        CLASS_NONE if priority & LEVEL_MASK == 0 => Ok(()),
+        _ => Err(EINVAL),
+    }
+}
+
 /// `ioprio_set(2)`.
 ///
 /// # Errors
@@ -49,12 +62,7 @@ fn threads(cx: &Ctx<'_>, which: i32, who: i32) -> Result<Vec<Arc<Task>>, Errno> 
 /// or a level for none; `EINVAL`: `which`; `ESRCH`; `EPERM`: another user's.
 pub(super) fn sys_ioprio_set(cx: &mut Ctx<'_>, which: i32, who: i32, priority: i32) -> SysResult {
     let priority = priority.cast_unsigned();
-    match priority >> CLASS_SHIFT & LEVEL_MASK {
-        CLASS_RT if !cx.cred.has(cap::SYS_ADMIN) && !cx.cred.has(cap::SYS_NICE) => return Err(EPERM.into()),
-        CLASS_RT | CLASS_BE | CLASS_IDLE => {}
-        CLASS_NONE if priority & LEVEL_MASK == 0 => {}
-        _ => return Err(EINVAL.into()),
-    }
+    check(cx, priority)?;
     for task in threads(cx, which, who)? {
         let them = task.cred();
         let same_user = them.uid == cx.cred.euid || them.uid == cx.cred.uid;

@@ -4,13 +4,14 @@
 //! pipes), `poll.rs` (waiting for descriptors), `mem.rs`, `task.rs` (processes, limits), `futex.rs`, `wait.rs`,
 //! `sig.rs`, `time.rs`, `timer.rs`,
 //! `mount.rs` and `fsmount.rs` (mounts), `cred.rs` (users, capabilities), `prctl.rs`, `sched.rs`, `system.rs` (names, usage, file systems), `sock.rs` and
-//! `sockmsg.rs` (sockets), `uring/` (io_uring), `tty.rs` (terminals and sessions); `shm.rs`, `sem.rs`, `msg.rs` (System V IPC).
+//! `sockmsg.rs` (sockets), `uring/` (io_uring), `aio.rs` (Linux AIO), `tty.rs` (terminals and sessions); `shm.rs`, `sem.rs`, `msg.rs` (System V IPC).
 
 use abi::errno::{EFAULT, ERESTARTSYS};
 use abi::{Errno, UserAddr};
 
 use crate::task::Ctx;
 
+pub mod aio;
 pub mod cred;
 mod fanotify;
 pub mod fd;

@@ -19,7 +19,7 @@ impl Ctx<'_> {
     }
 
     /// Takes the mask that a call like ppoll(2) sets, if it gives one.
-    fn take_mask(&mut self, mask: UserAddr, size: u64) -> Result<(), Errno> {
+    pub(super) fn take_mask(&mut self, mask: UserAddr, size: u64) -> Result<(), Errno> {
         if mask.is_null() {
             return Ok(());
         }
@@ -32,7 +32,7 @@ impl Ctx<'_> {
     }
 
     /// Ends `take_mask`: unless a signal ended the call, the old mask holds before signals are delivered.
-    fn end_mask(&mut self, result: &SysResult) {
+    pub(super) fn end_mask(&mut self, result: &SysResult) {
         let is_interrupted = matches!(result, Err(Stop::Restart(_) | Stop::Fail(EINTR)));
         if !is_interrupted {
             self.restore_mask();

@@ -18,6 +18,25 @@ const RWF_SYNC: u32 = 4;
 const RWF_NOWAIT: u32 = 8;
 const RWF_APPEND: u32 = 16;
 const RWF_NOAPPEND: u32 = 32;
+/// Those that ask for synchronous writes.
+pub(super) const RWF_SYNCS: u32 = RWF_DSYNC | RWF_SYNC;
+
+/// Whether the flags of a request are known and go together.
+///
+/// # Errors
+/// `EOPNOTSUPP`: an unknown one; `EINVAL`: to append and not to.
+///
+/// Source: Linux 6.18 include/linux/fs.h, `kiocb_set_rw_flags`.
+pub(super) fn check_flags(flags: u32) -> Result<(), Errno> {
+    const KNOWN: u32 = RWF_HIPRI | RWF_SYNCS | RWF_NOWAIT | RWF_APPEND | RWF_NOAPPEND;
+    if flags & !KNOWN != 0 {
+        return Err(EOPNOTSUPP);
+    }
+    if flags & RWF_APPEND != 0 && flags & RWF_NOAPPEND != 0 {
+        return Err(EINVAL);
+    }
+    Ok(())
+}
 
 fn at(offset: i64) -> Result<u64, Errno> {
     u64::try_from(offset).map_err(|_| EINVAL)
@@ -100,13 +119,7 @@ pub(super) fn sys_pwritev2(
     high: u64,
     flags: u32,
 ) -> SysResult {
-    const KNOWN: u32 = RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | RWF_APPEND | RWF_NOAPPEND;
-    if flags & !KNOWN != 0 {
-        return Err(EOPNOTSUPP.into());
-    }
-    if flags & RWF_APPEND != 0 && flags & RWF_NOAPPEND != 0 {
-        return Err(EINVAL.into());
-    }
+    check_flags(flags)?;
     let special = flags & (RWF_APPEND | RWF_NOAPPEND | RWF_NOWAIT) != 0;
     let done = if special {
         let offset = if offset == -1 { None } else { Some(at(offset)?) };
@@ -116,7 +129,7 @@ pub(super) fn sys_pwritev2(
     } else {
         sys_pwritev(cx, fd, iov, count, offset, high)?
     };
-    if flags & (RWF_DSYNC | RWF_SYNC) != 0 {
+    if flags & RWF_SYNCS != 0 {
         let _ = cx.file(fd)?.ops.sync();
     }
     Ok(done)

@@ -4,9 +4,10 @@
 use abi::UserAddr;
 
 use super::{
-    Argument, Row, Support, SysResult, cred, fanotify, fd, file, fileattr, fsmount, futex, futex2, handle,
-    inotify, ioprio, limits, lock, mem, mempolicy, mount, mqueue, msg, ns, open, path, poll, process, range,
-    sched, seccomp, sem, shm, sig, sock, sockmsg, splice, system, task, time, timer, tty, uring, wait, xattr,
+    Argument, Row, Support, SysResult, aio, cred, fanotify, fd, file, fileattr, fsmount, futex, futex2,
+    handle, inotify, ioprio, limits, lock, mem, mempolicy, mount, mqueue, msg, ns, open, path, poll, process,
+    range, sched, seccomp, sem, shm, sig, sock, sockmsg, splice, system, task, time, timer, tty, uring, wait,
+    xattr,
 };
 use crate::ptrace::calls as ptrace;
 use crate::task::Ctx;
@@ -243,11 +244,11 @@ syscalls! {
     203 sched_setaffinity = sched::sys_sched_setaffinity(pid: i32, len: u32, mask: UserAddr), Full;
     204 sched_getaffinity = sched::sys_sched_getaffinity(pid: i32, len: u32, mask: UserAddr), Full;
     205 set_thread_area, Absent;
-    206 io_setup, Absent;
-    207 io_destroy, Absent;
-    208 io_getevents, Absent;
-    209 io_submit, Absent;
-    210 io_cancel, Absent;
+    206 io_setup = aio::sys_io_setup(count: u32, context: UserAddr), Full;
+    207 io_destroy = aio::sys_io_destroy(context: u64), Full;
+    208 io_getevents = aio::sys_io_getevents(context: u64, min: i64, count: i64, events: UserAddr, timeout: UserAddr), Full;
+    209 io_submit = aio::sys_io_submit(context: u64, count: i64, list: UserAddr), Full;
+    210 io_cancel = aio::sys_io_cancel(context: u64, request: UserAddr, result: UserAddr), Full;
     211 get_thread_area, Absent;
     212 lookup_dcookie, Absent;
     213 epoll_create = poll::sys_epoll_create(size: i32), Full;
@@ -370,7 +371,7 @@ syscalls! {
     330 pkey_alloc = mem::sys_pkey_alloc(flags: u64, rights: u64), Partial("no keys: as on a processor without them");
     331 pkey_free = mem::sys_pkey_free(key: i32), Partial("no keys: as on a processor without them");
     332 statx = path::sys_statx(dirfd: i32, path: UserAddr, flags: u32, mask: u32, buf: UserAddr), Partial("no direct I/O alignment");
-    333 io_pgetevents, Absent;
+    333 io_pgetevents = aio::sys_io_pgetevents(context: u64, min: i64, count: i64, events: UserAddr, timeout: UserAddr, mask: UserAddr), Full;
     334 rseq, Absent;
     424 pidfd_send_signal = sig::sys_pidfd_send_signal(fd: i32, signo: i32, info: UserAddr, flags: u32), Full;
     425 io_uring_setup = uring::sys_io_uring_setup(entries: u32, params: UserAddr), Partial("no IOPOLL, NO_MMAP, ATTACH_WQ");
