@@ -122,7 +122,7 @@ impl Ring {
     }
 
     /// The bytes that are mapped.
-    pub fn len(&self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         self.pages.len
     }
 }

@@ -94,7 +94,7 @@ pub(super) fn sys_io_setup(cx: &mut Ctx<'_>, count: u32, context: UserAddr) -> S
             noexec: false,
         }),
         extra: VmFlags::DONTEXPAND,
-        ..MapRequest::anonymous(0, made.ring().len(), Prot::READ | Prot::WRITE, MapFlags::empty())
+        ..MapRequest::anonymous(0, made.ring().bytes(), Prot::READ | Prot::WRITE, MapFlags::empty())
     };
     let addr = match cx.mm.map(request) {
         Ok(addr) => addr,
@@ -118,7 +118,7 @@ fn end(cx: &Ctx<'_>, context: &Arc<Context>) -> bool {
     }
     cx.mm.aio.remove(context);
     // Whatever the program has there now goes, as in Linux.
-    let _ = cx.mm.unmap(context.addr(), context.ring().len());
+    let _ = cx.mm.unmap(context.addr(), context.ring().bytes());
     true
 }
 
