@@ -135,6 +135,11 @@ impl MemoryFile {
         std::os::fd::AsFd::as_fd(&self.file)
     }
 
+    /// Wakes who sleeps on the word at `offset`, in whatever process. Of a file without large memory.
+    pub fn wake(&self, offset: u64) {
+        host::futex::wake(&self.mapping, offset);
+    }
+
     /// The most bytes of offsets that the file may have.
     pub fn limit(&self) -> u64 {
         self.mapping.len()

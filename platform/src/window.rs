@@ -79,6 +79,8 @@ pub mod thread {
     pub const LEFT: u32 = 3;
     /// The thread does what it was asked to, and then waits on.
     pub const BUSY: u32 = 4;
+    /// The sentry sleeps: it takes a request too, and wants to be woken for it.
+    pub const ASLEEP: u32 = 5;
     /// How the thread goes on when it need not wait any more, 32 bits: one of the values below.
     pub const HOW: u64 = 4;
     /// With RAX from the page.
@@ -91,8 +93,16 @@ pub mod thread {
     pub const SAVE_FP: u32 = 3;
     /// It leaves the guest: the answer will take long.
     pub const LEAVE: u32 = 4;
-    /// Rounds that the thread waits, 32 bits.
+    /// Rounds that the thread waits, 32 bits; it looks at this in each.
     pub const ROUNDS: u64 = 0xa8;
+    /// Not 0: the thread sleeps on the state, and its floating-point state is stored; 32 bits.
+    pub const SLEEPS: u64 = 0xac;
+    /// What the routines of [`super::Sleep`] need to know, 64 bits.
+    pub const AREA: u64 = 0xb0;
+    /// The time stamp counter when the thread last woke the sentry, and when it last woke itself, 64 bits each.
+    pub const RANG: u64 = 0xb8;
+    /// See [`RANG`].
+    pub const WOKE: u64 = 0xc0;
     /// Calls that were answered from the page, 64 bits.
     pub const ANSWERED: u64 = 0x180;
     /// FS base.
@@ -118,6 +128,16 @@ pub mod thread {
 
 /// The calls that are answered from the thread's page: numbers of getpid, gettid, getuid, geteuid, getgid, getegid.
 pub const ANSWERED_HERE: [u32; 6] = [39, 186, 102, 107, 104, 108];
+
+/// Where threads sleep that wait for an answer: routines outside the window, which the window's code jumps to. They may
+/// change RAX, RCX, RDX, RSI, RDI, R10 and R11, and go on where RBX says.
+#[derive(Clone, Copy, Debug)]
+pub struct Sleep {
+    /// Wakes the sentry for a request.
+    pub ring: u64,
+    /// Sleeps while the state is [`thread::REQUEST`].
+    pub rest: u64,
+}
 
 /// What an interruption in the window means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,15 +221,15 @@ struct Code {
 
 impl Window {
     /// Makes the code for a window at `base` and puts it into a page of `memory`; `features` are the XCR0 bits of the
-    /// floating-point state, 0 where there is no XSAVE.
+    /// floating-point state, 0 where there is no XSAVE. Threads that have waited long enough `sleep`, or leave the guest.
     ///
     /// # Errors
     /// `ENOMEM`: no page. `EINVAL`: the base cannot be encoded.
-    pub fn new(memory: &dyn Memory, base: u64, features: u64) -> Result<Self, Errno> {
+    pub fn new(memory: &dyn Memory, base: u64, features: u64, sleep: Option<Sleep>) -> Result<Self, Errno> {
         if base >> 16 & 0xff != 0x60 || base & 0xffff != 0 || base as i32 as i64 as u64 != base {
             return Err(EINVAL);
         }
-        let code = Code::new(base + CODE, base + THREADS, features).map_err(|_| EINVAL)?;
+        let code = Code::new(base + CODE, base + THREADS, features, sleep).map_err(|_| EINVAL)?;
         let page = memory.allocate(PAGE_SIZE, PAGE_SIZE, MemKind::Shared)?;
         memory.write(page.offset, &code.bytes);
         Ok(Self { base, page, code, counts: Counts::default() })
@@ -330,7 +350,7 @@ fn half(offset: u64) -> iced_x86::code_asm::AsmMemoryOperand {
 
 impl Code {
     /// For the code at `start` and threads' pages from `threads` on.
-    fn new(start: u64, threads: u64, features: u64) -> Result<Self, IcedError> {
+    fn new(start: u64, threads: u64, features: u64, sleep: Option<Sleep>) -> Result<Self, IcedError> {
         let mut a = CodeAssembler::new(64)?;
         let mut any = a.create_label();
         let mut mail = a.create_label();
@@ -384,10 +404,15 @@ impl Code {
         let mut left = a.create_label();
         let mut answered = a.create_label();
         let mut restore = a.create_label();
+        let mut ring = a.create_label();
         let mut end = a.create_label();
         a.mov(ecx, half(thread::STATE))?;
         a.lea(ecx, qword_ptr(rcx) - thread::OPEN as i32)?;
         a.jrcxz(open)?;
+        if sleep.is_some() {
+            a.lea(ecx, qword_ptr(rcx) - (thread::ASLEEP - thread::OPEN) as i32)?;
+            a.jrcxz(open)?;
+        }
         a.jmp(leave)?;
         a.set_label(&mut open)?;
         for i in [RAX, RSP, RDI, RSI, RDX] {
@@ -415,6 +440,10 @@ impl Code {
         a.set_label(&mut requested)?;
         a.lea(ecx, qword_ptr(rcx) - thread::OPEN as i32)?;
         a.jrcxz(waiting)?;
+        if sleep.is_some() {
+            a.lea(ecx, qword_ptr(rcx) - (thread::ASLEEP - thread::OPEN) as i32)?;
+            a.jrcxz(ring)?;
+        }
         a.mov(half(thread::STATE), thread::CLOSED)?;
         a.set_label(&mut given_up)?;
         a.popfq()?;
@@ -423,18 +452,36 @@ impl Code {
         a.set_label(&mut own_stack)?;
         a.jmp(leave)?;
         a.set_label(&mut waiting)?;
-        a.mov(ecx, half(thread::ROUNDS))?;
+        a.xor(ecx, ecx)?;
         a.set_label(&mut again)?;
         a.mov(eax, half(thread::STATE))?;
         a.cmp(eax, thread::REQUEST as i32)?;
         a.jne(answered)?;
         a.pause()?;
-        a.sub(ecx, 1)?;
-        a.ja(again)?;
-        a.mov(eax, thread::REQUEST)?;
-        a.mov(ecx, thread::LEFT)?;
-        a.lock().cmpxchg(half(thread::STATE), ecx)?;
-        a.jne(answered)?;
+        a.add(ecx, 1)?;
+        a.cmp(ecx, half(thread::ROUNDS))?;
+        a.jb(again)?;
+        match sleep {
+            None => {
+                a.mov(eax, thread::REQUEST)?;
+                a.mov(ecx, thread::LEFT)?;
+                a.lock().cmpxchg(half(thread::STATE), ecx)?;
+                a.jne(answered)?;
+            }
+            Some(Sleep { ring: ring_at, rest }) => {
+                // Stored ahead, so that the sentry need not wake the thread to learn it.
+                a.mov(eax, features as u32)?;
+                a.mov(edx, (features >> 32) as u32)?;
+                if features != 0 {
+                    a.xsave64(xsave_area())?;
+                }
+                call_routine(&mut a, rest)?;
+                a.jmp(answered)?;
+                a.set_label(&mut ring)?;
+                call_routine(&mut a, ring_at)?;
+                a.jmp(waiting)?;
+            }
+        }
         a.set_label(&mut leaving)?;
         a.syscall()?;
         a.set_label(&mut left)?;
@@ -498,6 +545,19 @@ impl Code {
     }
 }
 
+/// Goes to one of the routines of [`Sleep`] and comes back with the thread's registers.
+fn call_routine(a: &mut CodeAssembler, routine: u64) -> Result<(), IcedError> {
+    let mut back = a.create_label();
+    a.lea(rbx, qword_ptr(back))?;
+    a.mov(rcx, routine)?;
+    a.jmp(rcx)?;
+    a.set_label(&mut back)?;
+    for i in [RDX, RBX, RSI, RDI, R10] {
+        a.mov(GPRS[i], word(gpr(i)))?;
+    }
+    Ok(())
+}
+
 /// Indices of registers in [`GPRS`].
 const RAX: usize = 0;
 const RDX: usize = 2;
@@ -506,6 +566,7 @@ const RSP: usize = 4;
 const RBP: usize = 5;
 const RSI: usize = 6;
 const RDI: usize = 7;
+const R10: usize = 10;
 
 /// Goes on if GS leads to a thread's page, which lie from `threads` on. Else, and for who jumps to the label that is
 /// returned, the call leaves the guest by the stub's `syscall`.

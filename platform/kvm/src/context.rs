@@ -243,7 +243,7 @@ impl KvmContext {
         }
         if !polling.companion.is_done()
             && Arc::ptr_eq(&polling.space, space)
-            && mailbox.answer(&polling.taken, regs, self.next_fp.as_ref().map(|fp| &fp.0[..]))
+            && mailbox.answer(&polling.taken, regs, self.next_fp.as_ref().map(|fp| &fp.0[..]), true)
         {
             self.posted = Some(Posted { regs: *regs, fp: self.next_fp.take() });
             return self.poll(&window, page, regs).map(Some);

@@ -98,7 +98,7 @@ impl Machine {
 
         // The code there reads the bases of FS and GS by instructions.
         let window = if options.patch && host_has_fsgsbase() {
-            let window = Window::new(&memory, WINDOW.start, cpu.xsave.features);
+            let window = Window::new(&memory, WINDOW.start, cpu.xsave.features, None);
             Some(Arc::new(window.map_err(|e| exhausted("window of call sites", e))?))
         } else {
             None

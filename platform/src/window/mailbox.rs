@@ -60,8 +60,53 @@ impl<'a> Mailbox<'a> {
 
     /// Lets the thread make requests and wait `rounds` rounds for each. Only while it is not in the guest.
     pub fn open(&self, rounds: u32) {
+        self.admit(thread::OPEN, rounds);
+    }
+
+    /// The same for a sentry that sleeps: the thread is to wake it.
+    pub fn open_asleep(&self, rounds: u32) {
+        self.admit(thread::ASLEEP, rounds);
+    }
+
+    fn admit(&self, state: u32, rounds: u32) {
+        self.set_rounds(rounds);
+        self.memory.write(self.page.offset + thread::SLEEPS, &0u32.to_le_bytes());
+        self.memory.write(self.state_at(), &state.to_le_bytes());
+    }
+
+    /// How many rounds the thread waits; one that waits already takes it to heart.
+    pub fn set_rounds(&self, rounds: u32) {
         self.memory.write(self.page.offset + thread::ROUNDS, &rounds.to_le_bytes());
-        self.memory.write(self.state_at(), &thread::OPEN.to_le_bytes());
+    }
+
+    /// Tells the routines of [`super::Sleep`] what they need to know.
+    pub fn set_area(&self, area: u64) {
+        self.memory.write(self.page.offset + thread::AREA, &area.to_le_bytes());
+    }
+
+    /// The sentry is about to sleep. False: there is a request.
+    pub fn fall_asleep(&self) -> bool {
+        self.set(thread::OPEN, thread::ASLEEP) || self.state() == State::Idle
+    }
+
+    /// Whether the thread sleeps: it has to be woken at [`Mailbox::word_to_wake`], and its floating-point state is known.
+    pub fn sleeps(&self) -> bool {
+        self.memory.load_u32(self.page.offset + thread::SLEEPS) != 0
+    }
+
+    /// The time stamp counter when the thread last woke the sentry, as the guest has it.
+    pub fn rang(&self) -> u64 {
+        self.word(thread::RANG)
+    }
+
+    /// The time stamp counter when the thread was last woken, as the guest has it.
+    pub fn woke(&self) -> u64 {
+        self.word(thread::WOKE)
+    }
+
+    /// The offset of the word in the memory file that the thread sleeps on.
+    pub fn word_to_wake(&self) -> u64 {
+        self.state_at()
     }
 
     /// Stops looking. False: there is a request.
@@ -132,8 +177,15 @@ impl<'a> Mailbox<'a> {
     /// Makes a waiting thread, whose registers were `taken`, go on with `regs`. False: not by the mailbox, it has to leave
     /// the guest (or does so just now).
     ///
-    /// `fp` is the floating-point state to go on with, if it changes: an XSAVE area that XRSTOR takes.
-    pub fn answer(&self, taken: &UserRegs, regs: &UserRegs, fp: Option<&[u8]>) -> bool {
+    /// `fp` is the floating-point state to go on with, if it changes: an XSAVE area that XRSTOR takes. `stays_awake` says
+    /// that the sentry looks for the next request.
+    pub fn answer(
+        &self,
+        taken: &UserRegs,
+        regs: &UserRegs,
+        fp: Option<&[u8]>,
+        stays_awake: bool,
+    ) -> bool {
         let mut same = *taken;
         (same.rax, same.rcx, same.r11, same.orig_rax) = (regs.rax, regs.rcx, regs.r11, regs.orig_rax);
         let offset = self.page.offset;
@@ -167,7 +219,7 @@ impl<'a> Mailbox<'a> {
             None => thread::RESTORE,
         };
         self.memory.write(offset + thread::HOW, &how.to_le_bytes());
-        self.set(thread::REQUEST, thread::OPEN)
+        self.set(thread::REQUEST, if stays_awake { thread::OPEN } else { thread::ASLEEP })
     }
 }
 

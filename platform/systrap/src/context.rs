@@ -1,8 +1,8 @@
 //! A guest thread's context: enters a stub's thread, waits, and says what made it stop.
 //!
 //! A stay ends with a trap, which the stub's signal handler hands over, or with a request: a call from a patched site that
-//! comes through the [mailbox](platform::window) while the context looks there. Then the guest thread waits in the window
-//! until the context goes on, and goes the way of a trap if that takes long.
+//! comes through the [mailbox](platform::window). Then the guest thread waits in the window until the context answers:
+//! awake for a while, then asleep in the stub. Either side wakes the other if that sleeps.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -19,7 +19,7 @@ use crate::kick::Runner;
 use crate::shared::Shared;
 use crate::space::SystrapSpace;
 use crate::spin::{Spin, WAKE_TICKS};
-use crate::stub::KICK;
+use crate::stub::{KICK, is_in_sleep};
 use crate::thread::{Thread, Wait, is_canonical};
 use crate::xstate;
 
@@ -50,6 +50,8 @@ pub(crate) struct SystrapContext {
     posted: Option<Posted>,
     /// The floating-point state that the thread is to go on with, while a request is unanswered.
     next_fp: Option<FpState>,
+    /// For how many rounds the guest thread was told to wait awake.
+    rounds: u32,
 }
 
 /// An answer.
@@ -72,6 +74,7 @@ impl SystrapContext {
             taken: None,
             posted: None,
             next_fp: None,
+            rounds: 0,
         }
     }
 
@@ -95,7 +98,24 @@ impl SystrapContext {
         let state = self.fp.take().unwrap_or_else(|| xstate::initial(self.shared.xsave_layout()));
         thread.set_fp_state(&state);
         self.bound = Some((space.weak(), thread));
+        self.introduce();
         Ok(())
+    }
+
+    /// Tells the window's code where the bound thread's area is.
+    fn introduce(&self) {
+        if let (Some((_, thread)), Some(page)) = (&self.bound, self.page) {
+            Mailbox::new(&*self.shared.memory, page).set_area(thread.area_in_stub());
+        }
+    }
+
+    /// Wakes a guest thread that waits for an answer, if it sleeps; says whether it does.
+    fn wake(&self, mailbox: &Mailbox<'_>) -> bool {
+        let sleeps = mailbox.sleeps();
+        if sleeps {
+            self.shared.memory.wake(mailbox.word_to_wake());
+        }
+        sleeps
     }
 
     /// Gives the thread back, and keeps the floating-point state.
@@ -116,14 +136,19 @@ impl SystrapContext {
     /// Makes a guest thread that waits for an answer leave the window, as for a trap.
     fn call_out(&mut self) -> Result<(), Error> {
         let Some(taken) = self.taken.take() else { return Ok(()) };
-        let (Some((_, thread)), Some(page)) = (&mut self.bound, self.page) else { return Ok(()) };
-        let mailbox = Mailbox::new(&*self.shared.memory, page);
+        let shared = self.shared.clone();
+        let Some(page) = self.page else { return Ok(()) };
+        let mailbox = Mailbox::new(&*shared.memory, page);
         let mut spin = LEAVING;
         for looks in 0.. {
             mailbox.dismiss();
+            if self.wake(&mailbox) {
+                spin = 0;
+            }
+            let Some((_, thread)) = &self.bound else { return Ok(()) };
             match thread.wait(spin, LOOK, None, || true).0 {
                 Wait::Trapped => break,
-                Wait::Dead => return Err(dead(&self.shared)),
+                Wait::Dead => return Err(dead(&shared)),
                 Wait::TimedOut | Wait::Requested => {}
             }
             spin = 0;
@@ -133,6 +158,7 @@ impl SystrapContext {
             }
         }
         log::trace!("systrap: called out of the window, from {:#x}", taken.rip);
+        let Some((_, thread)) = &mut self.bound else { return Ok(()) };
         thread.refresh();
         mailbox.reset();
         if let Some(fp) = self.next_fp.take() {
@@ -141,14 +167,21 @@ impl SystrapContext {
         Ok(())
     }
 
-    /// Answers the request with `regs`, if there is one and the guest thread still waits. False: it has trapped.
-    fn answer(&mut self, regs: &UserRegs) -> Result<bool, Error> {
-        let (Some(taken), Some(page)) = (&self.taken, self.page) else { return Ok(false) };
-        let mailbox = Mailbox::new(&*self.shared.memory, page);
-        if mailbox.answer(taken, regs, self.next_fp.as_ref().map(|fp| &fp.0[..])) {
+    /// Answers the request with `regs`, if there is one and the guest thread still waits; says whether that slept. `None`:
+    /// it has trapped.
+    fn answer(&mut self, regs: &UserRegs, stays_awake: bool, rounds: u32) -> Result<Option<bool>, Error> {
+        let (Some(taken), Some(page)) = (&self.taken, self.page) else { return Ok(None) };
+        let shared = self.shared.clone();
+        let mailbox = Mailbox::new(&*shared.memory, page);
+        if self.rounds != rounds {
+            mailbox.set_rounds(rounds);
+            self.rounds = rounds;
+        }
+        if mailbox.answer(taken, regs, self.next_fp.as_ref().map(|fp| &fp.0[..]), stays_awake) {
+            let slept = self.wake(&mailbox);
             self.taken = None;
             self.posted = Some(Posted { regs: *regs, fp: self.next_fp.take() });
-            return Ok(true);
+            return Ok(Some(slept));
         }
         if mailbox.state() == State::Left
             && let Some(window) = self.shared.window.get()
@@ -156,17 +189,18 @@ impl SystrapContext {
             window.counts.left.fetch_add(1, Ordering::Relaxed);
         }
         self.call_out()?;
-        Ok(false)
+        Ok(None)
     }
 
     /// What `trap` is where the guest thread was interrupted in the window's code.
     fn settle(&mut self, trap: Trap, regs: &mut UserRegs) -> Trap {
         let (Some(page), Some(window)) = (self.page, self.shared.window.get()) else { return trap };
-        if !window.contains(regs.rip) {
-            return trap;
-        }
+        let zone = match window.zone(regs.rip) {
+            None if is_in_sleep(regs.rip) => Some(Zone::Requested),
+            zone => zone,
+        };
         let mailbox = Mailbox::new(&*self.shared.memory, page);
-        match window.zone(regs.rip) {
+        match zone {
             Some(Zone::Borrowed) => regs.rsp = mailbox.borrowed_rsp(),
             Some(Zone::Saved) => (regs.rsp, regs.rflags) = (mailbox.borrowed_rsp(), mailbox.saved_rflags()),
             Some(Zone::Requested) => {
@@ -196,6 +230,10 @@ impl SystrapContext {
             return None;
         }
         let mailbox = Mailbox::new(&*self.shared.memory, self.page?);
+        let state = |mailbox: Mailbox<'_>| layout.xstate.sanitised(&FpState(mailbox.fp(size)));
+        if mailbox.sleeps() {
+            return (mailbox.state() == State::Request).then(|| state(mailbox));
+        }
         if !mailbox.ask_fp() {
             return None;
         }
@@ -206,33 +244,36 @@ impl SystrapContext {
             }
             std::hint::spin_loop();
         }
-        (mailbox.state() == State::Request).then(|| layout.xstate.sanitised(&FpState(mailbox.fp(size))))
+        (mailbox.state() == State::Request).then(|| state(mailbox))
     }
 
     /// Runs user code and waits for the end of the stay.
     fn stay(&mut self, regs: &mut UserRegs) -> Result<Trap, Error> {
-        let answered = self.answer(regs)?;
         let shared = self.shared.clone();
+        let running = shared.running.fetch_add(1, Ordering::Relaxed) + 1;
+        let (mine, guests) = self.spin.begin(running * 2 <= shared.cpus);
+        let rounds = (u64::from(guests) / shared.round) as u32;
+        let answered = self.answer(regs, mine > 0, rounds).inspect_err(|_| {
+            shared.running.fetch_sub(1, Ordering::Relaxed);
+        })?;
         let Some((_, thread)) = &mut self.bound else {
             return Err(Error::Broken("systrap: no thread".into()));
         };
         let hidden_gs = self.page.map_or(0, |page| page.addr);
         let mailbox = self.page.map(|page| Mailbox::new(&*shared.memory, page));
-        let running = shared.running.fetch_add(1, Ordering::Relaxed) + 1;
-        let (mine, guests) = self.spin.begin(running * 2 <= shared.cpus);
         let began = host::clock::tsc();
-        let woken = if answered {
-            false
+        let woken = if let Some(slept) = answered {
+            slept
         } else {
             thread.load(regs, hidden_gs);
             match mailbox {
                 // Who steps through the window gets out of it at the first look at the mailbox.
-                Some(mailbox) if mine > 0 && regs.rflags & FLAG_TF == 0 => {
-                    mailbox.open((u64::from(guests) / shared.round) as u32)
-                }
-                Some(mailbox) => mailbox.reset(),
+                Some(mailbox) if regs.rflags & FLAG_TF != 0 => mailbox.reset(),
+                Some(mailbox) if mine > 0 => mailbox.open(rounds),
+                Some(mailbox) => mailbox.open_asleep(rounds),
                 None => {}
             }
+            self.rounds = rounds;
             thread.resume(guests)
         };
         let mut spin = if woken && mine > 0 { mine + WAKE_TICKS } else { mine };
@@ -260,16 +301,24 @@ impl SystrapContext {
             }
         };
         shared.running.fetch_sub(1, Ordering::Relaxed);
-        let (trap, ran) = match (end, mailbox, shared.window.get()) {
+        // Without the time that it took to wake either. The guest's clocks are the guest's word.
+        let from = match (answered, mailbox) {
+            (Some(true), Some(mailbox)) => mailbox.woke().max(began),
+            (Some(_), _) => began,
+            (None, _) => thread.resumed(),
+        };
+        let (trap, to) = match (end, mailbox, shared.window.get()) {
             (Wait::Requested, Some(mailbox), Some(window)) => {
+                let to = if slept { mailbox.rang() } else { host::clock::tsc() };
                 mailbox.take(regs);
                 self.taken = Some(*regs);
                 window.counts.mailed.fetch_add(1, Ordering::Relaxed);
-                (Ok(Trap::Syscall), host::clock::tsc().wrapping_sub(began))
+                (Ok(Trap::Syscall), to)
             }
-            (Wait::Trapped, ..) => (thread.trap(regs, hidden_gs), thread.ran()),
+            (Wait::Trapped, ..) => (thread.trap(regs, hidden_gs), thread.trapped()),
             _ => (Err(dead(&shared)), 0),
         };
+        let ran = to.saturating_sub(from);
         let ran = self.spin.end(ran, slept);
         self.runner.leave(matches!(trap, Ok(Trap::Interrupted)), ran, awake);
         if end == Wait::Requested {
@@ -355,11 +404,15 @@ impl Context for SystrapContext {
         }
         self.page = page;
         self.posted = None;
+        self.introduce();
     }
 
     fn relax(&mut self) {
-        if let (Some(_), Some(page)) = (&self.taken, self.page) {
-            Mailbox::new(&*self.shared.memory, page).dismiss();
+        if let (Some(_), Some(page)) = (&self.taken, self.page)
+            && self.rounds > 0
+        {
+            Mailbox::new(&*self.shared.memory, page).set_rounds(0);
+            self.rounds = 0;
         }
     }
 

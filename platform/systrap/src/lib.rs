@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use platform::memory::MemoryFile;
 use platform::window::Window;
+use platform::window::thread::FP_LEN;
 use platform::{AddressSpace, Context, Error, Platform, XsaveLayout};
 
 pub mod check;
@@ -110,7 +111,10 @@ impl SystrapPlatform {
         platform.shared.nursery.give(Stub::new(&platform.shared)?);
         if options.patch {
             let shared = &platform.shared;
-            let window = Window::new(&*shared.memory, layout::WINDOW.start, shared.xsave_layout().features)
+            let xsave = shared.xsave_layout();
+            // What does not fit a thread's page is not stored there.
+            let features = if xsave.size as u64 <= FP_LEN { xsave.features } else { 0 };
+            let window = Window::new(&*shared.memory, layout::WINDOW.start, features, Some(stub::sleep()))
                 .map_err(|e| Error::Exhausted(format!("systrap: window of call sites: {e}")))?;
             shared.window.get_or_init(|| Arc::new(window));
         }

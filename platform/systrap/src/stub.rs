@@ -8,11 +8,13 @@
 //!   listed there, and reports by pwrite(2), since no memory that it can store to is out of the guest's reach.
 //! - `thread`: the start of a guest thread: signal stack, signal mask, filter; then it traps for the first time.
 //! - `handler`: the handler of all signals: hands over to the sentry, waits, and returns to user code.
+//! - `ring`, `rest`: what the window's code needs to sleep until its request is answered ([`platform::window::Sleep`]).
 #![expect(unsafe_code, reason = "holds assembly and reads its bytes")]
 
 use std::arch::global_asm;
 
 use libc::sock_filter;
+use platform::window::{Sleep, thread as page};
 
 use crate::filter;
 use crate::layout::{AREA_LEN, AREAS, CONTROL_FD, STUB_MM, STUB_TEXT, STUB_TEXT_LEN, area, mm};
@@ -28,6 +30,8 @@ pub(crate) mod turn {
     pub(crate) const SENTRY: u32 = 2;
     /// The thread is to end.
     pub(crate) const EXIT: u32 = 3;
+    /// User code runs, and its mailbox has a request, for a sentry that slept.
+    pub(crate) const RUNG: u32 = 4;
 }
 
 /// What a command makes, in its last word.
@@ -54,6 +58,8 @@ global_asm!(
     .balign 64
     .globl ringfence_stub_start, ringfence_stub_handler, ringfence_stub_end
     .hidden ringfence_stub_start, ringfence_stub_handler, ringfence_stub_end
+    .globl ringfence_stub_ring, ringfence_stub_rest, ringfence_stub_rested
+    .hidden ringfence_stub_ring, ringfence_stub_rest, ringfence_stub_rested
 
     # The thread that changes mappings. r12: command page; r13d: the last batch.
 ringfence_stub_start:
@@ -284,6 +290,44 @@ ringfence_stub_handler:
     mov eax, {SIGRETURN}
     syscall
     ud2
+
+    # In user code: GS leads to the thread's page, RBX to where it goes on.
+ringfence_stub_ring:
+    rdtsc
+    shl rdx, 32
+    or rax, rdx
+    mov gs:[{PAGE_RANG}], rax
+    mov rdi, gs:[{PAGE_AREA}]
+    mov eax, {RUNG}
+    xchg [rdi + {TURN}], eax
+    cmp dword ptr [rdi + {SENTRY_SLEEPS}], 0
+    je 70f
+    mov eax, {FUTEX}
+    lea rdi, [rdi + {TURN}]
+    mov esi, 1
+    mov edx, 0x7fffffff
+    syscall
+70: jmp rbx
+ringfence_stub_rest:
+    mov eax, 1
+    xchg gs:[{PAGE_SLEEPS}], eax
+71: cmp dword ptr gs:[{PAGE_STATE}], {REQUEST}
+    jne 72f
+    mov eax, {FUTEX}
+    rdgsbase rdi
+    lea rdi, [rdi + {PAGE_STATE}]
+    xor esi, esi
+    mov edx, {REQUEST}
+    xor r10d, r10d
+    syscall
+    jmp 71b
+72: rdtsc
+    shl rdx, 32
+    or rax, rdx
+    mov gs:[{PAGE_WOKE}], rax
+    mov dword ptr gs:[{PAGE_SLEEPS}], 0
+    jmp rbx
+ringfence_stub_rested:
     .balign 8
     # Data that is filled in when the image is made: see `Image`.
 ringfence_stub_mask:
@@ -327,6 +371,13 @@ ringfence_stub_end:
     GUEST = const turn::GUEST,
     SENTRY = const turn::SENTRY,
     EXIT_TURN = const turn::EXIT,
+    RUNG = const turn::RUNG,
+    PAGE_AREA = const page::AREA,
+    PAGE_SLEEPS = const page::SLEEPS,
+    PAGE_RANG = const page::RANG,
+    PAGE_WOKE = const page::WOKE,
+    PAGE_STATE = const page::STATE,
+    REQUEST = const page::REQUEST,
     THREAD = const Kind::Thread as u64,
     FUTEX = const libc::SYS_futex,
     PWRITE = const libc::SYS_pwrite64,
@@ -348,11 +399,29 @@ const _: () = assert!(mm::SPIN == area::SPIN);
 unsafe extern "C" {
     static ringfence_stub_start: u8;
     static ringfence_stub_handler: u8;
+    static ringfence_stub_ring: u8;
+    static ringfence_stub_rest: u8;
+    static ringfence_stub_rested: u8;
     static ringfence_stub_end: u8;
 }
 
 /// Bytes of the data at the end of the code.
 const DATA_LEN: usize = 32;
+
+/// Where a symbol of the code is in a stub.
+fn in_stub(symbol: *const u8) -> u64 {
+    STUB_TEXT + (symbol.addr() - (&raw const ringfence_stub_start).addr()) as u64
+}
+
+/// The routines in which user code waits for the sentry.
+pub(crate) fn sleep() -> Sleep {
+    Sleep { ring: in_stub(&raw const ringfence_stub_ring), rest: in_stub(&raw const ringfence_stub_rest) }
+}
+
+/// Whether `rip` is in one of them.
+pub(crate) fn is_in_sleep(rip: u64) -> bool {
+    (sleep().ring..in_stub(&raw const ringfence_stub_rested)).contains(&rip)
+}
 
 /// The pages at [`STUB_TEXT`].
 pub(crate) struct Image {
@@ -369,7 +438,7 @@ impl Image {
         assert!(code_len <= 4096, "the stub's code has one page");
         // SAFETY: the symbols are the ends of the code above, which nobody changes.
         let code = unsafe { std::slice::from_raw_parts(start, code_len) };
-        let handler = (&raw const ringfence_stub_handler).addr() - start.addr();
+        let handler = in_stub(&raw const ringfence_stub_handler);
         let mut bytes = vec![0xcc; STUB_TEXT_LEN as usize];
         bytes[..code_len].copy_from_slice(code);
 
@@ -391,7 +460,7 @@ impl Image {
         data.extend_from_slice(&parent.to_le_bytes());
         data.extend_from_slice(&u32::from(dispatch).to_le_bytes());
         bytes[code_len - DATA_LEN..code_len].copy_from_slice(&data);
-        Self { bytes, handler: STUB_TEXT + handler as u64 }
+        Self { bytes, handler }
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {

@@ -33,6 +33,8 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 pub(crate) struct Thread {
     process: Arc<Process>,
     area: Arc<Area>,
+    /// Where that is in the stub.
+    at: u64,
     layout: FrameLayout,
     tid: i32,
     /// What contexts that had it before have used, ns.
@@ -102,7 +104,7 @@ impl Thread {
             Ok(mask) => process.set_affinity(tid, &mask),
             Err(e) => log::debug!("systrap: affinity: {e}"),
         }
-        let mut thread = Self { process, area, layout, tid, used_ns: 0, loaded: UserRegs::default() };
+        let mut thread = Self { process, area, at, layout, tid, used_ns: 0, loaded: UserRegs::default() };
         thread.loaded = thread.registers();
         Ok(thread)
     }
@@ -113,6 +115,11 @@ impl Thread {
 
     pub(crate) fn tid(&self) -> i32 {
         self.tid
+    }
+
+    /// Where its area is in the stub.
+    pub(crate) fn area_in_stub(&self) -> u64 {
+        self.at
     }
 
     fn m(&self) -> &Mapping {
@@ -221,16 +228,23 @@ impl Thread {
         host::futex::wake(self.m(), self.area.offset() + area::TURN);
     }
 
-    fn state(&self) -> Option<Wait> {
-        match self.m().load_u32(self.area.offset() + area::TURN) {
+    /// What the guest says. That it has rung counts once, and only if there is a request.
+    fn state(&self, mailbox: Option<Mailbox<'_>>) -> Option<Wait> {
+        let at = self.area.offset() + area::TURN;
+        match self.m().load_u32(at) {
             turn::GUEST => None,
             turn::DEAD => Some(Wait::Dead),
+            turn::RUNG => {
+                // It may trap at the same time.
+                self.m().compare_exchange_u32(at, turn::RUNG, turn::GUEST);
+                mailbox.is_some_and(|m| m.state() == State::Request).then_some(Wait::Requested)
+            }
             _ => Some(Wait::Trapped),
         }
     }
 
     /// Waits for the guest's next trap, or for a request in `mailbox`: awake for `spin` ticks and while `may_spin`, then
-    /// asleep, with the mailbox closed.
+    /// asleep.
     pub(crate) fn wait(
         &self,
         spin: u64,
@@ -245,27 +259,27 @@ impl Thread {
                 if mailbox.is_some_and(|m| m.state() == State::Request) {
                     return (Wait::Requested, ticks);
                 }
-                if let Some(end) = self.state() {
+                if let Some(end) = self.state(mailbox) {
                     return (end, ticks);
                 }
                 std::hint::spin_loop();
                 ticks.awake = host::clock::tsc().wrapping_sub(start);
             }
-        } else if let Some(end) = self.state() {
+        } else if let Some(end) = self.state(mailbox) {
             return (end, ticks);
         }
-        if mailbox.is_some_and(|m| !m.close()) {
+        if mailbox.is_some_and(|m| !m.fall_asleep()) {
             // What the thread says of itself counts only while it has not trapped since.
-            return (self.state().unwrap_or(Wait::Requested), ticks);
+            return (self.state(mailbox).unwrap_or(Wait::Requested), ticks);
         }
         let (m, at) = (self.m(), self.area.offset());
         m.swap_u32(at + area::SENTRY_SLEEPS, 1);
-        let end = match self.state() {
+        let end = match self.state(mailbox) {
             Some(end) => Some(end),
             None => {
                 ticks.slept = true;
                 host::futex::wait(m, at + area::TURN, turn::GUEST, Some(limit));
-                self.state()
+                self.state(mailbox)
             }
         };
         m.swap_u32(at + area::SENTRY_SLEEPS, 0);
@@ -276,10 +290,14 @@ impl Thread {
         }
     }
 
-    /// How long user code ran, in ticks of the time stamp counter, as the guest has it.
-    pub(crate) fn ran(&self) -> u64 {
-        let word = |field| self.m().load_u64(self.area.offset() + field);
-        word(area::TRAP_TSC).saturating_sub(word(area::RESUME_TSC))
+    /// The time stamp counter when the thread trapped, as the guest has it.
+    pub(crate) fn trapped(&self) -> u64 {
+        self.m().load_u64(self.area.offset() + area::TRAP_TSC)
+    }
+
+    /// The time stamp counter when the thread last returned from a trap, as the guest has it.
+    pub(crate) fn resumed(&self) -> u64 {
+        self.m().load_u64(self.area.offset() + area::RESUME_TSC)
     }
 
     /// Takes the registers of a trap that is known already from elsewhere.

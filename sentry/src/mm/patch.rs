@@ -36,6 +36,9 @@ use encode::{Encoding, find_encoding};
 const HOT: u32 = 6;
 /// Sites that are counted at once.
 const COUNTED: usize = 1024;
+/// Calls after which the thread does not go on in the window: execve, exit, exit_group, execveat. Out of there it would
+/// have to leave the guest once more.
+const ENDS: [u64; 4] = [59, 60, 231, 322];
 
 /// A patched piece of code.
 #[derive(Clone, Debug)]
@@ -170,7 +173,7 @@ impl MemoryManager {
     /// site when it is hot.
     pub fn count_call(&self, call: u64, nr: u64) {
         let Some(window) = &self.window else { return };
-        if !window.contains(call) && self.heat.is_hot(call) {
+        if !window.contains(call) && !ENDS.contains(&nr) && self.heat.is_hot(call) {
             let patched = self.patch(window, call, nr);
             log::debug!("mm {}: call site {call:#x}, number {nr}: {patched:?}", self.id);
         }
