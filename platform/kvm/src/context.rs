@@ -106,6 +106,10 @@ impl KvmContext {
                 if mailbox.state() != State::Idle {
                     mailbox.take(regs);
                     mailbox.reset();
+                    if trap == Trap::Interrupted {
+                        // Reported next: a call came at the same time.
+                        self.kicker.kick();
+                    }
                     return Ok(Trap::Syscall);
                 }
                 if let Some(posted) = &self.posted {

@@ -207,6 +207,9 @@ impl SystrapContext {
                 if mailbox.state() != State::Idle {
                     mailbox.take(regs);
                     mailbox.reset();
+                    if trap == Trap::Interrupted {
+                        self.runner.report_later();
+                    }
                     return Trap::Syscall;
                 }
                 if let Some(posted) = &self.posted {

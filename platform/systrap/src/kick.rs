@@ -108,6 +108,11 @@ impl Runner {
         }
     }
 
+    /// The kick that ended the stay is not reported yet: a call came at the same time.
+    pub(crate) fn report_later(&self) {
+        self.state.lock().kicked = true;
+    }
+
     /// Whether a kick waits to be reported.
     pub(crate) fn is_kicked(&self) -> bool {
         self.state.lock().kicked
