@@ -158,13 +158,15 @@ int main(int argc, char **argv) {
   pthread_mutexattr_setpshared(&at, 1);
   pthread_mutex_t *sm = mmap(0, 4096, 3, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   pthread_mutex_init(sm, &at);
+  volatile int *held = (volatile int *)(sm + 1);
   pid_t c = fork();
   if (!c) {
     pthread_mutex_lock(sm);
+    *held = 1;
     ms(100);
     _exit(0);
   }
-  ms(50);
+  while (!*held) ms(1);
   int r = pthread_mutex_lock(sm);
   printf("robust pi %d\n", r == EOWNERDEAD);
   if (r == EOWNERDEAD) pthread_mutex_consistent(sm);
