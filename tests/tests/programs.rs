@@ -158,7 +158,7 @@ programs! {
         case("threads", &["/bin/bash", "-c", "ps -eLo nlwp,comm | grep -c bash >/dev/null && echo yes"]),
     }
     psmisc needs ["pstree", "killall", "fuser"] {
-        case("pstree", bash!("sleep 60 & until [ $(cat /proc/$!/comm) = sleep ]; do sleep 0.01; done; sleep 60 & until [ $(cat /proc/$!/comm) = sleep ]; do sleep 0.01; done; pstree -A $$ | tr -s '-' ; kill %1 %2; wait")),
+        case("pstree", bash!("sleep 60 & until [ $(cat /proc/$!/comm) = sleep ]; do sleep 0.01; done; sleep 60 & until [ $(cat /proc/$!/comm) = sleep ]; do sleep 0.01; done; t=$(pstree -A $$); tr -s '-' <<< \"$t\"; kill %1 %2; wait")),
         case("killall", bash!("cp /bin/sleep /tmp/sleep-$$; /tmp/sleep-$$ 60 & until [ $(cat /proc/$!/comm) = sleep-$$ ]; do sleep 0.01; done; killall -q sleep-$$; wait $!; echo $?; rm /tmp/sleep-$$")),
     }
     busybox_proc needs ["busybox"] {
