@@ -179,13 +179,7 @@ impl<'a> Mailbox<'a> {
     ///
     /// `fp` is the floating-point state to go on with, if it changes: an XSAVE area that XRSTOR takes. `stays_awake` says
     /// that the sentry looks for the next request.
-    pub fn answer(
-        &self,
-        taken: &UserRegs,
-        regs: &UserRegs,
-        fp: Option<&[u8]>,
-        stays_awake: bool,
-    ) -> bool {
+    pub fn answer(&self, taken: &UserRegs, regs: &UserRegs, fp: Option<&[u8]>, stays_awake: bool) -> bool {
         let mut same = *taken;
         (same.rax, same.rcx, same.r11, same.orig_rax) = (regs.rax, regs.rcx, regs.r11, regs.orig_rax);
         let offset = self.page.offset;
