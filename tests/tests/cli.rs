@@ -157,6 +157,41 @@ fn too_few_descriptors_is_125_or_works() {
     }
 }
 
+/// Runs `/bin/true` on systrap by a shell that sets limits first; says what helps where that does not work.
+fn with_limit(limit: &str) -> (Option<i32>, String) {
+    let mut command = Command::new("/bin/sh");
+    command
+        .args(["-c", &format!("{limit}; exec \"$0\" run --platform systrap -- /bin/true")])
+        .arg(ringfence());
+    let outcome = run(command, b"", LIMIT);
+    (outcome.status, outcome.stderr_text())
+}
+
+#[test]
+fn what_a_host_forbids_is_one_line_with_the_remedy() {
+    for (limit, help) in [("ulimit -n 12", "ulimit -n"), ("ulimit -v 4000000", "ulimit -v")] {
+        let (status, text) = with_limit(limit);
+        assert_eq!(status, Some(125), "{limit}: {text}");
+        assert!(text.starts_with("ringfence: ") && text.lines().count() == 1, "{limit}: {text}");
+        assert!(text.contains(help), "{limit}: {text}");
+    }
+}
+
+#[test]
+fn systrap_needs_no_privileges() {
+    if have_program("setpriv") && is_root() {
+        let copy = std::env::temp_dir().join(format!("ringfence-user-{}", std::process::id()));
+        std::fs::copy(ringfence(), &copy).expect("the binary can be copied");
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        command.args(["--bounding-set=-all", "--no-new-privs", "--"]).arg(&copy);
+        command.args(["run", "--platform", "systrap", "--", "/bin/echo", "works"]);
+        let outcome = run(command, b"", LIMIT);
+        std::fs::remove_file(&copy).expect("the copy can be removed");
+        assert_eq!(outcome.status, Some(0), "{}", outcome.stderr_text());
+    }
+}
+
 #[test]
 fn a_fatal_signal_is_128_and_its_number() {
     if have_kvm() {

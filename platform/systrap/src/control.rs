@@ -9,6 +9,7 @@ use host::memory::Memfd;
 use platform::Error;
 
 use crate::layout::{AREA_LEN, AREAS_AT, CONTROL_LEN, MAX_SPACES, MAX_THREADS};
+use crate::obstacle::refused;
 
 /// The control file, mapped.
 pub(crate) struct Control {
@@ -70,7 +71,7 @@ impl Numbers {
 
 impl Control {
     pub(crate) fn new() -> Result<Self, Error> {
-        let failed = |e| Error::Broken(format!("systrap: control file: {e}"));
+        let failed = |e: abi::Errno| refused("control file", e.raw());
         let file = Memfd::create(c"ringfence-control").map_err(failed)?;
         file.set_len(CONTROL_LEN).map_err(failed)?;
         let mapping = Mapping::reserve(CONTROL_LEN).map_err(failed)?;

@@ -4,7 +4,7 @@
 //! Reading order: `layout.rs` (where things lie), `stub.rs` (the code in the guest's process), `filter.rs` (what it may ask
 //! of the host), `template.rs` (the first stub), `control.rs` (shared pages), `process.rs` (stubs and their commands),
 //! `nursery.rs` (stubs made ahead), `pieces.rs`, `plan.rs` (what changes), `space.rs` (address spaces), `thread.rs` (registers and turns), `context.rs` (a stay in the guest and its
-//! end), `spin.rs`, `kick.rs`, `xstate.rs`; `sys.rs`, `shared.rs`, `counters.rs`.
+//! end), `spin.rs`, `kick.rs`, `xstate.rs`, `obstacle.rs` (what a host does not allow); `sys.rs`, `shared.rs`, `counters.rs`.
 //!
 //! Locks, outer to inner: a space's state (`PAGE_TABLE`; a parent's before its child's), a stub's command page
 //! (`PLATFORM`), a runner's state, then a stub's areas (`LEAF`), and the lists of the control file and of living stubs.
@@ -28,6 +28,7 @@ mod filter;
 mod kick;
 pub mod layout;
 mod nursery;
+mod obstacle;
 mod pieces;
 mod plan;
 mod process;
@@ -42,6 +43,7 @@ mod xstate;
 
 use control::Control;
 use nursery::{Nursery, Stub};
+use obstacle::refused;
 use process::{Family, Process};
 use shared::Shared;
 
@@ -77,14 +79,13 @@ impl SystrapPlatform {
     /// One line for people that says what to do.
     pub fn new(options: &Options) -> Result<Arc<Self>, Error> {
         host::thread::install_interrupt_handler()
-            .map_err(|e| Error::Broken(format!("systrap: handler of the interrupt signal: {e}")))?;
+            .map_err(|e| refused("handler of the interrupt signal", e.raw()))?;
         if !sys::has_fsgsbase() {
             return Err(Error::Broken(
                 "systrap: user code may not set FS.base here: Linux 5.9 or later without nofsgsbase is needed".into(),
             ));
         }
-        let memory = MemoryFile::new(options.memory_limit)
-            .map_err(|e| Error::Broken(format!("systrap: memory file: {e}")))?;
+        let memory = MemoryFile::new(options.memory_limit).map_err(|e| refused("memory file", e.raw()))?;
         let family = start_keeper(&memory, options)?;
         let start = number("/proc/sys/vm/mmap_min_addr").unwrap_or(65536).max(base::PAGE_SIZE);
         let shared = Arc::new(Shared {
@@ -129,15 +130,16 @@ fn number(path: &str) -> Option<u64> {
 
 /// Starts the thread that makes the template and reaps stubs: they die with the thread that is their parent.
 fn start_keeper(memory: &MemoryFile, options: &Options) -> Result<Arc<Family>, Error> {
-    let broken = |e: &dyn std::fmt::Display| Error::Broken(format!("systrap: {e}"));
+    let broken = |e: abi::Errno| refused("the stub's code", e.raw());
     let image = stub::Image::new(std::process::id(), options.user_dispatch);
-    let text = host::memory::Memfd::create(c"ringfence-stub").map_err(|e| broken(&e))?;
-    text.set_len(layout::STUB_TEXT_LEN).map_err(|e| broken(&e))?;
-    host::file::write_at(std::os::fd::AsFd::as_fd(&text), 0, image.bytes()).map_err(|e| broken(&e))?;
+    let text = host::memory::Memfd::create(c"ringfence-stub").map_err(broken)?;
+    text.set_len(layout::STUB_TEXT_LEN).map_err(broken)?;
+    host::file::write_at(std::os::fd::AsFd::as_fd(&text), 0, image.bytes()).map_err(broken)?;
     let control = Arc::new(Control::new()?);
     let page = control.take_page()?;
     Process::prepare_page(&control, page);
-    let memory = memory.file().try_clone_to_owned().map_err(|e| broken(&e))?;
+    let thread = |e: std::io::Error| refused("a thread", e.raw_os_error().unwrap_or(0));
+    let memory = memory.file().try_clone_to_owned().map_err(thread)?;
     let (sender, receiver) = mpsc::sync_channel(1);
     let keeper = move || {
         use std::os::fd::AsFd;
@@ -161,11 +163,9 @@ fn start_keeper(memory: &MemoryFile, options: &Options) -> Result<Arc<Family>, E
         let _ = sender.send(Ok(family.clone()));
         family.reap();
     };
-    std::thread::Builder::new()
-        .name("stub-keeper".into())
-        .spawn(keeper)
-        .map_err(|e| broken(&format!("a thread: {e}")))?;
-    let family = receiver.recv().map_err(|_| broken(&"the keeper of stubs has ended"))??;
+    std::thread::Builder::new().name("stub-keeper".into()).spawn(keeper).map_err(thread)?;
+    let ended = |_| Error::Broken("systrap: the keeper of stubs has ended".into());
+    let family = receiver.recv().map_err(ended)??;
     family.empty_template().inspect_err(|_| {
         family.end();
         let _ = family.wait_for_end(SHUTDOWN_LIMIT);

@@ -189,12 +189,16 @@ ringfence_stub_start:
     lea rdi, [rbx + {STACK}]
     xor esi, esi
     syscall
+    test eax, eax
+    jnz 52f
     mov eax, {SIGPROCMASK}
     mov edi, 2
     lea rsi, [rip + ringfence_stub_mask]
     xor edx, edx
     mov r10d, 8
     syscall
+    test eax, eax
+    jnz 52f
     mov eax, {PRCTL}
     mov edi, 59
     mov esi, 1

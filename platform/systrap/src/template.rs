@@ -9,6 +9,7 @@ use platform::Error;
 
 use crate::filter;
 use crate::layout::{CONTROL_FD, MEMORY_FD, STUB_MM, STUB_TEXT, STUB_TEXT_LEN, mm};
+use crate::obstacle::refused;
 use crate::stub::SIGNALS;
 
 /// What the clone needs; it lives in the sentry's memory until the clone runs in the stub's page.
@@ -64,8 +65,7 @@ const STEPS: [&str; 10] = [
 /// # Errors
 /// The host makes no process.
 pub(crate) fn start(setup: &Setup<'_>) -> Result<i32, Error> {
-    let broken = |what: &str, e: &dyn std::fmt::Display| Error::Broken(format!("systrap: {what}: {e}"));
-    let stacks = Mapping::anonymous(2 * STACK).map_err(|e| broken("stack of the template", &e))?;
+    let stacks = Mapping::anonymous(2 * STACK).map_err(|e| refused("stack of the template", e.raw()))?;
     let mut program = filter::wide();
     let mut arguments = Arguments {
         setup,
@@ -82,15 +82,12 @@ pub(crate) fn start(setup: &Setup<'_>) -> Result<i32, Error> {
     // 2. `arguments` lives until then.
     let middle = unsafe { libc::clone(middle, top, flags, (&raw mut arguments).cast()) };
     if middle < 0 {
-        return Err(broken(
-            "clone of the process (limits on processes, RLIMIT_NPROC and pids.max)",
-            &std::io::Error::last_os_error(),
-        ));
+        return Err(refused("cloning the process", last_errno()));
     }
     // SAFETY: no pointers but null; `middle` is our child.
     unsafe { libc::waitpid(middle, std::ptr::null_mut(), libc::__WALL) };
     if arguments.pid <= 0 {
-        return Err(broken("clone of the process", &std::io::Error::from_raw_os_error(-arguments.pid)));
+        return Err(refused("cloning the process", -arguments.pid));
     }
     Ok(arguments.pid)
 }
@@ -100,19 +97,7 @@ pub(crate) fn failure(mapping: &Mapping, page: u64) -> Error {
     let step = mapping.load_u32(page + mm::SETUP_STEP) as usize;
     let errno = mapping.load_u32(page + mm::SETUP_ERRNO).cast_signed();
     let what = STEPS.get(step).copied().unwrap_or("set-up");
-    let error = std::io::Error::from_raw_os_error(errno);
-    Error::Broken(format!("systrap: {what}: {error}{}", remedy(what)))
-}
-
-/// What helps against a failure.
-fn remedy(what: &str) -> &'static str {
-    match what {
-        "the seccomp filter" => {
-            "; the container's seccomp profile must allow seccomp(2) (podman, docker: --security-opt seccomp=unconfined)"
-        }
-        "mapping the stub" => "; the host must allow PROT_EXEC mappings of memfds (SELinux: execmem)",
-        _ => "",
-    }
+    refused(what, errno)
 }
 
 /// Clones the template, and ends.

@@ -77,7 +77,8 @@ impl Thread {
                 turn::SENTRY => break,
                 turn::DEAD => {
                     return Err(Failure::Dead.into_error(
-                        "a guest thread's filter (the container's seccomp profile must allow seccomp(2))",
+                        "setting up a guest thread (a container's seccomp profile must allow seccomp(2), sigaltstack(2) \
+                         and rt_sigprocmask(2))",
                     ));
                 }
                 now if started.elapsed() < START_LIMIT => {
