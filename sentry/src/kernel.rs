@@ -164,6 +164,8 @@ pub struct Kernel {
     pub syscalls: AtomicU64,
     /// Page faults handled.
     pub faults: AtomicU64,
+    /// Threads that rseq(2) has no number for.
+    pub(crate) without_number: crate::task::rseq::WithoutNumber,
     /// Some process has a limit on its processor time.
     pub(crate) has_cpu_limits: AtomicBool,
     /// An address space without anything in it, for threads that end.
@@ -251,6 +253,7 @@ impl Kernel {
             queued_signals: Arc::default(),
             syscalls: AtomicU64::new(0),
             faults: AtomicU64::new(0),
+            without_number: crate::task::rseq::WithoutNumber::default(),
             has_cpu_limits: AtomicBool::new(false),
             empty_space: OnceLock::new(),
             terminals: setup.terminals,
@@ -337,6 +340,7 @@ impl Kernel {
                 drop(outcome);
                 self.tell_hangups();
                 self.look_after_groups();
+                self.ask_without_number();
                 limit = self.time.refresh();
                 self.alarms.check_clock();
                 self.sample_load();
@@ -358,6 +362,7 @@ impl Kernel {
 
     /// How long to wait for something to do: less while control groups have limits.
     fn watch(&self, limit: std::time::Duration) -> std::time::Duration {
+        let limit = self.ask_without_number_in().map_or(limit, |pause| pause.min(limit));
         if self.cgroups.has_limits() { limit.min(crate::cgroup::WATCH) } else { limit }
     }
 

@@ -180,6 +180,7 @@ impl Ctx<'_> {
         if self.task.cgroup_root().shared.held.load(Ordering::SeqCst) == 0 {
             return;
         }
+        self.release_number();
         while self.task.cgroup().is_held() && !self.task.must_exit() {
             self.task.parker.prepare();
             if !self.task.is_held.swap(true, Ordering::SeqCst) {

@@ -217,6 +217,8 @@ pub struct MemoryManager {
     patched: AtomicBool,
     /// How often call sites trapped.
     heat: Heat,
+    /// Which thread was told which processor.
+    pub cpu_numbers: crate::task::rseq::CpuNumbers,
     /// `PR_SET_MDWE`.
     pub(crate) mdwe: AtomicU8,
     /// The contexts of Linux AIO.
@@ -291,6 +293,7 @@ impl MemoryManager {
             window,
             patched: AtomicBool::new(false),
             heat: Heat::default(),
+            cpu_numbers: crate::task::rseq::CpuNumbers::default(),
             mdwe: AtomicU8::new(0),
             aio: crate::aio::Contexts::default(),
             out_of_memory: AtomicBool::new(false),

@@ -266,6 +266,7 @@ impl Ctx<'_> {
     fn push_handler(&mut self, action: &SigAction, p: &Pending) -> bool {
         // A sleep in the handler must not go on with the deadline of the one that it interrupts.
         self.restart_deadline = None;
+        self.restart_for_signal(p.signo);
         let Ok(fp) = self.context.fp_state() else { return false };
         let layout = self.task.kernel.platform.xsave_layout();
         let current = self.task.state.lock().mask;

@@ -268,6 +268,7 @@ pub(super) fn sys_sched_setaffinity(cx: &mut Ctx<'_>, tid: i32, len: u32, mask: 
         task.kicker.set_affinity(&wanted);
     }
     task.attributes.lock().cpus = wanted;
+    task.restart_soon();
     Ok(0)
 }
 

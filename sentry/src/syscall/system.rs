@@ -1,6 +1,6 @@
 //! The machine and what was used of it: names, memory, file systems, time.
 
-use abi::errno::{EFAULT, EINVAL, EPERM};
+use abi::errno::{EINVAL, EPERM};
 use abi::{Errno, UserAddr};
 use base::cred::cap;
 use fs::file::FileDescription;
@@ -147,7 +147,8 @@ pub(super) fn sys_personality(cx: &mut Ctx<'_>, new: u32) -> SysResult {
 /// `getcpu(2)`.
 pub(super) fn sys_getcpu(cx: &mut Ctx<'_>, cpu: UserAddr, node: UserAddr) -> SysResult {
     if !cpu.is_null() {
-        cx.mm.write_value(cpu, &u32::try_from(host::system::current_cpu()).map_err(|_| EFAULT)?)?;
+        let number = cx.rseq.number().unwrap_or_else(|| cx.task.account.cpu());
+        cx.mm.write_value(cpu, &number)?;
     }
     if !node.is_null() {
         cx.mm.write_value(node, &0u32)?;

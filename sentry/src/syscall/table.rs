@@ -10,7 +10,7 @@ use super::{
     xattr,
 };
 use crate::ptrace::calls as ptrace;
-use crate::task::Ctx;
+use crate::task::{Ctx, rseq};
 use Support::{Absent, Full, Partial};
 
 macro_rules! syscalls {
@@ -362,7 +362,7 @@ syscalls! {
     321 bpf, Absent;
     322 execveat = task::sys_execveat(dirfd: i32, path: UserAddr, argv: UserAddr, envp: UserAddr, flags: u32), Full;
     323 userfaultfd, Absent;
-    324 membarrier = task::sys_membarrier(command: i32, flags: u32, cpu: i32), Partial("no RSEQ commands");
+    324 membarrier = task::sys_membarrier(command: i32, flags: u32, cpu: i32), Full;
     325 mlock2 = mem::sys_mlock2(addr: u64, len: u64, flags: u32), Full;
     326 copy_file_range = splice::sys_copy_file_range(in_fd: i32, in_offset: UserAddr, out_fd: i32, out_offset: UserAddr, len: u64, flags: u32), Full;
     327 preadv2 = range::sys_preadv2(fd: i32, iov: UserAddr, count: u64, offset: i64, high: u64, flags: u32), Partial("no RWF_ATOMIC, RWF_DONTCACHE");
@@ -372,7 +372,7 @@ syscalls! {
     331 pkey_free = mem::sys_pkey_free(key: i32), Partial("no keys: as on a processor without them");
     332 statx = path::sys_statx(dirfd: i32, path: UserAddr, flags: u32, mask: u32, buf: UserAddr), Partial("no direct I/O alignment");
     333 io_pgetevents = aio::sys_io_pgetevents(context: u64, min: i64, count: i64, events: UserAddr, timeout: UserAddr, mask: UserAddr), Full;
-    334 rseq, Absent;
+    334 rseq = rseq::sys_rseq(area: u64, len: u32, flags: u32, signature: u32), Partial("no mm_cid; processors are told apart within a process only");
     424 pidfd_send_signal = sig::sys_pidfd_send_signal(fd: i32, signo: i32, info: UserAddr, flags: u32), Full;
     425 io_uring_setup = uring::sys_io_uring_setup(entries: u32, params: UserAddr), Partial("no IOPOLL, NO_MMAP, ATTACH_WQ");
     426 io_uring_enter = uring::sys_io_uring_enter(fd: u32, submit: u32, complete: u32, flags: u32, arg: UserAddr, size: u64), Partial("no xattr, zero-copy, futex, waitid and driver operations");

@@ -269,7 +269,7 @@ pub(super) fn sys_get_robust_list(cx: &mut Ctx<'_>, pid: i32, head: UserAddr, le
 }
 
 /// `membarrier(2)`.
-pub(super) fn sys_membarrier(cx: &mut Ctx<'_>, command: i32, flags: u32, _cpu: i32) -> SysResult {
+pub(super) fn sys_membarrier(cx: &mut Ctx<'_>, command: i32, flags: u32, cpu: i32) -> SysResult {
     const GLOBAL: i32 = 1;
     const GLOBAL_EXPEDITED: i32 = 2;
     const REGISTER_GLOBAL_EXPEDITED: i32 = 4;
@@ -277,9 +277,14 @@ pub(super) fn sys_membarrier(cx: &mut Ctx<'_>, command: i32, flags: u32, _cpu: i
     const REGISTER_PRIVATE_EXPEDITED: i32 = 16;
     const PRIVATE_EXPEDITED_SYNC_CORE: i32 = 32;
     const REGISTER_PRIVATE_EXPEDITED_SYNC_CORE: i32 = 64;
+    const PRIVATE_EXPEDITED_RSEQ: i32 = 128;
+    const REGISTER_PRIVATE_EXPEDITED_RSEQ: i32 = 256;
     const GET_REGISTRATIONS: i32 = 512;
-    const ALL: i32 = 127 | GET_REGISTRATIONS;
-    if flags != 0 {
+    const ALL: i32 = 511 | GET_REGISTRATIONS;
+    const FLAG_CPU: u32 = 1;
+    // A processor may be named, of those that sequences run on: here all start again.
+    let takes_cpu = command == PRIVATE_EXPEDITED_RSEQ && flags == FLAG_CPU;
+    if flags != 0 && !takes_cpu {
         return Err(EINVAL.into());
     }
     let registered = &cx.task.group.barriers;
@@ -290,14 +295,30 @@ pub(super) fn sys_membarrier(cx: &mut Ctx<'_>, command: i32, flags: u32, _cpu: i
     };
     match command {
         0 => Ok(if host::thread::barrier().is_ok() { ALL as u64 } else { 0 }),
-        REGISTER_GLOBAL_EXPEDITED | REGISTER_PRIVATE_EXPEDITED | REGISTER_PRIVATE_EXPEDITED_SYNC_CORE => {
-            register(command)
+        REGISTER_GLOBAL_EXPEDITED
+        | REGISTER_PRIVATE_EXPEDITED
+        | REGISTER_PRIVATE_EXPEDITED_SYNC_CORE
+        | REGISTER_PRIVATE_EXPEDITED_RSEQ => register(command),
+        GET_REGISTRATIONS => {
+            // Who asks for one of the special kinds registers for the plain one, which is not ready by that.
+            const SPECIAL: i32 = REGISTER_PRIVATE_EXPEDITED_SYNC_CORE | REGISTER_PRIVATE_EXPEDITED_RSEQ;
+            let set = registered.load(Ordering::SeqCst);
+            let plain = if set & SPECIAL != 0 { REGISTER_PRIVATE_EXPEDITED } else { 0 };
+            Ok((set | plain) as u64)
         }
-        GET_REGISTRATIONS => Ok(registered.load(Ordering::SeqCst) as u64),
-        PRIVATE_EXPEDITED | PRIVATE_EXPEDITED_SYNC_CORE
+        PRIVATE_EXPEDITED | PRIVATE_EXPEDITED_SYNC_CORE | PRIVATE_EXPEDITED_RSEQ
             if registered.load(Ordering::SeqCst) & command << 1 == 0 =>
         {
             Err(EPERM.into())
+        }
+        PRIVATE_EXPEDITED_RSEQ => {
+            let is_there =
+                |cpu: i32| usize::try_from(cpu).is_ok_and(|n| n < cx.task.kernel.system.cpu_limit());
+            if !takes_cpu || is_there(cpu) {
+                cx.restart_others();
+            }
+            host::thread::barrier()?;
+            Ok(0)
         }
         // All guest threads are threads of one host process, and its barrier takes them out of the guest.
         GLOBAL | GLOBAL_EXPEDITED | PRIVATE_EXPEDITED | PRIVATE_EXPEDITED_SYNC_CORE => {

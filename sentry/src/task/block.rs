@@ -156,6 +156,7 @@ impl Ctx<'_> {
     /// Sleeps in the task's parking place: see [`Parker::park`].
     pub fn park(&mut self, limit: Option<Duration>) -> bool {
         crate::signal::async_io::send_due();
+        self.release_number();
         self.context.relax();
         self.task.account.enter(Phase::Asleep);
         let parker = &self.task.parker;

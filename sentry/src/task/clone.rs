@@ -242,6 +242,7 @@ pub fn start_first(first: FirstTask) -> Result<(), Errno> {
         signal_pending: AtomicBool::new(false),
         parent_death_signal: AtomicI32::new(0),
         robust_list: AtomicU64::new(0),
+        rseq_event: AtomicBool::new(false),
         seccomp: crate::seccomp::Seccomp::default(),
         cgroup: Lock::new(Membership::new(&kernel.cgroups)),
         is_held: AtomicBool::new(false),
@@ -315,6 +316,7 @@ pub(super) fn new_ctx<'a>(
         regs,
         context,
         altstack: StackT::NONE,
+        rseq: super::rseq::Rseq::default(),
         saved_mask: None,
         clear_tid: 0,
         restart_deadline: None,
@@ -365,6 +367,9 @@ impl Ctx<'_> {
         let limits =
             if is_thread { self.task.group.limits.clone() } else { copy_limits(&self.task.group.limits) };
         let mm = if f & flag::VM != 0 {
+            if f & flag::VFORK == 0 {
+                self.mm.cpu_numbers.share(kernel.system.cpu_limit());
+            }
             self.mm.clone()
         } else {
             // A task refers to its address space twice: in what others see of it and in what it runs with.
@@ -463,6 +468,7 @@ impl Ctx<'_> {
             signal_pending: AtomicBool::new(into.is_held()),
             parent_death_signal: AtomicI32::new(0),
             robust_list: AtomicU64::new(0),
+            rseq_event: AtomicBool::new(false),
             seccomp: crate::seccomp::Seccomp::with(self.task.seccomp.state()),
             cgroup: Lock::new(cgroup),
             is_held: AtomicBool::new(false),
@@ -505,11 +511,13 @@ impl Ctx<'_> {
         let vfork = (f & flag::VFORK != 0).then(|| Arc::new(VforkDone::new(self.task.parker.clone())));
         let child_vfork = vfork.clone();
         let altstack = if f & flag::VM != 0 && f & flag::VFORK == 0 { StackT::NONE } else { self.altstack };
+        let rseq = if f & flag::VM == 0 { self.rseq.forked() } else { super::rseq::Rseq::default() };
         let args = *args;
         let child = task.clone();
         let spawned = spawn(tid, move || {
             let mut cx = new_ctx(task, mm, files, fs, cred, regs, context.as_mut());
             cx.altstack = altstack;
+            cx.rseq = rseq;
             cx.vfork_done = child_vfork;
             if cx.context.set_fp_state(&fp).is_err() {
                 cx.start_group_exit(9);

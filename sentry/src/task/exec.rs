@@ -317,7 +317,7 @@ impl Ctx<'_> {
                 gid: cred.gid,
                 egid: cred.egid,
                 secure,
-                rseq: None,
+                rseq: Some((super::rseq::FEATURE_SIZE, super::rseq::ALIGN)),
             },
         })?;
         let start = stack.mapping_start(layout.stack_top, stack_limit);
@@ -503,6 +503,7 @@ impl Ctx<'_> {
             killed: AtomicBool::new(false),
             signal_pending: AtomicBool::new(true),
             robust_list: AtomicU64::new(0),
+            rseq_event: AtomicBool::new(false),
             parent_death_signal: AtomicI32::new(old.parent_death_signal.load(Ordering::Relaxed)),
             seccomp: crate::seccomp::Seccomp::with(old.seccomp.state()),
             cgroup: Lock::new(cgroup),

@@ -160,6 +160,7 @@ impl Ctx<'_> {
     /// Lets go of the address space: wakes who joins on the thread, who waits for its locks, and a parent in vfork.
     pub fn release_mm(&mut self) {
         self.release_window();
+        self.leave_rseq();
         self.exit_robust_list();
         self.leave_pi_locks();
         if self.clear_tid != 0 {

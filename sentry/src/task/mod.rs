@@ -2,6 +2,7 @@
 //!
 //! Reading order: this file; `run.rs` (the loop of a guest thread); `block.rs` (sleeping); `exec.rs`; `clone.rs`; `exit.rs`
 //! (ending and waiting); `fd.rs` (descriptor tables); `account.rs` (time used); `attributes.rs` (prctl, scheduling);
+//! `rseq.rs` (restartable sequences);
 //! `current.rs`; `window.rs` (patched call sites); `worker.rs` (threads of the kernel's own).
 //!
 //! Locks: the tree (`Kernel::tree`) outermost, then signal state of a group, then a task's own state.
@@ -31,6 +32,7 @@ mod patience;
 pub mod pi;
 pub mod pidfd;
 pub mod robust;
+pub mod rseq;
 pub mod run;
 mod window;
 pub mod worker;
@@ -164,6 +166,8 @@ pub struct Task {
     pub signal_pending: AtomicBool,
     /// `set_robust_list`.
     pub robust_list: AtomicU64,
+    /// It must look at its rseq before it goes on: another thread says so.
+    pub rseq_event: AtomicBool,
     /// What it is sent when the thread that made its process ends (`PR_SET_PDEATHSIG`).
     pub parent_death_signal: AtomicI32,
     /// Which calls it may make.

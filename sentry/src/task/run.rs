@@ -33,6 +33,8 @@ pub struct Ctx<'a> {
     pub context: &'a mut dyn Context,
     /// The alternate signal stack.
     pub altstack: abi::signal::StackT,
+    /// rseq(2).
+    pub rseq: super::rseq::Rseq,
     /// A mask to be restored once the signal that ended `sigsuspend` or `ppoll` is delivered.
     pub saved_mask: Option<u64>,
     /// `set_tid_address`.
@@ -65,6 +67,9 @@ impl Ctx<'_> {
                     self.exit_thread();
                     return;
                 }
+            }
+            if !self.prepare_rseq() {
+                continue;
             }
             self.prepare_window();
             let space = self.mm.space().clone();
