@@ -1,14 +1,16 @@
 //! Native and in the sandbox, side by side: whole programs and single operations.
 //!
 //! In reading order: `target.rs` says what runs a program (the host's kernel, ringfence on each platform, others that are
-//! installed), `rows.rs` what is run, `measure.rs` runs all targets in turns so that the load falls on all alike,
+//! installed; `crun.rs` makes a container of one), `rows.rs` what is run, `measure.rs` runs all targets in turns so that the load falls on all alike,
 //! `results.rs` holds, stores and compares the times, `page.rs` prints the table, the plot and the page.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 
+mod crun;
 pub mod measure;
 pub mod page;
 pub mod results;
@@ -32,9 +34,15 @@ pub struct Options {
     /// Platforms of ringfence to measure, with commas [default: what `auto` chooses]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     platform: Vec<String>,
-    /// How often each is run [default: 9, single operations 5]
+    /// How often each is run at most [default: 9, single operations 5]
     #[arg(long, value_name = "N")]
     rounds: Option<usize>,
+    /// Seconds for all rounds of one program on all targets together
+    #[arg(long, value_name = "SECONDS", default_value_t = 15)]
+    row_seconds: u64,
+    /// Seconds for one run of one program; a target that needs longer is left out
+    #[arg(long, value_name = "SECONDS", default_value_t = 12)]
+    limit: u64,
     /// Only rows of these names (may be given more than once)
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
@@ -67,8 +75,14 @@ fn run(options: &Options) -> Result<bool, String> {
     let failures = if options.micro {
         measure::operations(&targets, options.rounds.unwrap_or(5), &options.only, &mut results)?
     } else {
-        measure::programs(&targets, options.rounds.unwrap_or(9), &options.only, &mut results)?
+        let limits = measure::Limits {
+            rounds: options.rounds.unwrap_or(9),
+            row: Duration::from_secs(options.row_seconds),
+            run: Duration::from_secs(options.limit),
+        };
+        measure::programs(&targets, limits, &options.only, &mut results)?
     };
+    targets.iter().for_each(target::Target::clear);
     println!("{}", page::table(&results));
     for failure in &failures {
         println!("failed: {failure}");

@@ -1,20 +1,34 @@
 //! Runs all targets in turns.
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use crate::results::Results;
 use crate::rows;
 use crate::target::Target;
 
-/// Runs whole programs; returns what failed, for people. The first round of each is not counted.
+/// How long whole programs may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Rounds at most.
+    pub rounds: usize,
+    /// For one row, all targets and rounds together: no round begins that would go beyond it.
+    pub row: Duration,
+    /// For one run: a target that needs longer is left out of the row.
+    pub run: Duration,
+}
+
+/// Runs whole programs; returns what failed, for people. The first round of each is not counted, unless there is time for
+/// one only.
 ///
 /// # Errors
 /// For people: no row has the name.
 pub fn programs(
     targets: &[Target],
-    rounds: usize,
+    limits: Limits,
     only: &[String],
     results: &mut Results,
 ) -> Result<Vec<String>, String> {
@@ -27,43 +41,85 @@ pub fn programs(
         return Err("--only: no row has this name".to_owned());
     }
     for row in &rows {
-        if let Some(program) = rows::missing(row) {
-            eprintln!("skipped: {}: no {program}", row.name);
-            continue;
-        }
-        let mut broken = vec![false; targets.len()];
-        for round in 0..=rounds {
-            let mut native: Option<Output> = None;
-            for (index, target) in targets.iter().enumerate() {
-                if broken[index] {
-                    continue;
-                }
-                let (time, output) = timed(target.command(&row.argv))?;
-                let wrong = match &native {
-                    None => !output.status.success(),
-                    Some(native) => native.status != output.status || native.stdout != output.stdout,
-                };
-                if wrong {
-                    let text = String::from_utf8_lossy(&output.stderr);
-                    let line = text.lines().next().unwrap_or("the output differs");
-                    failures.push(format!("{} on {}: {}: {line}", row.name, target.name, output.status));
-                    broken[index] = true;
-                } else if round > 0 {
-                    results.add(row.name, &target.name, time.as_nanos() as f64);
-                }
-                native.get_or_insert(output);
-            }
+        match rows::missing(row) {
+            Some(program) => eprintln!("skipped: {}: no {program}", row.name),
+            None => one_program(row, targets, limits, results, &mut failures)?,
         }
     }
     Ok(failures)
 }
 
-fn timed(mut command: Command) -> Result<(Duration, Output), String> {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+/// One row on all targets in turns.
+fn one_program(
+    row: &rows::Row,
+    targets: &[Target],
+    limits: Limits,
+    results: &mut Results,
+    failures: &mut Vec<String>,
+) -> Result<(), String> {
     let started = Instant::now();
-    let output = command.output().map_err(|e| format!("{}: {e}", command.get_program().display()))?;
-    Ok((started.elapsed(), output))
+    let mut broken = vec![false; targets.len()];
+    for round in 0..=limits.rounds {
+        let began = Instant::now();
+        let mut native: Option<Output> = None;
+        let mut times = Vec::new();
+        for (index, target) in targets.iter().enumerate() {
+            if broken[index] {
+                continue;
+            }
+            let (time, output) = timed(target.command(&row.argv)?, limits.run)?;
+            let wrong = match &native {
+                None => !output.status.success(),
+                Some(native) => native.status != output.status || native.stdout != output.stdout,
+            };
+            if wrong {
+                let text = String::from_utf8_lossy(&output.stderr);
+                let line = match text.lines().next() {
+                    _ if time >= limits.run => "longer than --limit",
+                    line => line.unwrap_or("the output differs"),
+                };
+                failures.push(format!("{} on {}: {}: {line}", row.name, target.name, output.status));
+                broken[index] = true;
+            } else {
+                times.push((&target.name, time.as_nanos() as f64));
+            }
+            native.get_or_insert(output);
+        }
+        let is_last = started.elapsed() + began.elapsed() > limits.row;
+        if round > 0 || is_last {
+            times.into_iter().for_each(|(target, time)| results.add(row.name, target, time));
+        }
+        if is_last {
+            break;
+        }
+    }
+    Ok(())
 }
+
+/// Runs a command to its end; at the limit its whole process group is killed.
+fn timed(mut command: Command, limit: Duration) -> Result<(Duration, Output), String> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    let started = Instant::now();
+    let name = command.get_program().to_string_lossy().into_owned();
+    let failed = |e: std::io::Error| format!("{name}: {e}");
+    let child = command.spawn().map_err(failed)?;
+    let group = format!("-{}", child.id());
+    let (ended, end) = mpsc::channel::<()>();
+    let watch = std::thread::spawn(move || {
+        if end.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
+            // It may have ended just now.
+            let _ = Command::new("kill").args(["-KILL", "--", &group]).stderr(Stdio::null()).status();
+        }
+    });
+    let output = child.wait_with_output().map_err(failed)?;
+    let time = started.elapsed();
+    drop(ended);
+    watch.join().map_err(|_| "the watch over a run panicked")?;
+    Ok((time, output))
+}
+
+/// For all operations of one source.
+const OPERATIONS_LIMIT: Duration = Duration::from_secs(600);
 
 /// Runs single operations: the programs of `benches/guest` time themselves and print `name nanoseconds`.
 ///
@@ -88,7 +144,7 @@ pub fn operations(
                 if broken[index] {
                     continue;
                 }
-                let (_, output) = timed(target.command(&argv))?;
+                let (_, output) = timed(target.command(&argv)?, OPERATIONS_LIMIT)?;
                 for line in String::from_utf8_lossy(&output.stdout).lines() {
                     if let Some((name, ns)) = line.split_once(' ')
                         && let Ok(ns) = ns.trim().parse()

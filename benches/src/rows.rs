@@ -47,6 +47,15 @@ const SQLITE: &str = "cd $(mktemp -d) && sqlite3 db \"create table t(a integer p
     create index x on t(b); select count(*), sum(a) from t where b like 'text 1%'\" && \
     for i in 1 2 3 4 5 6 7 8 9 10; do sqlite3 db \"insert into t(b) values ('more')\"; done";
 
+const POSTGRESQL: &str = "PATH=$(ls -d /usr/lib/postgresql/*/bin | tail -1):$PATH; d=$(mktemp -d); chmod 755 $d; cd $d; \
+    mkdir p; chown 65534:65534 p; chmod 700 p; cd p; p=$PWD; \
+    run() { setpriv --reuid 65534 --regid 65534 --clear-groups env HOME=$p \"$@\"; }; \
+    run initdb -D db -U me -A trust -N >/dev/null 2>&1 && \
+    run pg_ctl -D db -w -t 60 -l log -o \"-p 7381 -k $p -c fsync=off\" start >/dev/null && run createdb -h $p -p 7381 -U me t && \
+    run pgbench -h $p -p 7381 -U me -i -q t >/dev/null 2>&1 && \
+    run pgbench -h $p -p 7381 -U me -c 4 -j 2 -t 50 t 2>/dev/null | grep processed; \
+    r=$?; run pg_ctl -D db -m fast stop >/dev/null 2>&1; exit $r";
+
 /// All rows.
 pub fn all() -> Vec<Row> {
     let row = |name, argv: &[&str], needs| Row {
@@ -72,6 +81,7 @@ pub fn all() -> Vec<Row> {
         bash("sqlite", SQLITE, &["sqlite3"]),
         bash("redis", REDIS, &["redis-server", "redis-benchmark"]),
         bash("nginx", NGINX, &["nginx", "python3"]),
+        bash("postgresql", POSTGRESQL, &["pg_ctlcluster", "setpriv"]),
     ]
 }
 

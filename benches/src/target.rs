@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::crun;
+
 /// The search path of all programs: Debian's own.
 pub const PATH: &str = "/usr/bin:/bin:/usr/sbin:/sbin";
 
@@ -13,15 +15,35 @@ pub struct Target {
     pub name: String,
     /// The words before the program.
     pub prefix: Vec<String>,
+    /// The folder of a bundle whose configuration names the program, for a runtime that takes it from there.
+    pub bundle: Option<PathBuf>,
 }
 
 impl Target {
+    fn new(name: &str, prefix: &[&str]) -> Self {
+        let prefix = prefix.iter().map(|word| (*word).to_owned()).collect();
+        Self { name: name.to_owned(), prefix, bundle: None }
+    }
+
     /// The command that runs `argv` here, with a clean environment.
-    pub fn command(&self, argv: &[String]) -> Command {
-        let words: Vec<&String> = self.prefix.iter().chain(argv).collect();
+    ///
+    /// # Errors
+    /// For people: the bundle's configuration cannot be written.
+    pub fn command(&self, argv: &[String]) -> Result<Command, String> {
+        let mut words: Vec<&String> = self.prefix.iter().collect();
+        match &self.bundle {
+            Some(bundle) => crun::configure(bundle, argv)?,
+            None => words.extend(argv),
+        }
         let mut command = Command::new(words[0]);
         command.args(&words[1..]).env_clear().env("PATH", PATH).current_dir("/");
-        command
+        Ok(command)
+    }
+
+    /// Removes what was made for it.
+    pub fn clear(&self) {
+        // A folder left behind is no reason to fail.
+        self.bundle.iter().for_each(|bundle| drop(std::fs::remove_dir_all(bundle)));
     }
 }
 
@@ -46,20 +68,23 @@ pub fn all(ringfence: Option<PathBuf>, platforms: &[String]) -> Result<Vec<Targe
         ));
     }
     let ringfence = ringfence.to_string_lossy().into_owned();
-    let words = |list: &[&str]| list.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-    let mut targets = vec![Target { name: "native".to_owned(), prefix: Vec::new() }];
+    let mut targets = vec![Target { name: "native".to_owned(), prefix: Vec::new(), bundle: None }];
     if platforms.is_empty() {
-        targets.push(Target { name: "ringfence".to_owned(), prefix: words(&[&ringfence, "run", "--"]) });
+        targets.push(Target::new("ringfence", &[&ringfence, "run", "--"]));
     }
     for platform in platforms {
-        let prefix = words(&[&ringfence, "run", "--platform", platform, "--"]);
-        targets.push(Target { name: platform.clone(), prefix });
+        targets.push(Target::new(platform, &[&ringfence, "run", "--platform", platform, "--"]));
     }
     let is_installed = |name: &str| PATH.split(':').any(|dir| Path::new(dir).join(name).exists());
     if is_installed("runsc") {
         // Its KVM platform hangs on software KVM.
-        let prefix = words(&["runsc", "--platform=ptrace", "--network=none", "do"]);
-        targets.push(Target { name: "runsc".to_owned(), prefix });
+        targets.push(Target::new("runsc", &["runsc", "--platform=ptrace", "--network=none", "do"]));
+    }
+    if is_installed("crun") {
+        match crun::target() {
+            Ok(target) => targets.push(target),
+            Err(e) => eprintln!("skipped: crun: {e}"),
+        }
     }
     Ok(targets)
 }

@@ -21,12 +21,19 @@ pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
+static BINARY: OnceLock<PathBuf> = OnceLock::new();
+
+/// Whether `program` is the binary under test, or one of its name. Unlike [`ringfence`] it builds nothing.
+fn is_ringfence(program: &Path) -> bool {
+    program.file_name().is_some_and(|name| name == "ringfence")
+        || BINARY.get().is_some_and(|binary| binary == program)
+}
+
 /// The binary under test: `$RINGFENCE`, or the one beside this test, brought up to date once.
 ///
 /// # Panics
 /// When it does not build.
 pub fn ringfence() -> &'static Path {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         if let Some(path) = std::env::var_os("RINGFENCE") {
             return path.into();

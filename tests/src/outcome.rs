@@ -2,12 +2,13 @@
 
 use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::{PATH, ringfence};
+use crate::{PATH, is_ringfence, ringfence};
 
 /// How a command ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +66,7 @@ pub fn run(mut command: Command, stdin: &[u8], limit: Duration) -> Outcome {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    if command.get_program() == ringfence()
+    if is_ringfence(Path::new(command.get_program()))
         && let Some(platform) = std::env::var_os("RINGFENCE_PLATFORM")
     {
         command.env("RINGFENCE_PLATFORM", platform);

@@ -34,7 +34,7 @@ fn area_matches(area: &str) {
     };
     let mut rows = measure(&plan).expect("the suite runs");
     assert!(!rows.is_empty(), "{area}: no cases");
-    let judged = judge(&mut rows, &Known::load());
+    let judged = judge("guest", &mut rows, &Known::load());
     if !judged.known.is_empty() {
         loud(&format!("{area}: {} known failures of {} cases", judged.known.len(), rows.len()));
     }

@@ -8,8 +8,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
 use ringfence_tests::conformance::adapters;
+use ringfence_tests::conformance::adapters::beside;
+use ringfence_tests::conformance::adapters::record::Stored;
 use ringfence_tests::conformance::measure::{Plan, measure};
-use ringfence_tests::conformance::page::{self, Heading};
+use ringfence_tests::conformance::page::{self, Heading, Marks};
 use ringfence_tests::conformance::random::Search;
 use ringfence_tests::conformance::results::{Row, compare, count, judge, of_json, to_json};
 use ringfence_tests::conformance::run::Runner;
@@ -33,9 +35,10 @@ struct Options {
     /// Programs at once [default: the number of processors]
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
-    /// Seconds that one case may take
-    #[arg(long, value_name = "SECONDS", default_value_t = 20)]
-    limit: u64,
+    /// Seconds that one case may take [default: 20; for suites of others what each needs], natively in suites of others,
+    /// where a runner gets more
+    #[arg(long, value_name = "SECONDS")]
+    limit: Option<u64>,
     /// Write the results as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -54,9 +57,22 @@ struct Options {
     /// Run each case natively so often, to find cases whose output is not the same each time
     #[arg(long, value_name = "N", default_value_t = 1)]
     native_runs: usize,
-    /// Run a suite of others instead: ltp=DIR, libc-test=DIR, cpython, go or stress-ng
+    /// Run a suite of others instead: ltp=DIR, libc-test=DIR, glibc=DIR, cpython, go, stress-ng, fsx[=PROGRAM] or
+    /// fsstress[=PROGRAM]
     #[arg(long, value_name = "NAME")]
     suite: Option<String>,
+    /// With --suite: only the tests that FILE names, one a line (`#` begins a comment)
+    #[arg(long, value_name = "FILE", requires = "suite")]
+    tests: Option<PathBuf>,
+    /// With --suite: take the native results from FILE, which another run wrote
+    #[arg(long, value_name = "FILE", requires = "suite")]
+    native: Option<PathBuf>,
+    /// With --suite and --json: go on where an interrupted run stopped
+    #[arg(long, requires = "suite", requires = "json")]
+    resume: bool,
+    /// Make one table of several stored results; with --markdown written into that page
+    #[arg(long, num_args = 1.., value_name = "FILE")]
+    beside: Vec<PathBuf>,
     /// Compare random programs of system calls for so long, instead of the cases
     #[arg(long, value_name = "SECONDS")]
     random: Option<u64>,
@@ -70,6 +86,9 @@ struct Options {
     #[arg(long, short)]
     verbose: bool,
 }
+
+/// Seconds that a case of our own may take by default.
+const LIMIT: u64 = 20;
 
 fn main() -> ExitCode {
     match run(&Options::parse()) {
@@ -98,6 +117,9 @@ fn run(options: &Options) -> Result<bool, String> {
         println!("{} changed", changes.len());
         return Ok(changes.iter().all(|line| line.ends_with("-> pass")));
     }
+    if !options.beside.is_empty() {
+        return one_table(options);
+    }
     if let Some(seconds) = options.random {
         return random(options, seconds);
     }
@@ -108,13 +130,14 @@ fn run(options: &Options) -> Result<bool, String> {
     for area in suite::areas()? {
         sources.extend(suite::sources(&area)?);
     }
+    let limit = options.limit.unwrap_or(LIMIT);
     let plan = Plan {
         sources,
-        runner: options.runner.as_ref().map(|prefix| Runner::new(prefix, options.limit)),
+        runner: options.runner.as_ref().map(|prefix| Runner::new(prefix, limit)),
         filters: options.filter.clone(),
         jobs: jobs(options),
         native_runs: options.native_runs,
-        limit: options.limit,
+        limit,
         progress: true,
     };
     if options.list {
@@ -129,8 +152,8 @@ fn run(options: &Options) -> Result<bool, String> {
     if rows.is_empty() {
         return Err("no case has this name".to_owned());
     }
-    let judged = judge(&mut rows, &known(options)?);
-    report(options, &rows)?;
+    let judged = judge("guest", &mut rows, &known(options)?);
+    report(options, "conformance", &rows)?;
     for row in &judged.unexpected {
         println!("{}: {}", row.result.word(), row.name);
         let lines = if options.verbose { usize::MAX } else { 12 };
@@ -155,29 +178,83 @@ fn jobs(options: &Options) -> usize {
     options.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
-/// A suite of others: prints each test that does not pass.
+/// Results by the names of their tests, stored.
+fn stored(path: &Path) -> Result<Stored, String> {
+    Stored::of_json(&read(path)?).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+fn one_table(options: &Options) -> Result<bool, String> {
+    let runs = options.beside.iter().map(|path| stored(path)).collect::<Result<Vec<_>, _>>()?;
+    let known = options.known.as_ref().map(|path| read(path)).transpose()?;
+    let text = beside::markdown(&runs, &known.map_or_else(Known::load, |text| Known::parse(&text)));
+    let Some(path) = &options.markdown else {
+        print!("{text}");
+        return Ok(true);
+    };
+    let page = fs::read_to_string(path).unwrap_or_default();
+    write(path, &page::between_marks(&page, Marks::Beside, &text))?;
+    Ok(true)
+}
+
+/// A suite of others: prints each test that does not pass. Each result is written at once, to `FILE.journal` beside the
+/// file for JSON.
 fn suite_of_others(options: &Options, name: &str) -> Result<bool, String> {
-    let tests: Vec<_> = adapters::tests(name)?
-        .into_iter()
-        .filter(|test| {
-            options.filter.is_empty() || options.filter.iter().any(|f| test.name.contains(f.as_str()))
-        })
-        .collect();
-    let runner = options.runner.as_ref().map(|prefix| Runner::new(prefix, options.limit));
-    let rows = adapters::run(&tests, runner.as_ref(), jobs(options), |row| {
-        if row.result != Verdict::Pass {
-            println!(
-                "{}: {}: {}",
-                row.result.word(),
-                row.name,
-                row.detail.lines().next().unwrap_or_default()
-            );
-        }
+    let listed = options.tests.as_ref().map(|path| read(path)).transpose()?;
+    let listed: Option<BTreeSet<&str>> = listed
+        .as_ref()
+        .map(|text| text.lines().map(|line| line.split('#').next().unwrap_or_default().trim()).collect());
+    let wanted =
+        |name: &str| options.filter.is_empty() || options.filter.iter().any(|f| name.contains(f.as_str()));
+    let mut tests = adapters::tests(name)?;
+    tests.retain(|test| {
+        let short = test.name.split_once('/').map_or("", |(_, short)| short);
+        let is_listed = listed.as_ref().is_none_or(|l| l.contains(short) || l.contains(test.name.as_str()));
+        is_listed && wanted(&test.name)
     });
-    report(options, &rows)?;
+    let journal = options.json.as_ref().map(|path| PathBuf::from(format!("{}.journal", path.display())));
+    let mut plan = adapters::run::Plan {
+        tests,
+        runner: options.runner.as_ref().map(|prefix| Runner::new(prefix, options.limit.unwrap_or(LIMIT))),
+        jobs: jobs(options),
+        limit: options.limit,
+        journal,
+        ..Default::default()
+    };
+    if let Some(path) = &options.native {
+        plan.natively = adapters::run::by_name(stored(path)?);
+    }
+    if let (true, Some(journal), Some(json)) = (options.resume, &plan.journal, &options.json) {
+        plan.done = adapters::run::read_journal(journal);
+        if plan.done.is_empty() && json.exists() {
+            plan.done = adapters::run::by_name(stored(json)?);
+        }
+    }
+    if options.list {
+        plan.tests.iter().for_each(|test| println!("{}", test.name));
+        return Ok(true);
+    }
+    let records = adapters::run::run(&plan, |record| {
+        let first = record.row.detail.lines().next().unwrap_or_default();
+        println!("{}: {} ({:.0} s) {first}", record.row.result.word(), record.row.name, record.seconds);
+    })?;
+    let mut rows: Vec<Row> = records.iter().map(|record| record.row.clone()).collect();
+    let judged = judge("suite", &mut rows, &known(options)?);
+    report(options, name, &rows)?;
+    if let Some(path) = &options.json {
+        let suite = name.split('=').next().unwrap_or(name).to_owned();
+        let run = Stored { suite, runner: runner_name(options), records };
+        write(path, &format!("{:#}\n", run.to_json()))?;
+        plan.journal.iter().for_each(|path| drop(fs::remove_file(path)));
+    }
+    judged.mended.iter().for_each(|name| println!("unexpected pass: {name}"));
     let [pass, fail, skip, timeout] = Verdict::ALL.map(|result| count(&rows, result));
-    println!("{} tests: {pass} pass, {fail} fail, {skip} skip, {timeout} timeout", rows.len());
-    Ok(fail + timeout == 0)
+    let known = judged.known.len();
+    println!("{} tests: {pass} pass, {fail} fail, {skip} skip, {timeout} timeout, {known} known", rows.len());
+    Ok(judged.unexpected.is_empty() && judged.mended.is_empty())
+}
+
+fn runner_name(options: &Options) -> String {
+    options.runner.clone().unwrap_or_else(|| "native".to_owned())
 }
 
 /// Random programs: prints each difference with its seed and the steps that are needed for it.
@@ -185,7 +262,7 @@ fn random(options: &Options, seconds: u64) -> Result<bool, String> {
     let runner =
         options.runner.as_deref().ok_or("--random needs --runner: there is nothing to compare with")?;
     let cache = ringfence_tests::conformance::compile::cache()?;
-    let search = Search::new(&Runner::new(runner, options.limit).prefix, &cache)?;
+    let search = Search::new(&Runner::new(runner, LIMIT).prefix, &cache)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_secs());
     let first = options.seed.unwrap_or(now);
     println!("first seed: {first}");
@@ -207,16 +284,19 @@ fn known(options: &Options) -> Result<Known, String> {
     }
 }
 
-/// Writes the files that were asked for.
-fn report(options: &Options, rows: &[Row]) -> Result<(), String> {
-    if let Some(path) = &options.json {
-        write(path, &format!("{:#}\n", to_json(rows)))?;
+/// Writes the files that were asked for; suites of others have their own form of JSON and their own page.
+fn report(options: &Options, suite: &str, rows: &[Row]) -> Result<(), String> {
+    if let Some(path) = options.json.as_ref().filter(|_| suite == "conformance") {
+        let mut value = to_json(rows);
+        value["suite"] = suite.into();
+        value["runner"] = runner_name(options).into();
+        write(path, &format!("{value:#}\n"))?;
     }
     if options.html.is_none() && options.markdown.is_none() {
         return Ok(());
     }
     let heading = Heading {
-        runner: options.runner.clone().unwrap_or_else(|| "native".to_owned()),
+        runner: beside::shown(&runner_name(options)),
         machine: machine(),
         command: std::env::args().collect::<Vec<_>>().join(" "),
         uncovered: uncovered(options, rows),
@@ -226,7 +306,7 @@ fn report(options: &Options, rows: &[Row]) -> Result<(), String> {
     }
     if let Some(path) = &options.markdown {
         let old = fs::read_to_string(path).unwrap_or_default();
-        write(path, &page::between_marks(&old, &page::markdown(rows, &heading)))?;
+        write(path, &page::between_marks(&old, Marks::Results, &page::markdown(rows, &heading)))?;
     }
     Ok(())
 }

@@ -34,7 +34,7 @@ fn counts(rows: &[&Row]) -> [usize; 4] {
 }
 
 /// Passes among what was run, as `97.3 %`.
-fn share(pass: usize, skip: usize, total: usize) -> String {
+pub(super) fn share(pass: usize, skip: usize, total: usize) -> String {
     match total - skip {
         0 => "–".to_owned(),
         run => format!("{:.1} %", pass as f64 * 100.0 / run as f64),
@@ -85,14 +85,35 @@ pub fn markdown(rows: &[Row], heading: &Heading) -> String {
     text
 }
 
-const BEGIN: &str = "<!-- results: written by ringfence-conformance --markdown -->\n";
-const END: &str = "<!-- end of results -->\n";
+/// What stands between marks of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Marks {
+    /// The results of our own cases.
+    Results,
+    /// The table of several runs.
+    Beside,
+}
 
-/// The page with new results between its marks; a page without marks gets them at its end.
-pub fn between_marks(page: &str, results: &str) -> String {
-    let parts = page.split_once(BEGIN).and_then(|(head, rest)| Some((head, rest.split_once(END)?.1)));
+impl Marks {
+    const fn lines(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Results => (
+                "<!-- results: written by ringfence-conformance --markdown -->\n",
+                "<!-- end of results -->\n",
+            ),
+            Self::Beside => {
+                ("<!-- beside: written by ringfence-conformance --beside -->\n", "<!-- end of beside -->\n")
+            }
+        }
+    }
+}
+
+/// The page with new text between its marks; a page without marks gets them at its end.
+pub fn between_marks(page: &str, marks: Marks, text: &str) -> String {
+    let (begin, end) = marks.lines();
+    let parts = page.split_once(begin).and_then(|(head, rest)| Some((head, rest.split_once(end)?.1)));
     let (head, tail) = parts.unwrap_or((page, ""));
-    format!("{head}{BEGIN}{results}{END}{tail}")
+    format!("{head}{begin}{text}{end}{tail}")
 }
 
 const STYLE: &str = "
@@ -223,8 +244,8 @@ mod tests {
 
     #[test]
     fn new_results_replace_the_old_ones_only() {
-        let page = between_marks("# Title\n", "one\n") + "after\n";
-        let again = between_marks(&page, "two\n");
+        let page = between_marks("# Title\n", Marks::Results, "one\n") + "after\n";
+        let again = between_marks(&page, Marks::Results, "two\n");
         assert!(again.starts_with("# Title\n") && again.ends_with("after\n"));
         assert!(again.contains("two") && !again.contains("one\n"));
     }

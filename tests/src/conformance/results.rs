@@ -32,14 +32,24 @@ pub fn count(rows: &[Row], result: Verdict) -> usize {
     rows.iter().filter(|row| row.result == result).count()
 }
 
+/// One entry of `cases`.
+pub(super) fn case_to_json(row: &Row) -> Value {
+    json!({"name": row.name, "syscall": row.syscall, "result": row.result.word(), "detail": row.detail})
+}
+
+/// Reads what [`case_to_json`] wrote.
+pub(super) fn case_of_json(case: &Value) -> Result<Row, String> {
+    let word = |key: &str| {
+        case[key].as_str().map(str::to_owned).ok_or_else(|| format!("a case without {key}: {case}"))
+    };
+    let result = word("result")?;
+    let result = Verdict::of_word(&result).ok_or_else(|| format!("not a result: {result}"))?;
+    Ok(Row { name: word("name")?, syscall: word("syscall")?, result, detail: word("detail")? })
+}
+
 /// `{"summary": {"total", "pass", "fail", "skip", "timeout"}, "cases": [{"name", "syscall", "result", "detail"}]}`.
 pub fn to_json(rows: &[Row]) -> Value {
-    let cases: Vec<Value> = rows
-        .iter()
-        .map(|row| {
-            json!({"name": row.name, "syscall": row.syscall, "result": row.result.word(), "detail": row.detail})
-        })
-        .collect();
+    let cases: Vec<Value> = rows.iter().map(case_to_json).collect();
     let mut summary = json!({"total": rows.len()});
     for result in Verdict::ALL {
         summary[result.word()] = count(rows, result).into();
@@ -54,22 +64,7 @@ pub fn to_json(rows: &[Row]) -> Value {
 pub fn of_json(text: &str) -> Result<Vec<Row>, String> {
     let value: Value = serde_json::from_str(text).map_err(|e| format!("not JSON: {e}"))?;
     let cases = value["cases"].as_array().ok_or("no list of cases")?;
-    let word = |case: &Value, key: &str| {
-        case[key].as_str().map(str::to_owned).ok_or_else(|| format!("a case without {key}: {case}"))
-    };
-    cases
-        .iter()
-        .map(|case| {
-            let result = word(case, "result")?;
-            let result = Verdict::of_word(&result).ok_or_else(|| format!("not a result: {result}"))?;
-            Ok(Row {
-                name: word(case, "name")?,
-                syscall: word(case, "syscall")?,
-                result,
-                detail: word(case, "detail")?,
-            })
-        })
-        .collect()
+    cases.iter().map(case_of_json).collect()
 }
 
 /// What a list of known failures makes of the rows.
@@ -83,11 +78,12 @@ pub struct Judged {
     pub known: Vec<(String, String)>,
 }
 
-/// Marks known failures in the rows' details, and sorts out what was not expected. The list's names begin with `guest/`.
-pub fn judge(rows: &mut [Row], known: &Known) -> Judged {
+/// Marks known failures in the rows' details, and sorts out what was not expected. The list's names begin with `kind`:
+/// `guest` for our own cases, `suite` for those of others.
+pub fn judge(kind: &str, rows: &mut [Row], known: &Known) -> Judged {
     let mut judged = Judged::default();
     for row in rows {
-        let reason = known.reason(&format!("guest/{}", row.name));
+        let reason = known.reason(&format!("{kind}/{}", row.name));
         match (row.result, reason) {
             (Verdict::Fail | Verdict::Timeout, Some(reason)) => {
                 row.detail = format!("known failure: {reason}\n{}", row.detail);
@@ -153,7 +149,7 @@ mod tests {
     fn known_failures_are_expected_and_their_passes_are_not() {
         let known = Known::parse("guest/a/x | why | 2026-11-23\nguest/a/y | why | 2026-11-23\n");
         let mut rows = [row("a/x", Verdict::Fail), row("a/y", Verdict::Pass), row("a/z", Verdict::Timeout)];
-        let judged = judge(&mut rows, &known);
+        let judged = judge("guest", &mut rows, &known);
         assert_eq!(judged.mended, ["a/y"]);
         assert_eq!(judged.unexpected.len(), 1);
         assert_eq!(judged.unexpected[0].name, "a/z");
