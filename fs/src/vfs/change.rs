@@ -326,9 +326,7 @@ impl Walk<'_> {
             return Err(ENOENT);
         }
         let meta = source.inode().metadata()?;
-        if !meta.is_dir() && (old.trailing || (flags & RENAME_EXCHANGE == 0 && new.trailing)) {
-            return Err(ENOTDIR);
-        }
+        check_slashes((&old, &meta), (&new, target.as_ref()), flags)?;
         if source.is_ancestor_of(into) {
             return Err(EINVAL);
         }
@@ -444,9 +442,7 @@ impl Walk<'_> {
             return Err(ENOENT);
         }
         let meta = source.inode().metadata()?;
-        if !meta.is_dir() && (old.trailing || flags & RENAME_EXCHANGE == 0 && new.trailing) {
-            return Err(ENOTDIR);
-        }
+        check_slashes((old, &meta), (new, target.as_ref()), flags)?;
         old.dir.mount.want_write()?;
         self.check_delete(&old.dir, &meta)?;
         match &target {
@@ -586,4 +582,21 @@ impl Walk<'_> {
     ) -> Result<(), Errno> {
         self.utimes_at(&self.resolve(path, follow_last)?, atime, mtime)
     }
+}
+
+/// A slash after a name wants a directory: that of the old name the source, that of the new one the source too, or what is
+/// exchanged for it.
+///
+/// Source: Linux 6.18 fs/namei.c, `do_renameat2`.
+fn check_slashes(
+    (old, meta): (&Parent, &Metadata),
+    (new, target): (&Parent, Option<&Arc<Dentry>>),
+    flags: u32,
+) -> Result<(), Errno> {
+    let exchanges = flags & RENAME_EXCHANGE != 0;
+    if exchanges && new.trailing && !target.map_or(Ok(false), |t| t.inode().metadata().map(|m| m.is_dir()))? {
+        return Err(ENOTDIR);
+    }
+    let wants_dir = old.trailing || (!exchanges && new.trailing);
+    if wants_dir && !meta.is_dir() { Err(ENOTDIR) } else { Ok(()) }
 }

@@ -17,19 +17,16 @@ enum Space {
     Security,
     /// What is no access control list.
     System,
-    Empty,
     Unknown,
 }
 
 fn space(name: &[u8]) -> Space {
-    let has = |prefix: &[u8]| name.len() > prefix.len() && name.starts_with(prefix);
+    let has = |prefix: &[u8]| name.starts_with(prefix);
     match () {
         () if has(b"user.") => Space::User,
         () if has(b"trusted.") => Space::Trusted,
         () if has(b"security.") => Space::Security,
         () if has(b"system.") => Space::System,
-        // A space without a name (fs/xattr.c, `xattr_resolve_name`).
-        () if matches!(name, b"user." | b"trusted." | b"security.") => Space::Empty,
         () => Space::Unknown,
     }
 }
@@ -44,6 +41,12 @@ enum Use {
 impl Walk<'_> {
     /// Source: Linux 6.12 fs/xattr.c, `xattr_permission`; security/commoncap.c, `cap_inode_setxattr`.
     fn check_xattr(&self, place: &VfsPath, name: &[u8], access: Use) -> Result<(), Errno> {
+        self.may_use_xattr(place, name, access)?;
+        // A space without a name, which is found out last (`xattr_resolve_name`).
+        if matches!(name, b"user." | b"trusted." | b"security.") { Err(EINVAL) } else { Ok(()) }
+    }
+
+    fn may_use_xattr(&self, place: &VfsPath, name: &[u8], access: Use) -> Result<(), Errno> {
         let is_write = access == Use::Write;
         if is_write {
             place.mount.want_write()?;
@@ -68,7 +71,6 @@ impl Walk<'_> {
             }
             Space::Security if is_write && !self.cred.has(cap::SYS_ADMIN) => return Err(EPERM),
             Space::Security => return Ok(()),
-            Space::Empty => return Err(EINVAL),
             Space::System | Space::Unknown => return Err(EOPNOTSUPP),
         }
         let want = if is_write { may::WRITE } else { may::READ };

@@ -372,16 +372,21 @@ pub(super) fn sys_sendfile(
     offset: UserAddr,
     count: u64,
 ) -> SysResult {
+    // Linux 6.18 fs/read_write.c, `do_sendfile`: all of the input comes before the output.
+    let given: Option<i64> = if offset.is_null() { None } else { Some(cx.mm.read_value(offset)?) };
     let input = cx.file(in_fd)?;
-    let output = cx.file(out_fd)?;
-    if !input.is_readable() || !output.is_writable() {
+    if !input.is_readable() {
         return Err(EBADF.into());
     }
-    if !offset.is_null() {
+    if given.is_some() {
         input.check_position()?;
     }
-    if i64::try_from(count).is_err() {
+    if i64::try_from(count).is_err() || given.is_some_and(i64::is_negative) {
         return Err(EINVAL.into());
+    }
+    let output = cx.file(out_fd)?;
+    if !output.is_writable() {
+        return Err(EBADF.into());
     }
     if let Some(pipe) = super::splice::pipe_of(&output) {
         let len = usize::try_from(count).unwrap_or(usize::MAX);
@@ -389,7 +394,7 @@ pub(super) fn sys_sendfile(
         return super::splice::into_pipe(
             cx,
             &input,
-            super::splice::Offset::at(offset),
+            given.map_or(super::splice::Offset::Own, |at| super::splice::Offset::Read(offset, at)),
             (&output, pipe),
             len,
             waits,
@@ -403,7 +408,6 @@ pub(super) fn sys_sendfile(
     if matches!(kind, FileType::Anonymous | FileType::Directory) {
         return if count == 0 { Ok(0) } else { Err(EINVAL.into()) };
     }
-    let given: Option<i64> = if offset.is_null() { None } else { Some(cx.mm.read_value(offset)?) };
     let mut at = match given {
         Some(o) => u64::try_from(o).map_err(|_| EINVAL)?,
         None => input.seek(0, 1)?,

@@ -33,6 +33,8 @@ pub(super) enum Offset {
     Own,
     /// The program keeps it.
     Stored(UserAddr),
+    /// The program keeps it, and it has been read already.
+    Read(UserAddr, i64),
     /// It is given, and nobody keeps it.
     Value(i64),
 }
@@ -54,14 +56,14 @@ impl Position {
         let at: i64 = match given {
             Offset::Own => return Ok(Self { given, at: file.seek(0, 1)? }),
             Offset::Stored(addr) => cx.mm.read_value(addr)?,
-            Offset::Value(at) => at,
+            Offset::Value(at) | Offset::Read(_, at) => at,
         };
         Ok(Self { given, at: u64::try_from(at).map_err(|_| error)? })
     }
 
     fn store(&self, cx: &Ctx<'_>, file: &FileDescription) -> Result<(), Errno> {
         match self.given {
-            Offset::Stored(addr) => cx.mm.write_value(addr, &self.at),
+            Offset::Stored(addr) | Offset::Read(addr, _) => cx.mm.write_value(addr, &self.at),
             Offset::Value(_) => Ok(()),
             Offset::Own => file.seek(i64::try_from(self.at).map_err(|_| EOVERFLOW)?, 0).map(drop),
         }

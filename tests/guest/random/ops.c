@@ -1,4 +1,5 @@
-/* A random but valid program of system calls, made from a seed: files, pipes, processes, signals, memory, sockets, timers.
+/* A random but valid program of system calls, made from a seed: files, pipes, processes, signals, memory, sockets, timers, locks,
+ * watches, terminals.
  * Every step prints its call and result, so that two kernels can be compared; a step depends on the seed and its own number
  * only, so that steps can be left out when a difference is made smaller.
  * Usage: ops [--dir DIR] [--steps LIST] COUNT SEED…      LIST: numbers with commas; all COUNT steps without it.
@@ -185,6 +186,10 @@ static void serve(int in, int out_fd) {
     case 'l': r = S(lseek, fds[3], 17, SEEK_SET); break;
     case 'f': r = S(flock, fds[4], LOCK_EX | LOCK_NB); break;
     case 'u': r = S(chdir, "d"); break;
+    case 'k': { struct flock l = {F_WRLCK, SEEK_SET, 0, 20, 0}; r = S(fcntl, fds[0], F_SETLK, &l); break; }
+    case 'o': { struct flock l = {F_RDLCK, SEEK_SET, 10, 20, 0}; r = S(fcntl, fds[1], F_OFD_SETLK, &l); break; }
+    case 'y': r = maps[2].at ? S(msync, maps[2].at, maps[2].len, MS_SYNC) : 0; break;
+    case 't': r = S(ftruncate, fds[0], 100); break;
     case 'x': _exit(7);
     }
     write(out_fd, &r, sizeof r);
@@ -195,7 +200,7 @@ static void serve(int in, int out_fd) {
 static void processes(void) {
   int k = pick(KIDS), status = 0, a[2], b[2];
   long r = 0;
-  char c = "rwcmslfux"[pick(9)];
+  char c = "rwcmslfukoytx"[pick(13)];
   switch (pick(5)) {
   case 0:
     if (kids[k].pid) break;
@@ -238,8 +243,11 @@ static void processes(void) {
   }
 }
 
+#include "kinds.h"
+
 static void run(u64 seed, const char *steps, int count) {
   reserved = 0;
+  kinds_begin();
   for (int i = 0; i < FDS; i++) fds[i] = -1;
   for (step = 0; step < count; step++) {
     rng = (seed * 0x9e3779b97f4a7c15ull + step * 0xbf58476d1ce4e5b9ull) | 1;
@@ -254,12 +262,20 @@ static void run(u64 seed, const char *steps, int count) {
       put(step, fd);
     } else if (step == 5) {
       SAY("first mkdir = %s", result(S(mkdir, "d", 0755)));
-    } else switch (pick(12)) {
-    case 0: case 1: case 2: case 3: case 4: files(); break;
-    case 5: case 6: streams(); break;
-    case 7: case 8: memory(); break;
-    case 9: signals(); break;
-    case 10: case 11: processes(); break;
+    } else switch (pick(26)) {
+    case 0: case 1: case 2: case 3: case 4: case 5: files(); break;
+    case 6: case 7: case 8: streams(); break;
+    case 9: case 10: memory(); break;
+    case 11: signals(); break;
+    case 12: case 13: case 14: processes(); break;
+    case 15: case 16: attributes(); break;
+    case 17: locks(); break;
+    case 18: watches(); break;
+    case 19: clocks(); break;
+    case 20: case 21: readiness(); break;
+    case 22: case 23: messages(); break;
+    case 24: descriptors(); break;
+    case 25: if (pick(2)) terminals(); else shared(); break;
     }
   }
 }
@@ -287,6 +303,7 @@ int main(int argc, char **argv) {
     if (pid == 0) {
       setsid();
       umask(022);
+      signal(SIGPIPE, SIG_IGN); /* else most programs would end early */
       if (chdir(place)) _exit(97);
       alarm(20);
       run(strtoull(argv[i], 0, 0), steps, count);
