@@ -19,7 +19,7 @@ use base::wait::{Events, WaitKey, WaitQueue, Wake};
 use crate::dnotify::Notice;
 use crate::locks::FileId;
 use crate::notify::{self, event};
-use crate::vfs::{FileType, SetAttributes, VfsPath, Writer};
+use crate::vfs::{FileType, Inode, SetAttributes, VfsPath, Writer};
 
 /// `open(2)` flags (x86-64).
 #[expect(missing_docs, reason = "open(2) explains each")]
@@ -290,6 +290,11 @@ pub trait FileOps: Debug + Send + Sync + Any {
     /// position is not locked meanwhile.
     fn takes_outer_locks(&self) -> bool {
         false
+    }
+
+    /// The inode, where the file has no path and its inode keeps extended attributes: a memfd's.
+    fn inode(&self) -> Option<&dyn Inode> {
+        None
     }
 
     /// Lines that `/proc/PID/fdinfo/N` shows for this kind of file alone, each with its newline.

@@ -397,6 +397,10 @@ const PUNCH_HOLE: u32 = 2;
 const ZERO_RANGE: u32 = 0x10;
 
 impl FileOps for OpenFile {
+    fn inode(&self) -> Option<&dyn Inode> {
+        Some(&*self.inode)
+    }
+
     fn is_seekable(&self) -> bool {
         true
     }
@@ -446,6 +450,10 @@ impl FileOps for OpenFile {
     }
 
     fn allocate(&self, mode: u32, offset: u64, len: u64) -> Result<(), Errno> {
+        // Linux's memfds take part of the modes only (mm/shmem.c, `shmem_fallocate`).
+        if self.name.is_some() && mode & !(KEEP_SIZE | PUNCH_HOLE) != 0 {
+            return Err(EOPNOTSUPP);
+        }
         let data = self.data()?;
         let end = offset.checked_add(len).filter(|&e| e <= SIZE_MAX).ok_or(EFBIG)?;
         let writing = data.writing.lock();

@@ -5,13 +5,15 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use abi::Errno;
-use abi::errno::{EACCES, EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EXDEV};
+use abi::errno::{EACCES, EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EOPNOTSUPP, EXDEV};
 use base::cred::{Credentials, cap};
 use bitflags::bitflags;
 
 use super::mount::down;
 use super::perm::{check_inode, may};
-use super::{Dentry, FileType, Inode, MagicTarget, Mount, MountFlags, SetAttributes, VfsPath, cache, mode};
+use super::{
+    Dentry, FileType, Inode, MagicTarget, Mount, MountFlags, SetAttributes, VfsPath, XattrFlags, cache, mode,
+};
 use crate::file::{FileDescription, FileOps, Metadata};
 
 /// Longest path without its terminating zero byte.
@@ -95,6 +97,22 @@ impl Inode for OpenFileInode {
 
     fn set_attributes(&self, attributes: &SetAttributes) -> Result<(), Errno> {
         self.0.ops.set_attributes(attributes)
+    }
+
+    fn xattr(&self, name: &[u8]) -> Result<Vec<u8>, Errno> {
+        self.0.ops.inode().ok_or(EOPNOTSUPP)?.xattr(name)
+    }
+
+    fn set_xattr(&self, name: &[u8], value: &[u8], flags: XattrFlags) -> Result<(), Errno> {
+        self.0.ops.inode().ok_or(EOPNOTSUPP)?.set_xattr(name, value, flags)
+    }
+
+    fn list_xattrs(&self) -> Result<Vec<Vec<u8>>, Errno> {
+        self.0.ops.inode().map_or(Ok(Vec::new()), Inode::list_xattrs)
+    }
+
+    fn remove_xattr(&self, name: &[u8]) -> Result<(), Errno> {
+        self.0.ops.inode().ok_or(EOPNOTSUPP)?.remove_xattr(name)
     }
 
     fn open(self: Arc<Self>, _flags: u32) -> Result<Box<dyn FileOps>, Errno> {

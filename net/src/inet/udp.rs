@@ -596,9 +596,6 @@ impl Socket for UdpSocket {
         if flags & msg::ERRQUEUE != 0 {
             return self.errors.receive(&self.common, dst);
         }
-        if flags & msg::OOB != 0 {
-            return Err(EOPNOTSUPP);
-        }
         self.common.check_error()?;
         let is_peek = flags & msg::PEEK != 0;
         let offset = self.common.peek_offset.load(Ordering::Relaxed);

@@ -34,3 +34,4 @@ CASE(fallocate, zero_range) { int fd = abc(); R(fallocate, fd, 0x10, 2, 3); show
 CASE(fallocate, mode_mixes) { int fd = abc(); R(fallocate, fd, 0x13, 0, 3); R(fallocate, fd, 0x9, 0, 4096); R(fallocate, fd, 0x40, 0, 4096); }
 CASE(fallocate, size_limit) { int fd = abc(); struct rlimit l = {12, RLIM_INFINITY}; setrlimit(RLIMIT_FSIZE, &l); signal(SIGXFSZ, SIG_IGN); R(fallocate, fd, 0, 0, 20); R(fallocate, fd, 0, 0, 12); }
 CASE(fallocate, memfd_holes) { int m = syscall(SYS_memfd_create, "x", 0); ftruncate(m, 16384); memset(buf, 'a', 16384); pwrite(m, buf, 16384, 0); R(fallocate, m, 3, 4096, 4096); R(lseek, m, 0, SEEK_HOLE); R(lseek, m, 4096, SEEK_DATA); }
+CASE(fallocate, modes_of_memfds) { int m = syscall(SYS_memfd_create, "x", 0); ftruncate(m, 16384); R(fallocate, m, 0x10, 0, 4096); R(fallocate, m, 0x11, 0, 4096); R(fallocate, m, 8, 0, 4096); R(fallocate, m, 0x20, 0, 4096); R(fallocate, m, 1, 16384, 4096); R(fallocate, m, 2, 0, 4096); }

@@ -86,12 +86,12 @@ int main(void) {
          R(SYS(SYS_getpriority, 0, getppid())); R(SYS(SYS_getpriority, 2, 5)); R(SYS(SYS_getpriority, 2, 4711)); R(set(1, 1)); R(set(0, 0)); R(set(3, 0)); R(set(5, 0)); R(set(0, 0));
          uint64_t one = 1; R(SYS(SYS_sched_setaffinity, getppid(), 8, &one)));
     STEP("group", setpgid(0, 0); R(SYS(SYS_setpriority, 1, 0, 11)); R(SYS(SYS_getpriority, 1, 0)); R(SYS(SYS_getpriority, 1, getpgrp())); R(SYS(SYS_getpriority, 1, 999999)));
-    STEP("affinity", uint64_t m[16] = {0}; R(SYS(SYS_sched_getaffinity, 0, 128, m) > 0); printf("  %llx\n", (unsigned long long)m[0]); uint64_t one = 1; R(SYS(SYS_sched_setaffinity, 0, 8, &one));
+    STEP("affinity", uint64_t m[16] = {0}; R(SYS(SYS_sched_getaffinity, 0, 128, m) > 0); printf("  %llx\n", (unsigned long long)m[0]); uint64_t last = m[0], one = 1; while (last & (last - 1)) last &= last - 1; R(SYS(SYS_sched_setaffinity, 0, 8, &one));
          m[0] = 0; R(SYS(SYS_sched_getaffinity, 0, 8, m)); printf("  %llx\n", (unsigned long long)m[0]); unsigned cpu = 9; R(SYS(SYS_getcpu, &cpu, NULL, NULL)); printf("  on %u\n", cpu);
          one = 0; R(SYS(SYS_sched_setaffinity, 0, 8, &one)); R(SYS(SYS_sched_setaffinity, 0, 0, &one)); one = 1ull << 63; R(SYS(SYS_sched_setaffinity, 0, 8, &one));
          R(SYS(SYS_sched_getaffinity, 0, 4, m)); R(SYS(SYS_sched_getaffinity, 0, 12, m)); R(SYS(SYS_sched_getaffinity, 999999, 8, m)); R(SYS(SYS_sched_getaffinity, -1, 8, m));
          R(SYS(SYS_sched_getaffinity, 0, 8, (void *)8)); R(SYS(SYS_sched_setaffinity, 0, 8, (void *)8)); R(SYS(SYS_sched_setaffinity, 999999, 8, m)); m[0] = 3; R(SYS(SYS_sched_setaffinity, 0, 128, m));
-         fflush(stdout); uint64_t two = 2; R(SYS(SYS_sched_setaffinity, 0, 1, &two)); fflush(stdout); if (fork() == 0) { m[0] = 0; SYS(SYS_sched_getaffinity, 0, 8, m); SYS(SYS_getcpu, &cpu, NULL, NULL); printf("  child %llx on %u\n", (unsigned long long)m[0], cpu); fflush(stdout); _exit(0); } wait(NULL));
+         fflush(stdout); R(SYS(SYS_sched_setaffinity, 0, 1, &last)); fflush(stdout); if (fork() == 0) { m[0] = 0; SYS(SYS_sched_getaffinity, 0, 8, m); SYS(SYS_getcpu, &cpu, NULL, NULL); printf("  child %llx on %u\n", (unsigned long long)m[0], cpu); fflush(stdout); _exit(0); } wait(NULL));
     STEP("interval", struct timespec ts; set(1, 1); R(SYS(SYS_sched_rr_get_interval, 0, &ts)); printf("  %ld\n", (long)ts.tv_nsec); R(SYS(SYS_sched_rr_get_interval, -1, &ts)); R(SYS(SYS_sched_rr_get_interval, 999999, &ts)); set(0, 0));
     STEP("personality", R(SYS(SYS_personality, 0xffffffff)); R(SYS(SYS_personality, 8)); struct utsname u; uname(&u); printf("  %s\n", u.machine); R(SYS(SYS_personality, 0x40000)); R(SYS(SYS_personality, 0xffffffff));
          fflush(stdout); if (fork() == 0) { R(SYS(SYS_personality, 0xffffffff)); fflush(stdout); _exit(0); } wait(NULL));
