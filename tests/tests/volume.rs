@@ -211,3 +211,26 @@ fn the_hosts_changes_are_seen() {
     other.join().expect("the host's side ends");
     assert_eq!(text, "oldnew and longer second\ngone\n");
 }
+
+/// The modes of what guests make are theirs, whatever umask ringfence was started with.
+#[test]
+fn the_hosts_umask_does_not_count() {
+    if !have_kvm() {
+        return;
+    }
+    let dir = fresh("umask");
+    let script = "cd /data && umask 0 && touch f && mkdir d && mkfifo p && umask 027 && touch g && stat -c '%n %a' f d p g";
+    for policy in ["shared", "exclusive"] {
+        let volume = format!("{}:/data:rw,{policy}", dir.display());
+        let command =
+            format!("umask 077; exec {} run -v {volume} -- bash -c \"{script}\"", ringfence().display());
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &command]);
+        let outcome = run(shell, b"", LIMIT);
+        assert_eq!(String::from_utf8_lossy(&outcome.stdout), "f 666\nd 777\np 666\ng 640\n", "{policy}");
+        for name in ["f", "p", "g"] {
+            std::fs::remove_file(dir.join(name)).expect(name);
+        }
+        std::fs::remove_dir(dir.join("d")).expect("d");
+    }
+}

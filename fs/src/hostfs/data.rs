@@ -109,20 +109,16 @@ impl Data {
         if self.mode.is_stable() {
             return Ok(self.size);
         }
+        if fd.is_none() && !self.mode.is_shared {
+            let inode = self.inodes.lock().iter().find_map(Weak::upgrade);
+            if let Some(inode) = inode {
+                return inode.size(&*self.fd()?);
+            }
+        }
         match fd {
             Some(fd) => Ok(host::file::stat(fd.as_fd())?.size),
             None => Ok(host::file::stat(self.fd()?.as_fd())?.size),
         }
-    }
-
-    /// As `size`; sees to it that pages which the host changed are read again.
-    fn size_now(&self, fd: &OwnedFd) -> Result<u64, Errno> {
-        if self.mode.is_stable() {
-            return Ok(self.size);
-        }
-        let stat = host::file::stat(fd.as_fd())?;
-        self.notice(&stat);
-        Ok(stat.size)
     }
 
     /// Compares with what was seen last, and forgets the pages of a file that somebody else changed: all but those
@@ -243,7 +239,8 @@ impl Data {
     }
 
     fn read_into(&self, fd: &OwnedFd, offset: u64, run: MemRange, size: u64) -> Result<(), Errno> {
-        let len = run.len.min(size.saturating_sub(offset));
+        // A writer may have made the file longer than it was: what is there counts.
+        let len = run.len;
         let mut buf = vec![0u8; BUFFER.min(len as usize)];
         let mut done = 0;
         while done < len {
@@ -254,22 +251,34 @@ impl Data {
             }
             self.memory.write(run.offset + done, buf.get(..n).ok_or(EIO)?);
             done += n as u64;
+            if n < piece && offset + done >= size {
+                break;
+            }
         }
         Ok(())
     }
 
-    pub(super) fn read_at(&self, fd: &OwnedFd, offset: u64, dst: &mut dyn Sink) -> Result<usize, Errno> {
+    pub(super) fn read_at(
+        &self,
+        inode: &HostInode,
+        fd: &OwnedFd,
+        offset: u64,
+        dst: &mut dyn Sink,
+    ) -> Result<usize, Errno> {
         reclaim::make_room();
         if !self.is_used.load(Ordering::Relaxed) {
             self.is_used.store(true, Ordering::Relaxed);
         }
-        let size = self.size_now(fd)?;
+        let size = inode.size(fd)?;
         let end = size.min(offset.saturating_add(dst.remaining() as u64));
         let mut at = offset;
         let mut buf = Vec::new();
         while at < end {
             let page = at & !(PAGE_SIZE - 1);
-            let (held, until) = self.cached_or_small(page, end, size);
+            let (held, until, is_asked) = self.cached_or_small(page, end, size);
+            if is_asked {
+                inode.was_read();
+            }
             let (result, want) = match held {
                 Some(run) => {
                     let len = (run.len - (at - page)).min(end - at);
@@ -300,24 +309,24 @@ impl Data {
         Ok((at - offset.min(at)) as usize)
     }
 
-    /// The cached pages at `page`, or how far none are cached.
-    fn cached_or_small(&self, page: u64, end: u64, size: u64) -> (Option<MemRange>, u64) {
+    /// The cached pages at `page`, or how far none are cached; and whether the host is asked for bytes.
+    fn cached_or_small(&self, page: u64, end: u64, size: u64) -> (Option<MemRange>, u64, bool) {
         let mut cache = self.cache.lock();
         let want = (end - page).next_multiple_of(PAGE_SIZE);
         if let Some(run) = cache.pages.find(page) {
             let run = MemRange { len: run.len.min(want), ..run };
             self.memory.inc_ref(run);
-            return (Some(run), end);
+            return (Some(run), end, false);
         }
         let until = cache.pages.next(page).unwrap_or(end).min(end);
-        let is_small = self.mode.is_stable() && size <= SMALL;
+        let is_small = !self.mode.is_shared && size <= SMALL;
         if is_small {
             let all = (size - page).next_multiple_of(PAGE_SIZE);
             if let Ok(run) = self.fill(&mut cache, page, all, size) {
-                return (Some(run), end);
+                return (Some(run), end, true);
             }
         }
-        (None, until)
+        (None, until, true)
     }
 
     /// Writes to the host and to the cached pages; the caller holds `writing`.
@@ -362,6 +371,17 @@ impl Data {
                 }
                 None => at = cache.pages.next(page).unwrap_or(end),
             }
+        }
+    }
+
+    /// The file is going to be longer than `size`, where it ends now: what a mapping left behind the end is no part of it.
+    pub(super) fn zero_tail(&self, size: u64) {
+        let cache = self.cache.lock();
+        let rest = size.next_multiple_of(PAGE_SIZE) - size;
+        if rest > 0
+            && let Some(run) = cache.pages.find(size + rest - PAGE_SIZE)
+        {
+            self.memory.zero(MemRange { offset: run.offset + PAGE_SIZE - rest, len: rest });
         }
     }
 
@@ -419,6 +439,8 @@ impl Data {
         let keep = self.mappings.is_written();
         let mut buf = vec![0u8; PAGE_SIZE as usize];
         let mut next = range.start & !(PAGE_SIZE - 1);
+        let names: Vec<Weak<HostInode>> = self.inodes.lock().clone();
+        names.iter().filter_map(Weak::upgrade).for_each(|inode| inode.changed());
         loop {
             let page = {
                 let mut cache = self.cache.lock();

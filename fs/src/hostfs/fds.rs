@@ -103,10 +103,15 @@ impl HostInode {
         };
         while let Some(inode) = closed.pop() {
             dir = Arc::new(inode.open_in(&dir)?);
-            inode.fd.keep(dir.clone());
-            inode.fs.fds.add(&inode);
+            inode.keep_fd(dir.clone());
         }
         Ok(dir)
+    }
+
+    /// Keeps a descriptor until room is needed.
+    pub(super) fn keep_fd(&self, fd: Arc<OwnedFd>) {
+        self.fd.keep(fd);
+        self.fs.fds.add(self);
     }
 
     fn open_in(&self, dir: &OwnedFd) -> Result<OwnedFd, Errno> {
@@ -120,6 +125,9 @@ impl HostInode {
             FileType::Regular => open_child(dir.as_fd(), &name, How::Read)?,
             _ => return Err(EACCES),
         };
+        if self.is_writable() && !self.fs.mode.is_shared {
+            return Ok(fd);
+        }
         let now = stat(fd.as_fd())?;
         // Somebody outside put another file there.
         if (now.dev, now.ino) != (self.stat.dev, self.stat.ino) {

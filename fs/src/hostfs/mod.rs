@@ -5,14 +5,17 @@
 //! compared with the file that was seen first.
 //! A tree is `shared` when the host may change it while guests look: then names are checked whenever they are used, and
 //! cached pages are dropped once the file's stamps or size are not what they were. An exclusive tree that guests may only
-//! read stays as it is: what was read once is not asked again.
+//! read stays as it is: what was read once is not asked again. Of an exclusive one that they write, it is asked again once
+//! they have changed it.
 //!
-//! Reading order: this file (the inode), `fds.rs` (descriptors), `data.rs` (bytes and pages), `change.rs` (writable
+//! Reading order: this file (the inode), `fds.rs` (descriptors), `known.rs` (what is not asked
+//! again), `data.rs` (bytes and pages), `change.rs` (writable
 //! trees), `open.rs`, `reclaim.rs` (how many pages are kept).
 
 mod change;
 mod data;
 mod fds;
+mod known;
 mod open;
 mod reclaim;
 #[cfg(test)]
@@ -25,6 +28,7 @@ use std::ffi::CString;
 use std::fmt;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use abi::Errno;
@@ -39,6 +43,7 @@ use crate::file::{FileOps, Metadata};
 use crate::vfs::{FileType, Inode, Owner, SetAttributes, StatFs, XattrFlags, mode};
 use data::Data;
 use fds::Fds;
+use known::Known;
 pub use reclaim::{cached_bytes, flush, reclaim, set_cache_limit};
 
 /// Who changes the directory.
@@ -68,6 +73,10 @@ struct Fs {
     fds: Fds,
     /// The pages of files with several names, by device and inode number.
     shared: Lock<HashMap<(u64, u64), Weak<Data>>, { rank::LEAF }>,
+    /// Goes up with each change that may concern what other inodes know.
+    generation: AtomicU64,
+    /// Another file system changes names without the VFS.
+    is_changed_untold: AtomicBool,
 }
 
 /// Where a file was found. `parent` is `None` at the root.
@@ -85,6 +94,9 @@ struct HostInode {
     stat: Stat,
     place: Lock<Place, { rank::LEAF }>,
     fd: fds::Slot,
+    known: Lock<Known, { rank::LEAF }>,
+    /// It was given another name.
+    was_linked: AtomicBool,
     data: OnceLock<Arc<Data>>,
     /// What writers and readers of a FIFO share: guests meet there, the host does not take part.
     fifo: OnceLock<Box<Fifo>>,
@@ -103,7 +115,14 @@ impl fmt::Debug for HostInode {
 pub fn new(memory: Arc<dyn Memory>, dir: &Path, mode: Mode) -> Result<Arc<dyn Inode>, Errno> {
     let root = host::file::open_root(dir)?;
     let stat = host::file::stat(root.as_fd())?;
-    let fs = Arc::new(Fs { memory, mode, fds: Fds::default(), shared: Lock::new(HashMap::new()) });
+    let fs = Arc::new(Fs {
+        memory,
+        mode,
+        fds: Fds::default(),
+        shared: Lock::new(HashMap::new()),
+        generation: AtomicU64::new(0),
+        is_changed_untold: AtomicBool::new(false),
+    });
     let place = Place { parent: None, name: CString::default() };
     let inode = HostInode::new(&fs, stat, place);
     inode.fd.pin(root);
@@ -133,15 +152,19 @@ fn metadata(stat: &Stat) -> Metadata {
 
 impl HostInode {
     fn new(fs: &Arc<Fs>, stat: Stat, place: Place) -> Arc<Self> {
-        Arc::new_cyclic(|me| Self {
+        let inode = Arc::new_cyclic(|me| Self {
             me: me.clone(),
             fs: fs.clone(),
             stat,
             place: Lock::new(place),
             fd: fds::Slot::default(),
+            known: Lock::default(),
+            was_linked: AtomicBool::new(false),
             data: OnceLock::new(),
             fifo: OnceLock::new(),
-        })
+        });
+        inode.learn();
+        inode
     }
 
     fn arc(&self) -> Result<Arc<Self>, Errno> {
@@ -171,20 +194,30 @@ impl HostInode {
         if self.fs.mode.is_stable() {
             return Ok(self.stat);
         }
-        let stat = match self.fd.current() {
-            Some(fd) => host::file::stat(fd.as_fd())?,
+        let stat = self.known_or(|| match self.fd.current() {
+            Some(fd) => host::file::stat(fd.as_fd()),
             None => {
                 let place = self.place();
                 match place.parent {
-                    Some(parent) => stat_child(parent.fd()?.as_fd(), &place.name)?,
-                    None => host::file::stat(self.fd()?.as_fd())?,
+                    Some(parent) => stat_child(parent.fd()?.as_fd(), &place.name),
+                    None => host::file::stat(self.fd()?.as_fd()),
                 }
             }
-        };
+        })?;
         if let Some(data) = self.data.get() {
             data.notice(&stat);
         }
         Ok(stat)
+    }
+
+    /// The file that has `name` in this directory.
+    fn find(&self, name: &[u8]) -> Result<Arc<Self>, Errno> {
+        if self.kind() != FileType::Directory {
+            return Err(ENOTDIR);
+        }
+        let name = host::file::name(name)?;
+        let stat = stat_child(self.fd()?.as_fd(), &name)?;
+        Ok(Self::new(&self.fs, stat, Place { parent: Some(self.arc()?), name }))
     }
 
     /// The bytes of a regular file; one for all its names.
@@ -194,12 +227,12 @@ impl HostInode {
         }
         let key = (self.stat.dev, self.stat.ino);
         let mut shared = self.fs.shared.lock();
-        let known = if self.stat.nlink > 1 { shared.get(&key).and_then(Weak::upgrade) } else { None };
+        let known = if self.has_names() { shared.get(&key).and_then(Weak::upgrade) } else { None };
         let data = match known {
             Some(data) => data,
             None => {
                 let data = Data::new(&self.fs, &self.stat);
-                if self.stat.nlink > 1 {
+                if self.has_names() {
                     shared.retain(|_, data| data.strong_count() > 0);
                     shared.insert(key, Arc::downgrade(&data));
                 }
@@ -209,6 +242,16 @@ impl HostInode {
         drop(shared);
         data.add_name(&self.me);
         Ok(self.data.get_or_init(|| data))
+    }
+
+    /// The file is going to get another name: what is found there shares its bytes.
+    fn add_name(&self) {
+        self.was_linked.store(true, Ordering::SeqCst);
+        if let Some(data) = self.data.get() {
+            let key = (self.stat.dev, self.stat.ino);
+            self.fs.shared.lock().insert(key, Arc::downgrade(data));
+        }
+        self.changed();
     }
 }
 
@@ -253,12 +296,7 @@ impl Inode for HostInode {
     }
 
     fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>, Errno> {
-        if self.kind() != FileType::Directory {
-            return Err(ENOTDIR);
-        }
-        let name = host::file::name(name)?;
-        let stat = stat_child(self.fd()?.as_fd(), &name)?;
-        Ok(Self::new(&self.fs, stat, Place { parent: Some(self.arc()?), name }))
+        Ok(self.find(name)?)
     }
 
     fn names_change(&self) -> bool {
@@ -280,15 +318,15 @@ impl Inode for HostInode {
     }
 
     fn mkdir(&self, name: &[u8], mode: u32, owner: Owner) -> Result<Arc<dyn Inode>, Errno> {
-        change::make(self, name, owner, |dir, name| host::file::mkdir(dir, name, mode & 0o7777))
+        change::make(self, name, owner, Some(mode), |dir, name| host::file::mkdir(dir, name, mode & 0o7777))
     }
 
     fn mknod(&self, name: &[u8], mode: u32, _rdev: u64, owner: Owner) -> Result<Arc<dyn Inode>, Errno> {
-        change::make(self, name, owner, |dir, name| host::file::mknod(dir, name, mode))
+        change::make(self, name, owner, Some(mode), |dir, name| host::file::mknod(dir, name, mode))
     }
 
     fn symlink(&self, name: &[u8], target: &[u8], owner: Owner) -> Result<Arc<dyn Inode>, Errno> {
-        change::make(self, name, owner, |dir, name| host::file::symlink(target, dir, name))
+        change::make(self, name, owner, None, |dir, name| host::file::symlink(target, dir, name))
     }
 
     fn link(&self, name: &[u8], inode: &Arc<dyn Inode>) -> Result<Arc<dyn Inode>, Errno> {
@@ -313,7 +351,16 @@ impl Inode for HostInode {
         change::rename(self, old_name, new_parent, new_name, flags)
     }
 
+    fn lost_name(&self) {
+        self.changed();
+    }
+
+    fn is_changed_untold(&self) {
+        self.fs.is_changed_untold.store(true, Ordering::SeqCst);
+    }
+
     fn moved(&self, new_parent: &Arc<dyn Inode>, new_name: &[u8]) {
+        self.changed();
         change::moved(self, new_parent, new_name);
     }
 

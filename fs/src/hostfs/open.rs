@@ -41,6 +41,23 @@ impl OpenFile {
         Ok(n)
     }
 
+    /// Writes to the host; the caller holds `writing`.
+    fn write_to(&self, fd: &OwnedFd, offset: u64, src: &mut dyn Source) -> Result<usize, Errno> {
+        if self.data.has_pages() {
+            let size = self.inode.size(fd)?;
+            if offset > size {
+                self.data.zero_tail(size);
+            }
+        }
+        let result = self.data.write_at(fd, offset, src);
+        match result {
+            Ok(0) => {}
+            Ok(n) => self.inode.written_to(offset + n as u64),
+            Err(_) => self.inode.changed(),
+        }
+        result
+    }
+
     fn fd(&self) -> Result<Arc<OwnedFd>, Errno> {
         match &self.pinned {
             Some(fd) => Ok(fd.clone()),
@@ -55,7 +72,7 @@ impl FileOps for OpenFile {
     }
 
     fn read_at(&self, offset: u64, dst: &mut dyn Sink) -> Result<usize, Errno> {
-        self.data.read_at(&*self.fd()?, offset, dst)
+        self.data.read_at(&self.inode, &*self.fd()?, offset, dst)
     }
 
     fn write_at(&self, offset: u64, src: &mut dyn Source) -> Result<usize, Errno> {
@@ -63,7 +80,7 @@ impl FileOps for OpenFile {
         let fd = self.fd()?;
         let n = {
             let _writing = self.data.writing.lock();
-            self.data.write_at(&fd, offset, src)?
+            self.write_to(&fd, offset, src)?
         };
         self.written(&fd, n)
     }
@@ -73,8 +90,8 @@ impl FileOps for OpenFile {
         let fd = self.fd()?;
         let (n, end) = {
             let _writing = self.data.writing.lock();
-            let end = host::file::stat(fd.as_fd())?.size;
-            (self.data.write_at(&fd, end, src)?, end)
+            let end = self.inode.size(&fd)?;
+            (self.write_to(&fd, end, src)?, end)
         };
         Ok((self.written(&fd, n)?, end + n as u64))
     }
@@ -82,7 +99,7 @@ impl FileOps for OpenFile {
     fn metadata(&self) -> Result<Metadata, Errno> {
         match &self.pinned {
             Some(fd) => {
-                let stat = host::file::stat(fd.as_fd())?;
+                let stat = self.inode.known_or(|| host::file::stat(fd.as_fd()))?;
                 self.data.notice(&stat);
                 Ok(metadata(&stat))
             }
@@ -97,7 +114,9 @@ impl FileOps for OpenFile {
     fn allocate(&self, mode: u32, offset: u64, len: u64) -> Result<(), Errno> {
         self.inode.want_write()?;
         let fd = self.fd()?;
-        self.data.allocate(&fd, mode, offset, len)
+        let result = self.data.allocate(&fd, mode, offset, len);
+        self.inode.changed();
+        result
     }
 
     fn seek_data(&self, offset: u64, _size: u64) -> Result<u64, Errno> {

@@ -134,3 +134,49 @@ fn a_shared_tree_shows_what_the_host_does() {
         assert_eq!(w.mkdir(b"/x", 0o755), Err(EROFS));
     });
 }
+
+/// What is remembered of an exclusive tree follows what guests do to it.
+#[test]
+fn an_exclusive_tree_shows_each_change() {
+    let dir = Dir::new("exclusive");
+    let mode = Mode { is_writable: true, is_shared: false };
+    with(&dir, mode, |w, _| {
+        let file = w.open(b"/a/b/f", oflag::RDWR, 0).unwrap();
+        let stat = || w.stat(b"/a/b/f", true).unwrap();
+        assert_eq!((stat().size, stat().nlink), (5, 1));
+        file.write_at(3, &mut &b"lo world"[..]).unwrap();
+        assert_eq!(stat().size, 11);
+        let mut text = Vec::new();
+        file.read_at(0, &mut text).unwrap();
+        assert_eq!(text, b"hello world");
+        file.ops.truncate(2).unwrap();
+        file.ops.truncate(4).unwrap();
+        text.clear();
+        file.read_at(0, &mut text).unwrap();
+        assert_eq!((text.as_slice(), stat().size, file.ops.metadata().unwrap().size), (&b"he\0\0"[..], 4, 4));
+        // Another name, and a change through it.
+        let here = w.resolve(b"/a/b/f", false).unwrap();
+        w.link(&here, b"/a/g").unwrap();
+        assert_eq!(stat().nlink, 2);
+        let other = w.open(b"/a/g", oflag::RDWR, 0).unwrap();
+        other.write_at(0, &mut &b"0123456789"[..]).unwrap();
+        text.clear();
+        file.read_at(0, &mut text).unwrap();
+        assert_eq!((text.as_slice(), stat().size), (&b"0123456789"[..], 10));
+        w.unlink(b"/a/b/f").unwrap();
+        assert_eq!(file.ops.metadata().unwrap().nlink, 1);
+        other.write_at(10, &mut &b"ab"[..]).unwrap();
+        assert_eq!(file.ops.metadata().unwrap().size, 12);
+        w.unlink(b"/a/g").unwrap();
+        assert_eq!((file.ops.metadata().unwrap().nlink, other.ops.metadata().unwrap().nlink), (0, 0));
+        // Directories count what is in them.
+        let links = || w.stat(b"/a", true).unwrap().nlink;
+        let before = links();
+        w.mkdir(b"/a/new", 0o777).unwrap();
+        assert_eq!((links(), w.stat(b"/a/new", true).unwrap().mode & 0o7777), (before + 1, 0o777));
+        w.rename(b"/a/new", w, b"/a/b/new", 0).unwrap();
+        assert_eq!(links(), before);
+        w.rmdir(b"/a/b/new").unwrap();
+        assert_eq!(w.stat(b"/a/b", true).unwrap().nlink, 2);
+    });
+}

@@ -70,7 +70,9 @@ impl HostInode {
                 host::xattr::set(fd, &c_name, value, flags)
             }
             None => host::xattr::remove(fd, &c_name),
-        })?;
+        });
+        self.changed();
+        let done = done?;
         done.ok_or(EOPNOTSUPP)
     }
 }

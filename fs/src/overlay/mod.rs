@@ -146,6 +146,8 @@ pub fn stack(
 }
 
 fn over(lower: Arc<dyn Inode>, upper: Arc<dyn Inode>, options: String) -> Result<Arc<dyn Inode>, Errno> {
+    lower.is_changed_untold();
+    upper.is_changed_untold();
     let meta = upper.metadata()?;
     let fs = Arc::new(Fs {
         dev: crate::vfs::new_dev(),

@@ -151,6 +151,7 @@ impl Dentry {
 
     pub(super) fn kill(&self) {
         self.is_dead.store(true, Ordering::Release);
+        self.inode().lost_name();
     }
 
     /// Who watches it, if anybody ever did.

@@ -298,6 +298,12 @@ pub trait Inode: Debug + Send + Sync + Any {
         Err(EPERM)
     }
 
+    /// Tells the inode that a name of it was removed.
+    fn lost_name(&self) {}
+
+    /// Tells that a file system which stands on this one changes names without telling their inodes.
+    fn is_changed_untold(&self) {}
+
     /// Tells the inode that the VFS knows under a name that `rename` gave it another.
     fn moved(&self, _new_parent: &Arc<dyn Inode>, _new_name: &[u8]) {}
 
