@@ -88,10 +88,11 @@ int main(int argc, char **argv) {
   for (int i = 2; i < 5; i++) pthread_create(&t[i], 0, wb, 0);
   ms(400);
   E("wake_op", fut(&a, FUTEX_WAKE_OP, 1, (void *)2, &b, FUTEX_OP(FUTEX_OP_ADD, 5, FUTEX_OP_CMP_EQ, 0)));
-  ms(50);
+  // Who was woken says so when it runs.
+  for (int i = 0; i < 4000 && woke_a + woke_b < 3; i++) ms(5);
   printf("b %u a woke %d b woke %d\n", b, woke_a, woke_b);
   E("wake_op", fut(&a, FUTEX_WAKE_OP, 9, (void *)9, &b, FUTEX_OP(FUTEX_OP_ANDN, 1, FUTEX_OP_CMP_GT, 100)));
-  ms(50);
+  for (int i = 0; i < 4000 && woke_a + woke_b < 4; i++) ms(5);
   printf("b %u a woke %d b woke %d\n", b, woke_a, woke_b);
   E("wake", fut(&b, FUTEX_WAKE, 9, 0, 0, 0));
   while (woke_a + woke_b < 5) {
