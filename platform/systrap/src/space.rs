@@ -2,7 +2,8 @@
 //!
 //! What the sentry wants mapped and what the stub has mapped are two things. A change that takes something away is made
 //! at once. One that only adds waits, for a fault there or for the next change that cannot wait: so many changes cost one
-//! hand-over to the stub, and what is mapped and never touched costs none.
+//! hand-over to the stub, and what is mapped and never touched costs none. Where what is mapped has been touched at once
+//! again and again, it is made before user code goes on: that saves the fault.
 //!
 //! The host's kernel limits how many mappings a process may have. What is mapped here is only a cache of what the sentry
 //! knows, since a fault brings it back: near the limit all of it is dropped, and the guest goes on.
@@ -52,11 +53,54 @@ struct State {
     window: Pieces,
     /// What the stub has yet to map there.
     due: Vec<Command>,
+    /// What user code does with what is mapped.
+    habit: Habit,
     /// The last change was refused.
     has_failed: bool,
     /// The thread that the stub came with, until it is used.
     first: Option<Thread>,
     threads: usize,
+}
+
+/// Whether user code touches at once what it has mapped.
+#[derive(Default)]
+struct Habit {
+    /// Mapped last, and not touched yet.
+    fresh: Option<Range<u64>>,
+    /// How often it was touched before anything else happened to the mappings, less how often it was not.
+    touched: u32,
+    /// Mappings made at once since the last look.
+    trusted: u32,
+}
+
+/// Touches in a row that make a habit.
+const HABIT: u32 = 4;
+/// Mappings made at once before the habit is looked at again.
+const TRUST: u32 = 64;
+
+impl Habit {
+    /// Something is to be mapped; says whether that is to be made at once.
+    fn maps(&mut self, range: Range<u64>) -> bool {
+        if self.fresh.is_some() {
+            self.fresh = None;
+            self.touched = self.touched.saturating_sub(1);
+        }
+        if self.touched >= HABIT && self.trusted < TRUST {
+            self.trusted += 1;
+            return true;
+        }
+        self.trusted = 0;
+        self.fresh = Some(range);
+        false
+    }
+
+    /// User code has touched `addr`, which waits to be mapped.
+    fn touches(&mut self, addr: u64) {
+        if self.fresh.as_ref().is_some_and(|range| range.contains(&addr)) {
+            self.fresh = None;
+            self.touched = (self.touched + 1).min(2 * HABIT);
+        }
+    }
 }
 
 /// Changes that wait at most.
@@ -88,6 +132,10 @@ impl SystrapSpace {
             return Ok(());
         }
         let mut st = self.state.lock();
+        if all {
+            // Mapped because it was touched: that says nothing.
+            st.habit.fresh = None;
+        }
         let result = st.flush(&self.shared);
         // Only now: who finds nothing to do goes on to run user code.
         self.is_due.store(false, Ordering::SeqCst);
@@ -104,6 +152,7 @@ impl SystrapSpace {
             return false;
         }
         Counters::add(&self.shared.counters.resolved);
+        st.habit.touches(addr);
         allows(&st.made) || st.flush(&self.shared).is_ok()
     }
 
@@ -276,7 +325,7 @@ impl AddressSpace for SystrapSpace {
             return if replaces { st.flush(&self.shared) } else { Ok(()) };
         }
         st.wanted.insert(addr, piece);
-        if st.made.len() == 0 {
+        if st.habit.maps(addr..piece.end) || st.made.len() == 0 {
             // User code is about to begin here.
             self.is_due.store(true, Ordering::SeqCst);
         }
@@ -311,7 +360,10 @@ impl AddressSpace for SystrapSpace {
         self.shared.check(addr, len);
         let mut st = self.state.lock();
         for run in st.wanted.protect(addr..addr + len, access) {
-            st.restrict(&self.shared, run);
+            st.restrict(&self.shared, run.clone());
+            if !st.dirty.is_empty() && st.habit.maps(run) {
+                self.is_due.store(true, Ordering::SeqCst);
+            }
         }
     }
 
@@ -364,5 +416,28 @@ impl Drop for SystrapSpace {
         if let Some(process) = self.state.get_mut().process.take() {
             process.finish();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_touched_at_once_again_and_again_is_made_at_once() {
+        let mut habit = Habit::default();
+        for _ in 0..HABIT {
+            assert!(!habit.maps(0x1000..0x2000));
+            habit.touches(0x1800);
+        }
+        for _ in 0..TRUST {
+            assert!(habit.maps(0x1000..0x2000));
+        }
+        // A look whether it still is so: not any more.
+        for _ in 0..2 * HABIT {
+            assert!(!habit.maps(0x1000..0x2000));
+            habit.touches(0x2000);
+        }
+        assert!(!habit.maps(0x1000..0x2000));
     }
 }
