@@ -25,6 +25,8 @@ use crate::time::{AlarmService, Timekeeper};
 const CPU_LIMIT_WATCH: std::time::Duration = std::time::Duration::from_millis(50);
 /// How often memory is looked at while more is promised than the limit allows.
 const BUDGET_WATCH: std::time::Duration = std::time::Duration::from_millis(20);
+/// After this time ringfence needs what started it no more.
+const SETTLED: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Where a process stands in the tree.
 #[derive(Debug)]
@@ -322,6 +324,8 @@ impl Kernel {
     /// Waits until the first process has ended; returns its wait status. Keeps the clocks current meanwhile.
     pub fn wait_for_end(self: &Arc<Self>) -> i32 {
         let mut limit = self.time.refresh();
+        let started = std::time::Instant::now();
+        let mut has_settled = false;
         let mut outcome = self.outcome.lock();
         loop {
             if let Some(status) = outcome.ended {
@@ -344,6 +348,10 @@ impl Kernel {
                 limit = self.time.refresh();
                 self.alarms.check_clock();
                 self.sample_load();
+                if !has_settled && started.elapsed() > SETTLED {
+                    has_settled = true;
+                    host::system::drop_code();
+                }
                 if self.has_cpu_limits.load(Ordering::Relaxed) {
                     self.check_cpu_limits();
                     limit = limit.min(CPU_LIMIT_WATCH);
