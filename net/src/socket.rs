@@ -128,6 +128,14 @@ pub trait Socket: Debug + Send + Sync + Any {
     /// `ENOTCONN`.
     fn shutdown(&self, how: u32) -> Result<(), Errno>;
 
+    /// What is found out before the control messages of a message that is sent are looked at.
+    ///
+    /// # Errors
+    /// Those of `send`.
+    fn before_send(&self) -> Result<(), Errno> {
+        Ok(())
+    }
+
     /// Sends a message, or as much of a stream as fits; `caller` is `None` for `sendfile` and its like.
     ///
     /// # Errors

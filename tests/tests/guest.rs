@@ -125,7 +125,7 @@ fn random_programs_behave_as_natively() {
             if difference.repeats {
                 found.push(format!("{}\n{}", difference.command(), difference.detail));
             } else {
-                loud(&format!("random programs: seen once only: {}", difference.command()));
+                loud(&format!("random programs: {}: {}", difference.command(), difference.detail));
             }
         })
         .expect("the programs run");

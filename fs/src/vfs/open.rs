@@ -159,7 +159,7 @@ impl Walk<'_> {
         }
         let file = FileDescription::opened(ops, place, flags, meta.file_type(), writer);
         file.tell(event::OPEN);
-        if flags & oflag::TRUNC != 0 {
+        if flags & oflag::TRUNC != 0 && kind == mode::IFREG {
             file.tell(event::MODIFY);
         }
         Ok(file)

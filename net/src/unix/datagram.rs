@@ -83,6 +83,17 @@ impl UnixSocket {
         !is_mutual && queue.messages.len() > limit
     }
 
+    /// What sequenced packets find out before they look at the message.
+    ///
+    /// Source: Linux 6.18 net/unix/af_unix.c, `unix_seqpacket_sendmsg`.
+    pub(super) fn check_packets(&self) -> Result<(), Errno> {
+        if self.common.kind != sock::SEQPACKET {
+            return Ok(());
+        }
+        self.common.check_error()?;
+        if self.link.get().is_some() { Ok(()) } else { Err(ENOTCONN) }
+    }
+
     /// Source: Linux 6.12 net/unix/af_unix.c, `unix_dgram_sendmsg`.
     pub(super) fn send_message(
         &self,
@@ -90,9 +101,7 @@ impl UnixSocket {
         message: &mut Outgoing<'_>,
     ) -> Result<usize, Errno> {
         let is_packet = self.common.kind == sock::SEQPACKET;
-        if is_packet && self.link.get().is_none() {
-            return Err(ENOTCONN);
-        }
+        self.check_packets()?;
         if message.flags & msg::OOB != 0 {
             return Err(EOPNOTSUPP);
         }
@@ -131,14 +140,17 @@ impl UnixSocket {
         let mut queue = target.queue.lock();
         if queue.is_dead {
             drop(queue);
-            return Err(if is_packet { EPIPE } else { self.disconnect(&target) });
+            let error = if is_packet { EPIPE } else { self.disconnect(&target) };
+            return Err(self.refused(error));
         }
         let own = Arc::as_ptr(&self.end).addr();
         if !is_packet && queue.only_from.is_some_and(|only| only != own) {
-            return Err(EPERM);
+            drop(queue);
+            return Err(self.refused(EPERM));
         }
         if target.is_shut(RECEIVE) {
-            return Err(EPIPE);
+            drop(queue);
+            return Err(self.refused(EPIPE));
         }
         if self.is_full(&queue) {
             wait_for_room(&mut queue.waiting, &self.common);
@@ -161,6 +173,14 @@ impl UnixSocket {
         drop(moving);
         target.common.wait.notify(Events::READABLE);
         Ok(len)
+    }
+
+    /// What became of a message that was made and not sent: its room is free again, of which waiters are told.
+    ///
+    /// Source: Linux 6.18 net/unix/af_unix.c, `unix_write_space`.
+    fn refused(&self, error: Errno) -> Errno {
+        self.common.wait.notify(Events::WRITABLE);
+        error
     }
 
     /// Forgets a peer that is gone.

@@ -233,6 +233,10 @@ impl Socket for UnixSocket {
         self
     }
 
+    fn before_send(&self) -> Result<(), Errno> {
+        self.check_packets()
+    }
+
     /// Source: Linux 6.12 net/unix/af_unix.c, `unix_bind`.
     fn bind(&self, caller: &Caller<'_>, address: &[u8]) -> Result<(), Errno> {
         match Address::parse(address)? {

@@ -10,6 +10,7 @@ use base::io::Source;
 use base::wait::Events;
 use fs::anon::eventfd::EventFd;
 use fs::file::{FileDescription, IoctlMemory, oflag};
+use fs::notify::event;
 use fs::vfs::FileType;
 
 use super::{Stop, SysResult};
@@ -349,7 +350,7 @@ pub(super) fn sys_ftruncate(cx: &mut Ctx<'_>, fd: i32, len: i64) -> SysResult {
     cx.check_size(&file, len)?;
     cx.before_write(&file, 1)?;
     file.ops.truncate(len)?;
-    file.tell(fs::notify::event::MODIFY);
+    file.tell(event::MODIFY);
     Ok(0)
 }
 
@@ -391,14 +392,19 @@ pub(super) fn sys_sendfile(
     if let Some(pipe) = super::splice::pipe_of(&output) {
         let len = usize::try_from(count).unwrap_or(usize::MAX);
         let waits = !output.is_nonblocking();
-        return super::splice::into_pipe(
+        let moved = super::splice::into_pipe(
             cx,
             &input,
             given.map_or(super::splice::Offset::Own, |at| super::splice::Offset::Read(offset, at)),
             (&output, pipe),
             len,
             waits,
-        );
+        )?;
+        if moved > 0 {
+            input.tell(event::ACCESS);
+            output.tell(event::MODIFY);
+        }
+        return Ok(moved);
     }
     let kind = input.ops.metadata()?.file_type();
     let has_position = input.ops.is_seekable() || kind == FileType::Anonymous;
@@ -423,6 +429,10 @@ pub(super) fn sys_sendfile(
         };
         if n == 0 {
             break;
+        }
+        if done == 0 {
+            // Before what the writes tell of.
+            input.tell(event::ACCESS);
         }
         let mut rest = &buf[..n];
         // By the counts: /dev/null takes bytes without looking at them.

@@ -8,6 +8,7 @@ use base::io::{Sink, Source};
 use base::wait::Events;
 use fs::anon::pipe::PipeEnd;
 use fs::file::{FileDescription, oflag};
+use fs::notify::event;
 use fs::vfs::FileType;
 
 use super::{Restart, Stop, SysResult};
@@ -136,6 +137,10 @@ pub(super) fn sys_copy_file_range(
             break;
         }
     }
+    if done > 0 {
+        input.tell(event::ACCESS);
+        output.tell(event::MODIFY);
+    }
     from.store(cx, &input)?;
     to.store(cx, &output)?;
     Ok(done)
@@ -209,7 +214,7 @@ pub(super) fn splice(
         return Err(EBADF.into());
     }
     let len = usize::try_from(len).unwrap_or(usize::MAX);
-    match (in_pipe, out_pipe) {
+    let moved = match (in_pipe, out_pipe) {
         (Some(a), Some(b)) => {
             if a.is_same_pipe(b) {
                 return Err(EINVAL.into());
@@ -227,7 +232,12 @@ pub(super) fn splice(
             into_pipe(cx, input, in_offset, (output, pipe), len, waits)
         }
         (None, None) => Err(EINVAL.into()),
+    }?;
+    if moved > 0 {
+        output.tell(event::MODIFY);
+        input.tell(event::ACCESS);
     }
+    Ok(moved)
 }
 
 type End<'a> = (&'a Arc<FileDescription>, &'a PipeEnd);

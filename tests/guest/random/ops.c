@@ -91,7 +91,7 @@ static void files(void) {
   case 25: k = pick(0777); r = S(chmod, p, k | 0600); SAY("chmod(%s, %o) = %s", p, k | 0600, result(r)); break;
   case 26: k = slot(); r = S(dup, fds[s]); SAY("dup(%d to %d) = %s", s, k, yes(r)); put(k, r); break;
   case 27: k = pick(3); r = S(fcntl, fds[s], F_SETFL, (k == 1 ? O_APPEND : 0) | O_NONBLOCK); SAY("setfl(%d, %d) = %s %lx", s, k, result(r), S(fcntl, fds[s], F_GETFL)); break;
-  case 28: k = slot(); r = S(sendfile, fds[s], fds[k], 0, n); SAY("sendfile(%d, %d, %d) = %s", s, k, n, result(r)); break;
+  case 28: k = slot(); { struct stat a, b; if (!fstat(fds[s], &a) && !fstat(fds[k], &b) && a.st_ino == b.st_ino) break; } r = S(sendfile, fds[s], fds[k], 0, n); SAY("sendfile(%d, %d, %d) = %s", s, k, n, result(r)); break;
   case 29: k = slot(); r = S(copy_file_range, fds[s], 0, fds[k], 0, n, 0); SAY("copy_file_range(%d, %d, %d) = %s", s, k, n, result(r)); break;
   case 30: k = slot(); r = S(splice, fds[s], 0, fds[k], 0, n, SPLICE_F_NONBLOCK); SAY("splice(%d, %d, %d) = %s", s, k, n, result(r)); break;
   case 31: reserved = 1; k = "\0\1\3\20\21"[pick(5)]; r = S(fallocate, fds[s], k, at < 0 ? 0 : at, n); SAY("fallocate(%d, %d, %ld, %d) = %s", s, k, at, n, result(r)); break;

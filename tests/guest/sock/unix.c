@@ -1,6 +1,7 @@
 /* AF_UNIX: names, connections, urgent data, credentials, passed files, what buffers hold. */
 #include "../case.h"
 #include "net.h"
+#include <sys/epoll.h>
 
 typedef struct sockaddr_un UN;
 
@@ -73,6 +74,8 @@ CASE(listen, unix_states) { R(listen, stream(), 3); R(listen, dgram(), 3); int f
 CASE(shutdown, unix_stream) { int f[2]; pair_of(SOCK_STREAM, f); R(shutdown, f[0], 3); R(shutdown, f[0], -1); send(f[1], "in", 2, 0); R(shutdown, f[0], SHUT_RD); X(events(f[0])); X(events(f[1])); in(f[0], 9, 0); in(f[0], 9, 0); R(sendto, f[1], "x", 1, MSG_NOSIGNAL, 0, 0); R(sendto, f[0], "back", 4, 0, 0, 0); in(f[1], 9, 0); R(shutdown, f[0], SHUT_WR); in(f[1], 9, 0); X(events(f[0])); X(events(f[1])); R(shutdown, stream(), 2); X(events(stream())); }
 CASE(shutdown, unix_datagram) { int f[2]; pair_of(SOCK_DGRAM, f); R(shutdown, f[0], SHUT_RD); R(sendto, f[1], "x", 1, MSG_NOSIGNAL, 0, 0); in(f[0], 1, 0); R(recvfrom, f[0], buf, 1, 0, 0, 0); R(shutdown, f[0], SHUT_WR); R(sendto, f[0], "x", 1, MSG_NOSIGNAL, 0, 0); X(events(f[0])); X(events(f[1])); R(shutdown, dgram(), 1); }
 CASE(close, unix_unread) { int f[2]; pair_of(SOCK_STREAM, f); send(f[0], "unread", 6, 0); close(f[1]); X(events(f[0])); P(get(f[0], SOL_SOCKET, SO_ERROR)); in(f[0], 9, 0); R(sendto, f[0], "x", 1, MSG_NOSIGNAL, 0, 0); pair_of(SOCK_STREAM, f); send(f[0], "unread", 6, 0); close(f[1]); in(f[0], 9, 0); in(f[0], 9, 0); pair_of(SOCK_SEQPACKET, f); send(f[0], "a", 1, 0); close(f[1]); in(f[0], 9, 0); in(f[0], 9, 0); pair_of(SOCK_DGRAM, f); send(f[0], "a", 1, 0); close(f[1]); in(f[0], 9, 0); R(sendto, f[0], "x", 1, MSG_NOSIGNAL, 0, 0); }
+CASE(sendmsg, packets_find_their_error_first) { int f[2], none[] = {77}; for (int i = 0; i < 2; i++) { pair_of(SOCK_SEQPACKET, f); send(f[0], "unread", 6, 0); close(f[1]); P(get(f[0], SOL_SOCKET, SO_ERROR)); pair_of(SOCK_SEQPACKET, f); send(f[1], "x", 1, 0); send(f[0], "unread", 6, 0); close(f[1]); if (i) R(sendto, f[0], "x", 1, MSG_OOB | MSG_NOSIGNAL, 0, 0); else P(pass(f[0], "x", none, 1, 0)); P(pass(f[0], "x", none, 1, 0)); } int s = socket(AF_UNIX, SOCK_SEQPACKET, 0); P(pass(s, "x", none, 1, 0)); P(pass(dgram(), "x", none, 1, 0)); }
+CASE(epoll_wait, refused_messages_make_room) { int f[2], e = epoll_create1(0); pair_of(SOCK_DGRAM, f); close(f[1]); struct epoll_event v = {EPOLLOUT | EPOLLET, {0}}; R(epoll_ctl, e, EPOLL_CTL_ADD, f[0], &v); P(S(epoll_wait, e, &v, 1, 0)); P(S(epoll_wait, e, &v, 1, 0)); R(sendto, f[0], "x", 1, MSG_NOSIGNAL, 0, 0); P(S(epoll_wait, e, &v, 1, 0)); X(v.events); P(S(epoll_wait, e, &v, 1, 0)); }
 
 /* ---- urgent data (Linux 5.15 and later) ---- */
 CASE(oob, read_apart) { int f[2]; pair_of(SOCK_STREAM, f); OOB(f[0], "abC"); X(events(f[1])); in(f[1], 9, MSG_OOB | MSG_PEEK); in(f[1], 9, MSG_OOB); in(f[1], 9, MSG_OOB); X(events(f[1]) & POLLPRI); in(f[1], 9, 0); in(f[1], 9, 0); }

@@ -25,7 +25,7 @@ const SHRINK_RUNS: usize = 120;
 pub struct Difference {
     /// Its seed.
     pub seed: u64,
-    /// The steps that are needed for it.
+    /// The steps that are needed for it; none: all.
     pub steps: Vec<usize>,
     /// Where the outputs part, for people.
     pub detail: String,
@@ -36,6 +36,9 @@ pub struct Difference {
 impl Difference {
     /// What to type to see it again, without the runner's words.
     pub fn command(&self) -> String {
+        if self.steps.is_empty() {
+            return format!("ops {STEPS} {}", self.seed);
+        }
         let steps: Vec<String> = self.steps.iter().map(usize::to_string).collect();
         format!("ops --steps ,{}, {STEPS} {}", steps.join(","), self.seed)
     }
@@ -71,8 +74,9 @@ impl Search {
             seed += BATCH;
             let (native, other) = (self.once(&[], &seeds, None)?, self.once(&self.prefix, &seeds, None)?);
             for seed in seeds {
-                if native.get(&seed) != other.get(&seed) {
-                    tell(&self.smaller(seed)?);
+                let [here, there] = [&native, &other].map(|all| all.get(&seed).map_or("", String::as_str));
+                if here != there {
+                    tell(&self.smaller(seed, &outcome::diff("output", here.as_bytes(), there.as_bytes()))?);
                 }
             }
         }
@@ -122,8 +126,8 @@ impl Search {
         Ok(parts)
     }
 
-    /// The difference of one seed with the steps that it takes, or fewer.
-    fn smaller(&self, seed: u64) -> Result<Difference, String> {
+    /// The difference of one seed with the steps that it takes, or fewer; `seen` is what was seen first.
+    fn smaller(&self, seed: u64, seen: &str) -> Result<Difference, String> {
         let all: Vec<usize> = (0..STEPS).collect();
         let detail = |steps: &[usize]| -> Result<Option<String>, String> {
             let native = self.once(&[], &[seed], Some(steps))?.remove(&seed).unwrap_or_default();
@@ -135,8 +139,8 @@ impl Search {
         let Some(mut text) = detail(&all)? else {
             return Ok(Difference {
                 seed,
-                steps: all,
-                detail: "it did not happen again\n".to_owned(),
+                steps: Vec::new(),
+                detail: format!("it did not happen again; seen once:\n{seen}"),
                 repeats: false,
             });
         };

@@ -21,7 +21,7 @@ pub fn tests(suite: &str) -> Result<Vec<Test>, String> {
         "cpython" => cpython(),
         "go" => go(),
         "stress-ng" => stress_ng(),
-        "fsx" => program("fsx", place).map(|program| fsx(&program)),
+        "fsx" => program("fsx", place).and_then(|program| Ok(fsx(&program, &printed(&[&program, "-h"])?))),
         "fsstress" => program("fsstress", place).map(|program| fsstress(&program)),
         _ => Err(format!(
             "{kind}: no such suite (there are ltp=DIR, libc-test=DIR, glibc=DIR, cpython, go, stress-ng, fsx, fsstress)"
@@ -210,8 +210,16 @@ const FSX_WAYS: [(&str, &str); 4] = [
 /// Seeds for each way.
 const FSX_SEEDS: u32 = 3;
 
-fn fsx(program: &str) -> Vec<Test> {
+/// `help` is what the program says of itself: LTP's rewrite has fewer options, and makes file and seed itself.
+fn fsx(program: &str, help: &str) -> Vec<Test> {
     let mut tests = Vec::new();
+    if help.contains("LTPROOT") {
+        for (way, options) in [("mixed", ""), ("pages", "-r 4096 -w 4096 -t 4096")] {
+            let script = format!("{program} -N 5000 {options}; exit $?");
+            tests.push(test(Kind::Fsx, format!("fsx/ltp-{way}"), &["/bin/sh", "-c", &script], 120));
+        }
+        return tests;
+    }
     for (way, options) in FSX_WAYS {
         for seed in 1..=FSX_SEEDS {
             let script = format!(
@@ -313,8 +321,9 @@ mod tests {
 
     #[test]
     fn programs_of_one_name_are_found_or_named_as_missing() {
-        assert_eq!(fsx("/opt/fsx").len(), FSX_WAYS.len() * FSX_SEEDS as usize);
-        assert!(fsx("/opt/fsx")[0].argv[2].contains("/opt/fsx -q -N 5000 -S 1"));
+        assert_eq!(fsx("/opt/fsx", "usage: fsx").len(), FSX_WAYS.len() * FSX_SEEDS as usize);
+        assert!(fsx("/opt/fsx", "")[0].argv[2].contains("/opt/fsx -q -N 5000 -S 1"));
+        assert_eq!(names(&fsx("/opt/fsx-linux", "LTPROOT  Prefix")), ["fsx/ltp-mixed", "fsx/ltp-pages"]);
         assert!(fsstress("/opt/fsstress")[1].argv[2].contains("-p 4 -s 7"));
         assert!(super::tests("fsx=/nonesuch").is_err_and(|e| e.contains("fsx=PROGRAM")));
         assert!(super::tests("nonesuch").is_err_and(|e| e.contains("nonesuch")));
