@@ -589,6 +589,8 @@ impl Socket for UdpSocket {
         } else {
             data.chunks(segment).for_each(|piece| self.transmit(piece, destination, &marks));
         }
+        // What is sent takes no room any more, of which edge-triggered waiters are told (`sock_wfree`).
+        self.common.wait.notify(Events::WRITABLE);
         Ok(len)
     }
 

@@ -205,12 +205,10 @@ fn suite_of_others(options: &Options, name: &str) -> Result<bool, String> {
         .map(|text| text.lines().map(|line| line.split('#').next().unwrap_or_default().trim()).collect());
     let wanted =
         |name: &str| options.filter.is_empty() || options.filter.iter().any(|f| name.contains(f.as_str()));
-    let mut tests = adapters::tests(name)?;
-    tests.retain(|test| {
-        let short = test.name.split_once('/').map_or("", |(_, short)| short);
-        let is_listed = listed.as_ref().is_none_or(|l| l.contains(short) || l.contains(test.name.as_str()));
-        is_listed && wanted(&test.name)
-    });
+    let tests = adapters::tests(name, |name| {
+        let short = name.split_once('/').map_or("", |(_, short)| short);
+        listed.as_ref().is_none_or(|l| l.contains(short) || l.contains(name)) && wanted(name)
+    })?;
     let journal = options.json.as_ref().map(|path| PathBuf::from(format!("{}.journal", path.display())));
     let mut plan = adapters::run::Plan {
         tests,

@@ -8,18 +8,19 @@ use crate::PATH;
 use crate::conformance::adapters::{Kind, Test};
 
 /// The tests of a suite: `ltp=DIR` (installed, with `runtest/syscalls`), `libc-test=DIR` (built), `glibc=DIR` (a build
-/// folder after `make check`), `cpython`, `go`, `stress-ng`, `fsx[=PROGRAM]`, `fsstress[=PROGRAM]`.
+/// folder after `make check`), `cpython`, `go`, `stress-ng`, `fsx[=PROGRAM]`, `fsstress[=PROGRAM]`. Only those whose name
+/// is `wanted`, and only these are built.
 ///
 /// # Errors
 /// For people: no such suite, or it is not installed.
-pub fn tests(suite: &str) -> Result<Vec<Test>, String> {
+pub fn tests(suite: &str, wanted: impl Fn(&str) -> bool) -> Result<Vec<Test>, String> {
     let (kind, place) = suite.split_once('=').unwrap_or((suite, ""));
-    let found = match kind {
+    let mut found = match kind {
         "ltp" => ltp(Path::new(place)),
         "libc-test" => libc_test(Path::new(place)),
         "glibc" => glibc(Path::new(place)),
         "cpython" => cpython(),
-        "go" => go(),
+        "go" => go(&wanted),
         "stress-ng" => stress_ng(),
         "fsx" => program("fsx", place).and_then(|program| Ok(fsx(&program, &printed(&[&program, "-h"])?))),
         "fsstress" => program("fsstress", place).map(|program| fsstress(&program)),
@@ -27,6 +28,7 @@ pub fn tests(suite: &str) -> Result<Vec<Test>, String> {
             "{kind}: no such suite (there are ltp=DIR, libc-test=DIR, glibc=DIR, cpython, go, stress-ng, fsx, fsstress)"
         )),
     }?;
+    found.retain(|test| wanted(&test.name));
     if found.is_empty() { Err(format!("{suite}: it has no tests")) } else { Ok(found) }
 }
 
@@ -141,13 +143,13 @@ fn modules(list: &str) -> Vec<Test> {
 }
 
 /// Go's standard library: each package's tests, compiled natively once, then run.
-fn go() -> Result<Vec<Test>, String> {
+fn go(wanted: impl Fn(&str) -> bool) -> Result<Vec<Test>, String> {
     let root = printed(&["go", "env", "GOROOT"])?;
     let list = printed(&["go", "list", "std"])?;
     let dir = std::env::temp_dir().join("ringfence-go-tests");
     fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
     let mut tests = Vec::new();
-    for package in packages(&list) {
+    for package in packages(&list).filter(|package| wanted(&format!("go/{package}"))) {
         let program = dir.join(package.replace('/', "_"));
         if !program.exists() {
             // A package without tests makes no program.
@@ -288,7 +290,7 @@ mod tests {
         let tests = libc_test(&folder.0).expect("the folder is there");
         let want = ["libc-test/functional/argv", "libc-test/regression/a-static", "libc-test/math/acos"];
         assert_eq!(names(&tests), want);
-        assert!(super::tests("libc-test=/nonesuch").is_err());
+        assert!(super::tests("libc-test=/nonesuch", |_| true).is_err());
     }
 
     #[test]
@@ -325,7 +327,7 @@ mod tests {
         assert!(fsx("/opt/fsx", "")[0].argv[2].contains("/opt/fsx -q -N 5000 -S 1"));
         assert_eq!(names(&fsx("/opt/fsx-linux", "LTPROOT  Prefix")), ["fsx/ltp-mixed", "fsx/ltp-pages"]);
         assert!(fsstress("/opt/fsstress")[1].argv[2].contains("-p 4 -s 7"));
-        assert!(super::tests("fsx=/nonesuch").is_err_and(|e| e.contains("fsx=PROGRAM")));
-        assert!(super::tests("nonesuch").is_err_and(|e| e.contains("nonesuch")));
+        assert!(super::tests("fsx=/nonesuch", |_| true).is_err_and(|e| e.contains("fsx=PROGRAM")));
+        assert!(super::tests("nonesuch", |_| true).is_err_and(|e| e.contains("nonesuch")));
     }
 }

@@ -50,7 +50,7 @@ pub fn read_journal(path: &Path) -> BTreeMap<String, Record> {
         .collect()
 }
 
-/// Runs the plan: a record for each test, in the order of their names. `tell` hears of each that is run.
+/// Runs the plan: a record for each test and for what is done, in the order of their names. `tell` hears of each that is run.
 ///
 /// # Errors
 /// For people: the journal cannot be written.
@@ -80,6 +80,9 @@ pub fn run(plan: &Plan, tell: impl Fn(&Record) + Sync) -> Result<Vec<Record>, St
         workers.into_iter().try_for_each(|worker| worker.join().expect("no worker panics"))
     })?;
     let mut records = records.into_inner().expect("no worker panics with the list");
+    // What an earlier run of other tests of the suite found stays.
+    let names: BTreeSet<&String> = plan.tests.iter().map(|test| &test.name).collect();
+    records.extend(plan.done.values().filter(|record| !names.contains(&record.row.name)).cloned());
     records.sort_by(|a, b| a.row.name.cmp(&b.row.name));
     Ok(records)
 }
