@@ -85,7 +85,7 @@ fn cpu_clock_id(cx: &Ctx<'_>, id: i32) -> Result<CpuClock, Errno> {
 
 fn clock_ns(cx: &Ctx<'_>, clock: i32) -> Result<u64, Errno> {
     if clock == 3 {
-        return Ok(host::clock::thread_cpu_ns().unsigned_abs());
+        return Ok(cx.task.account.usage().cpu_ns());
     }
     if clock == 2 || clock < 0 {
         let ClockId::Cpu(cpu) = clock_id(cx, clock)? else { return Err(EINVAL) };
