@@ -29,6 +29,7 @@ pub mod cap {
     pub const IPC_OWNER: u32 = 15;
     pub const SYS_CHROOT: u32 = 18;
     pub const SYS_PTRACE: u32 = 19;
+    pub const SYS_PACCT: u32 = 20;
     pub const SYS_ADMIN: u32 = 21;
     pub const CHECKPOINT_RESTORE: u32 = 40;
     pub const SYS_BOOT: u32 = 22;
@@ -38,6 +39,7 @@ pub mod cap {
     pub const SYS_TTY_CONFIG: u32 = 26;
     pub const MKNOD: u32 = 27;
     pub const LEASE: u32 = 28;
+    pub const SYSLOG: u32 = 34;
     pub const LAST: u32 = 40;
 }
 

@@ -48,10 +48,16 @@ pub mod rank {
     pub const PI_LOCKS: u16 = 59;
     /// The VMAs of an address space.
     pub const MM: u16 = 60;
+    /// The links between keyrings.
+    pub const KEYRINGS: u16 = 61;
     /// The tables of System V IPC; taken when the last area of a segment goes.
     pub const IPC: u16 = 62;
+    /// All keys by number and name, and the quotas of their owners; taken when the last reference to a key goes.
+    pub const KEYS: u16 = 63;
     /// One object of System V IPC. No guest memory is touched under it.
     pub const IPC_OBJECT: u16 = 64;
+    /// One key.
+    pub const KEY: u16 = 66;
     /// The page cache of one file (what a page fault may need; no copy to guest memory happens under it).
     pub const PAGE_CACHE: u16 = 70;
     /// The mappings of one file: who maps it where.

@@ -67,6 +67,8 @@ pub struct Tree {
     /// Traced threads that have ended and that their tracers were not told of, by thread ID.
     pub ended_tracees: HashMap<i32, crate::ptrace::Ended>,
     last_id: i32,
+    /// `kernel.pid_max`: IDs are below it; 0 for the default.
+    pub pid_max: i32,
     /// All IDs were given out once.
     has_wrapped: bool,
     /// Of the numbers that are known in further namespaces, the innermost.
@@ -76,7 +78,7 @@ pub struct Tree {
 /// The tree, locked.
 pub type TreeGuard<'a> = LockGuard<'a, Tree, { rank::TASK_TREE }>;
 
-/// `kernel.pid_max`: IDs are below it.
+/// `kernel.pid_max` at first.
 pub const PID_MAX: i32 = 32768;
 
 impl Tree {
@@ -85,10 +87,15 @@ impl Tree {
         self.last_id
     }
 
+    /// IDs are below it.
+    pub fn id_limit(&self) -> i32 {
+        if self.pid_max == 0 { PID_MAX } else { self.pid_max }
+    }
+
     /// The next free ID, as Linux counts them: upwards, then from 300 again.
     pub fn new_id(&mut self) -> i32 {
         loop {
-            if self.last_id >= PID_MAX - 1 {
+            if self.last_id >= self.id_limit() - 1 {
                 self.last_id = 299;
                 self.has_wrapped = true;
             }
@@ -101,6 +108,21 @@ impl Tree {
                 return id;
             }
         }
+    }
+
+    /// Whether all IDs are in use.
+    pub(crate) fn is_full(&self) -> bool {
+        const FIRST: i32 = 300;
+        let room = usize::try_from(self.id_limit() - FIRST).unwrap_or(0);
+        // A process may keep three: its own, its group's and its session's.
+        let most = self.tasks.len() + 3 * self.processes.len() + self.ended_tracees.len() + self.nested.len();
+        if most < room {
+            return false;
+        }
+        let mut used: std::collections::HashSet<i32> = self.tasks.keys().copied().collect();
+        used.extend(self.ended_tracees.keys().chain(self.nested.keys()));
+        used.extend(self.processes.iter().flat_map(|(&pid, p)| [pid, p.pgid, p.sid]));
+        used.iter().filter(|&&id| id >= FIRST).count() >= room
     }
 
     /// Whether a thread, a process or one that its tracer still has to hear of has number `id`.
@@ -166,6 +188,14 @@ pub struct Kernel {
     pub syscalls: AtomicU64,
     /// Page faults handled.
     pub faults: AtomicU64,
+    /// `/proc/sys`.
+    pub settings: crate::proc::Settings,
+    /// What syslog(2) reads.
+    pub log: crate::klog::KernelLog,
+    /// What acct(2) has switched on.
+    pub accounting: crate::task::acct::Accounting,
+    /// Keys and keyrings.
+    pub keys: Arc<crate::keys::Keys>,
     /// Threads that rseq(2) has no number for.
     pub(crate) without_number: crate::task::rseq::WithoutNumber,
     /// Some process has a limit on its processor time.
@@ -237,6 +267,10 @@ impl Kernel {
             platform: setup.platform,
             memory,
             alarms: AlarmService::new(time.clone()),
+            settings: crate::proc::Settings::new(setup.max_tasks),
+            log: crate::klog::KernelLog::default(),
+            accounting: crate::task::acct::Accounting::default(),
+            keys: crate::keys::Keys::new(time.clone()),
             time,
             mounts: setup.mounts,
             net,
@@ -266,6 +300,9 @@ impl Kernel {
         });
         let jobs: std::sync::Weak<dyn fs::tty::Jobs> = Arc::<Self>::downgrade(&kernel);
         kernel.terminals.set_jobs(jobs);
+        let banner =
+            format!("Linux version {} (ringfence) {}", crate::system::RELEASE, crate::system::VERSION);
+        kernel.log.add(crate::klog::NOTICE, 0, &banner);
         fs::fuse::set_hooks(Box::new(crate::task::block::Servers));
         Ok(kernel)
     }
@@ -387,6 +424,8 @@ impl Kernel {
         let badness = |t: &Arc<Task>| self.oom_badness(t).map(|points| (points, t.clone()));
         if let Some((_, victim)) = tasks.iter().filter_map(badness).max_by_key(|(points, _)| *points) {
             log::warn!("out of memory: killing process {}", victim.group.pid);
+            let text = format!("Out of memory: Killed process {}", victim.group.pid);
+            self.log.add(crate::klog::NOTICE, self.boot_ns(), &text);
             let info = abi::signal::SigInfo::kernel(9);
             let _ = self.signal_process(victim.group.pid, 9, info);
         }

@@ -9,6 +9,8 @@ pub mod filesystems;
 pub mod futex;
 pub mod ipc;
 pub mod kernel;
+pub mod keys;
+pub mod klog;
 pub mod mm;
 pub mod ns;
 pub mod proc;

@@ -6,7 +6,7 @@
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
@@ -22,7 +22,7 @@ use crate::notify::{self, Counted, Watcher, event};
 use crate::vfs::VfsPath;
 
 /// Events that wait in one instance at most (`/proc/sys/fs/inotify/max_queued_events`).
-pub const QUEUE_MAX: usize = 16384;
+pub static QUEUE_MAX: AtomicUsize = AtomicUsize::new(16384);
 /// Watches of one instance at most.
 const WATCHES_MAX: usize = 65536;
 
@@ -105,7 +105,7 @@ impl Instance {
         if state.events.back() == Some(&event) {
             return;
         }
-        if state.events.len() >= QUEUE_MAX {
+        if state.events.len() >= QUEUE_MAX.load(Ordering::Relaxed) {
             let overflow = Event { wd: -1, mask: event::Q_OVERFLOW, cookie: 0, name: Box::default() };
             if state.events.back() != Some(&overflow) {
                 state.events.push_back(overflow);

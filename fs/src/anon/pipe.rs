@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
@@ -19,8 +19,8 @@ use crate::vfs::{Inode, Owner, SetAttributes};
 pub const CAPACITY: usize = 64 << 10;
 /// Writes up to this length are not torn (`PIPE_BUF`).
 pub const PIPE_BUF: usize = 4096;
-/// The largest capacity without a privilege (`/proc/sys/fs/pipe-max-size`).
-pub const CAPACITY_MAX: usize = 1 << 20;
+/// The largest capacity without a privilege (`/proc/sys/fs/pipe-max-size`). One process runs one sandbox.
+pub static CAPACITY_MAX: AtomicUsize = AtomicUsize::new(1 << 20);
 
 /// The mode of a pipe's inode: `S_IFIFO`, readable and writable for the owner.
 const MODE: u32 = 0o010_600;

@@ -38,6 +38,7 @@ pub enum TaskFile {
     SetGroups,
     Smaps,
     SmapsRollup,
+    NumaMaps,
     Stat,
     Statm,
     Status,
@@ -112,6 +113,7 @@ const ROWS: &[Row] = &[
     row("mounts", 0o444, Kind::Text(TaskFile::Mounts), Where::Everywhere),
     row("mountinfo", 0o444, Kind::Text(TaskFile::MountInfo), Where::Everywhere),
     row("mountstats", 0o400, Kind::Text(TaskFile::MountStats), Where::Process),
+    row("numa_maps", 0o444, Kind::Text(TaskFile::NumaMaps), Where::Everywhere),
     row("smaps", 0o444, Kind::Text(TaskFile::Smaps), Where::Everywhere),
     row("smaps_rollup", 0o444, Kind::Text(TaskFile::SmapsRollup), Where::Everywhere),
     row("wchan", 0o444, Kind::Text(TaskFile::Wchan), Where::Everywhere),
@@ -330,7 +332,12 @@ struct TaskNode {
 fn is_private(file: TaskFile) -> bool {
     matches!(
         file,
-        TaskFile::Auxv | TaskFile::Environ | TaskFile::Maps | TaskFile::Smaps | TaskFile::SmapsRollup
+        TaskFile::Auxv
+            | TaskFile::Environ
+            | TaskFile::Maps
+            | TaskFile::Smaps
+            | TaskFile::SmapsRollup
+            | TaskFile::NumaMaps
     )
 }
 

@@ -160,11 +160,13 @@ pub struct Table<T> {
     max: usize,
     seq: u16,
     last: Option<usize>,
+    /// The identifier that the next object is to have (`/proc/sys/kernel/*_next_id`); -1 for any.
+    pub wanted: i32,
 }
 
 impl<T: Object> Table<T> {
     fn new(max: usize) -> Self {
-        Self { slots: BTreeMap::new(), keys: HashMap::new(), max, seq: 0, last: None }
+        Self { slots: BTreeMap::new(), keys: HashMap::new(), max, seq: 0, last: None, wanted: -1 }
     }
 
     /// The object with identifier `id`.
@@ -208,10 +210,13 @@ impl<T: Object> Table<T> {
         if key != IPC_PRIVATE && flags & IPC_CREAT == 0 {
             return Err(ENOENT);
         }
-        let (index, ident) = self.next_ident()?;
+        let wanted = std::mem::replace(&mut self.wanted, -1);
+        let (index, ident) = if wanted < 0 { self.next_ident()? } else { self.chosen_ident(wanted)? };
         let object = make(ident)?;
-        self.last = Some(index);
-        self.seq = ident.seq;
+        if wanted < 0 {
+            self.last = Some(index);
+            self.seq = ident.seq;
+        }
         self.slots.insert(index, object.clone());
         if key != IPC_PRIVATE {
             self.keys.insert(key, index);
@@ -232,6 +237,27 @@ impl<T: Object> Table<T> {
         let seq = if wrapped { (self.seq + 1) & 0x7fff } else { self.seq };
         let id = (u32::from(seq) << INDEX_BITS) as usize + index;
         Ok((index, Ident { id: i32::try_from(id).map_err(|_| ENOSPC)?, seq }))
+    }
+
+    /// The identifier that was asked for, or the next one whose slot is free.
+    fn chosen_ident(&self, wanted: i32) -> Result<(usize, Ident), Errno> {
+        if self.slots.len() >= self.max {
+            return Err(ENOSPC);
+        }
+        let (seq, from) = (wanted >> INDEX_BITS, (wanted & ((1 << INDEX_BITS) - 1)) as usize);
+        let index = (from..1 << INDEX_BITS).find(|i| !self.slots.contains_key(i)).ok_or(ENOSPC)?;
+        let id = (seq << INDEX_BITS) | index as i32;
+        Ok((index, Ident { id, seq: seq as u16 }))
+    }
+
+    /// Sets how many objects there may be.
+    pub fn set_max(&mut self, max: usize) {
+        self.max = max;
+    }
+
+    /// How many objects there may be.
+    pub fn max(&self) -> usize {
+        self.max
     }
 
     /// Makes a key free again; the object stays until its users have gone.
@@ -266,6 +292,45 @@ impl<T: Object> Table<T> {
     }
 }
 
+/// What one IPC namespace may hold, beside the numbers of objects: `/proc/sys/kernel`, `/proc/sys/fs/mqueue`.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "proc(5) and mq_overview(7) explain each")]
+pub struct IpcLimits {
+    pub msgmax: AtomicU64,
+    pub msgmnb: AtomicU64,
+    pub shmmax: AtomicU64,
+    /// In pages.
+    pub shmall: AtomicU64,
+    pub semmsl: AtomicU64,
+    pub semmns: AtomicU64,
+    pub semopm: AtomicU64,
+    pub mq_msg_default: AtomicU64,
+    pub mq_msg_max: AtomicU64,
+    pub mq_msgsize_default: AtomicU64,
+    pub mq_msgsize_max: AtomicU64,
+    pub mq_queues_max: AtomicU64,
+}
+
+impl Default for IpcLimits {
+    fn default() -> Self {
+        let (messages, size) = (mqueue::MSG_MAX.cast_unsigned(), mqueue::MSGSIZE_MAX.cast_unsigned());
+        Self {
+            msgmax: AtomicU64::new(msg::MSGMAX),
+            msgmnb: AtomicU64::new(msg::MSGMNB),
+            shmmax: AtomicU64::new(shm::SHMMAX),
+            shmall: AtomicU64::new(shm::SHMMAX),
+            semmsl: AtomicU64::new(sem::SEMMSL as u64),
+            semmns: AtomicU64::new(sem::SEMMNS as u64),
+            semopm: AtomicU64::new(sem::SEMOPM),
+            mq_msg_default: AtomicU64::new(messages),
+            mq_msg_max: AtomicU64::new(messages),
+            mq_msgsize_default: AtomicU64::new(size),
+            mq_msgsize_max: AtomicU64::new(size),
+            mq_queues_max: AtomicU64::new(mqueue::QUEUES_MAX as u64),
+        }
+    }
+}
+
 /// All objects of one IPC namespace.
 #[derive(Debug)]
 pub struct IpcNamespace {
@@ -277,6 +342,8 @@ pub struct IpcNamespace {
     pub msg: Lock<Table<msg::MsgQueue>, { rank::IPC }>,
     /// POSIX message queues.
     pub mq: Lock<mqueue::Queues, { rank::IPC }>,
+    /// What it may hold.
+    pub limits: IpcLimits,
     /// Where their memory comes from.
     pub budget: Arc<Budget>,
 }
@@ -289,6 +356,7 @@ impl IpcNamespace {
             sem: Lock::new(Table::new(sem::SEMMNI)),
             msg: Lock::new(Table::new(msg::MSGMNI)),
             mq: Lock::default(),
+            limits: IpcLimits::default(),
             budget,
         })
     }

@@ -25,8 +25,8 @@ pub const MSGSIZE_MAX: i64 = 8192;
 /// The same for queues.
 pub const QUEUES_MAX: usize = 256;
 /// Limits with it.
-const HARD_MSG_MAX: i64 = 65536;
-const HARD_MSGSIZE_MAX: i64 = 16 << 20;
+pub(crate) const HARD_MSG_MAX: i64 = 65536;
+pub(crate) const HARD_MSGSIZE_MAX: i64 = 16 << 20;
 /// Priorities are below this.
 pub const MQ_PRIO_MAX: u32 = 32768;
 /// What Linux counts for a message and for a priority beside the text.
@@ -202,7 +202,12 @@ impl Queues {
     /// # Errors
     /// In the order checked: `ENOENT`, `EACCES`, `ENAMETOOLONG`: the name; `EEXIST`; `ENOENT`: there is none; `EINVAL`: the
     /// limits of a new queue or the access; `ENOSPC`, `EMFILE`; `EACCES`.
-    pub fn open(&mut self, open: &Open<'_>, budget: &Arc<super::Budget>) -> Result<Arc<Mqueue>, Errno> {
+    pub fn open(
+        &mut self,
+        open: &Open<'_>,
+        budget: &Arc<super::Budget>,
+        limits: &super::IpcLimits,
+    ) -> Result<Arc<Mqueue>, Errno> {
         check_name(open.name)?;
         if let Some(queue) = self.named.get(open.name) {
             if open.flags & oflag::CREAT != 0 && open.flags & oflag::EXCL != 0 {
@@ -215,13 +220,17 @@ impl Queues {
             return Err(ENOENT);
         }
         let privileged = open.cred.has(cap::SYS_RESOURCE);
-        let (max_messages, max_size) = open.attr.unwrap_or((MSG_MAX, MSGSIZE_MAX));
-        let (most, largest) =
-            if privileged { (HARD_MSG_MAX, HARD_MSGSIZE_MAX) } else { (MSG_MAX, MSGSIZE_MAX) };
+        let limit = |value: &std::sync::atomic::AtomicU64| {
+            value.load(std::sync::atomic::Ordering::Relaxed).cast_signed()
+        };
+        let bound = (limit(&limits.mq_msg_max), limit(&limits.mq_msgsize_max));
+        let usual = (limit(&limits.mq_msg_default), limit(&limits.mq_msgsize_default));
+        let (max_messages, max_size) = open.attr.unwrap_or((usual.0.min(bound.0), usual.1.min(bound.1)));
+        let (most, largest) = if privileged { (HARD_MSG_MAX, HARD_MSGSIZE_MAX) } else { bound };
         if !(1..=most).contains(&max_messages) || !(1..=largest).contains(&max_size) {
             return Err(EINVAL);
         }
-        if self.named.len() >= QUEUES_MAX && !privileged {
+        if self.named.len() as u64 >= limit(&limits.mq_queues_max).cast_unsigned() && !privileged {
             return Err(ENOSPC);
         }
         let (n, size) = (max_messages.cast_unsigned(), max_size.cast_unsigned());

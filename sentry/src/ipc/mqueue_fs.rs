@@ -72,7 +72,7 @@ impl Inode for Root {
         let cred = task.cred();
         let flags = oflag::CREAT | oflag::EXCL;
         let open = Open { name, flags, mode, attr: None, cred: &cred, limit, now: now() };
-        let queue = self.ipc.mq.lock().open(&open, &self.ipc.budget)?;
+        let queue = self.ipc.mq.lock().open(&open, &self.ipc.budget, &self.ipc.limits)?;
         Ok(Arc::new(Node(queue)))
     }
 

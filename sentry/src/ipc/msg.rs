@@ -93,7 +93,7 @@ impl IpcNamespace {
                     rtime: 0,
                     ctime: now,
                     cbytes: 0,
-                    qbytes: MSGMNB,
+                    qbytes: self.limits.msgmnb.load(std::sync::atomic::Ordering::Relaxed),
                     lspid: 0,
                     lrpid: 0,
                     messages: VecDeque::new(),

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
-use abi::errno::{EAGAIN, EIDRM, EINVAL, ERANGE};
+use abi::errno::{EAGAIN, EIDRM, EINVAL, ENOSPC, ERANGE};
 use base::cred::Credentials;
 use base::lock::{Lock, rank};
 use base::wait::{Events, Wake};
@@ -152,8 +152,15 @@ impl IpcNamespace {
         cred: &Credentials,
         time: &Arc<Timekeeper>,
     ) -> Result<i32, Errno> {
-        let count = usize::try_from(count).ok().filter(|&n| n <= SEMMSL as usize).ok_or(EINVAL)?;
+        let count = usize::try_from(count)
+            .ok()
+            .filter(|&n| n as u64 <= self.limits.semmsl.load(std::sync::atomic::Ordering::Relaxed))
+            .ok_or(EINVAL)?;
         let mut table = self.sem.lock();
+        let most = self.limits.semmns.load(std::sync::atomic::Ordering::Relaxed);
+        let is_limited = most < SEMMNS as u64;
+        let used: usize =
+            if is_limited { table.all().iter().map(|s| s.state.lock().semaphores.len()).sum() } else { 0 };
         let open = |s: &SemSet| {
             let state = s.state.lock();
             if count > state.semaphores.len() { Err(EINVAL) } else { state.perm.check(cred, flags) }
@@ -162,7 +169,9 @@ impl IpcNamespace {
             if count == 0 {
                 return Err(EINVAL);
             }
-            // The budget ends long before SEMMNS.
+            if (used + count) as u64 > most {
+                return Err(ENOSPC);
+            }
             let share = self.budget.take((count * size_of::<Semaphore>()) as u64 + 256)?;
             Ok(Arc::new(SemSet {
                 ident,

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicI32, AtomicI64, Ordering};
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
-use abi::errno::{EINVAL, ENOMEM};
+use abi::errno::{EINVAL, ENOMEM, ENOSPC};
+use base::PAGE_SIZE;
 use base::cred::Credentials;
 use base::lock::{Lock, rank};
 use base::memmap::{MapError, Mappable, MappedFile, MappingOrigin, MappingSpace, MemRange, Memory};
@@ -100,6 +101,9 @@ impl IpcNamespace {
         time: &Arc<Timekeeper>,
     ) -> Result<i32, Errno> {
         let mut table = self.shm.lock();
+        let is_limited = self.limits.shmall.load(std::sync::atomic::Ordering::Relaxed) < SHMMAX;
+        let pages: u64 =
+            if is_limited { table.all().iter().map(|s| s.size.div_ceil(PAGE_SIZE)).sum() } else { 0 };
         let open = |s: &Segment| {
             if s.size < new.size {
                 return Err(EINVAL);
@@ -107,10 +111,14 @@ impl IpcNamespace {
             s.state.lock().perm.check(new.cred, new.flags)
         };
         let make = |ident: Ident| {
-            if new.size == 0 || new.size > SHMMAX {
+            if new.size == 0 || new.size > self.limits.shmmax.load(std::sync::atomic::Ordering::Relaxed) {
                 return Err(EINVAL);
             }
-            // The pages of SHMMNI segments of this size never reach SHMALL.
+            if pages.saturating_add(new.size.div_ceil(PAGE_SIZE))
+                > self.limits.shmall.load(std::sync::atomic::Ordering::Relaxed)
+            {
+                return Err(ENOSPC);
+            }
             if new.size > new.total_memory {
                 return Err(ENOMEM);
             }

@@ -10,7 +10,7 @@ use base::{PAGE_SIZE, page_up};
 
 use super::pma;
 use super::vma::{Backing, VmFlags, VmName};
-use super::{Fault, MAX_MAP_COUNT, MemoryManager, State};
+use super::{Fault, MemoryManager, State, max_map_count};
 
 /// Up to this length, pages that are given back keep their translations: the next touch costs no trap, but tens of
 /// microseconds for each page, so that for more pages a fault that provides a window is cheaper.
@@ -139,7 +139,7 @@ impl MemoryManager {
                 if (flags - clear) | set == flags {
                     return Ok(());
                 }
-                if st.vmas.count() + st.vmas.splits_needed(&piece) > MAX_MAP_COUNT {
+                if st.vmas.count() + st.vmas.splits_needed(&piece) > max_map_count() {
                     return Err(ENOMEM);
                 }
                 st.vmas.update(piece, |v| v.flags = (v.flags - clear) | set);
@@ -150,7 +150,7 @@ impl MemoryManager {
                 Ok(())
             }
             Act::Guard => {
-                if st.vmas.count() + st.vmas.splits_needed(&piece) > MAX_MAP_COUNT {
+                if st.vmas.count() + st.vmas.splits_needed(&piece) > max_map_count() {
                     return Err(ENOMEM);
                 }
                 self.drop_pages(st, piece.clone());
@@ -237,7 +237,7 @@ impl MemoryManager {
             if !anonymous {
                 return Err(EBADF);
             }
-            if st.vmas.count() + st.vmas.splits_needed(&range) > MAX_MAP_COUNT {
+            if st.vmas.count() + st.vmas.splits_needed(&range) > max_map_count() {
                 return Err(ENOMEM);
             }
             st.vmas.update(range, |v| v.name = name.clone());

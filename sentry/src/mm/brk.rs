@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use base::{PAGE_SIZE, page_up};
 
 use super::vma::{Backing, VmFlags, VmName, Vma};
-use super::{MAX_MAP_COUNT, MemoryManager, Privileges, State};
+use super::{MemoryManager, Privileges, State, max_map_count};
 
 /// Heap growth up to this length gets its pages at once: malloc grows by 132 KiB and uses it.
 const EAGER: u64 = 256 << 10;
@@ -50,7 +50,7 @@ impl MemoryManager {
         let flags = VmFlags::READ | VmFlags::WRITE | VmFlags::MAY_ALL | VmFlags::ACCOUNT | st.def_flags;
         if flags.contains(VmFlags::LOCKED) && !self.lock_fits(st, new - old, Privileges::empty())
             || !self.may_expand(st, flags, new - old)
-            || st.vmas.count() > MAX_MAP_COUNT
+            || st.vmas.count() > max_map_count()
             || self.check_overcommit(new - old).is_err()
         {
             return None;

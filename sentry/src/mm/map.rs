@@ -14,7 +14,7 @@ use super::fault::Use;
 use super::shared::FixedPages;
 use super::vma::{Backing, VmFlags, VmName, Vma};
 use super::{
-    Fault, MAX_MAP_COUNT, MMAP_MIN_ADDR, MemoryManager, Privileges, STACK_GUARD_GAP, SharedMemory, State,
+    Fault, MMAP_MIN_ADDR, MemoryManager, Privileges, STACK_GUARD_GAP, SharedMemory, State, max_map_count,
 };
 
 /// Anonymous mappings up to this length get their pages at once: less than a microsecond each, where the guest's first
@@ -270,7 +270,7 @@ impl MemoryManager {
         let len = page_up(req.len).ok_or(ENOMEM)?;
         let mut trash = Vec::new();
         let mut st = self.state.write();
-        if st.vmas.count() > MAX_MAP_COUNT {
+        if st.vmas.count() > max_map_count() {
             return Err(ENOMEM);
         }
         let def_flags = st.def_flags;
@@ -304,7 +304,7 @@ impl MemoryManager {
             flags |= VmFlags::NORESERVE;
         }
         self.check_room(&st, &range, len, flags)?;
-        if st.vmas.splits_needed(&range) == 2 && st.vmas.count() >= MAX_MAP_COUNT {
+        if st.vmas.splits_needed(&range) == 2 && st.vmas.count() >= max_map_count() {
             return Err(ENOMEM);
         }
         if st.vmas.cuts_whole_area(&range) {
@@ -604,7 +604,7 @@ impl MemoryManager {
         trash: &mut Vec<Vma>,
     ) -> Result<(), Errno> {
         let middle = st.vmas.find(range.start).is_some_and(|v| v.start < range.start && v.end > range.end);
-        if middle && st.vmas.count() >= MAX_MAP_COUNT {
+        if middle && st.vmas.count() >= max_map_count() {
             return Err(ENOMEM);
         }
         if st.vmas.cuts_whole_area(&range) {

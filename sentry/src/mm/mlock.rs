@@ -10,7 +10,7 @@ use abi::{Errno, UserAddr};
 use base::{PAGE_SIZE, page_down, page_up};
 
 use super::vma::VmFlags;
-use super::{Fault, MAX_MAP_COUNT, MemoryManager, Privileges, State};
+use super::{Fault, MemoryManager, Privileges, State, max_map_count};
 
 impl MemoryManager {
     /// Whether any memory may be locked at all.
@@ -87,7 +87,7 @@ impl MemoryManager {
             let vma = st.vmas.find(at).ok_or(ENOMEM)?;
             let piece = at..vma.end.min(end);
             if vma.flags & VmFlags::LOCKED_MASK != lock {
-                if st.vmas.count() + st.vmas.splits_needed(&piece) > MAX_MAP_COUNT {
+                if st.vmas.count() + st.vmas.splits_needed(&piece) > max_map_count() {
                     return Err(ENOMEM);
                 }
                 st.vmas.update(piece.clone(), |v| v.flags = (v.flags - VmFlags::LOCKED_MASK) | lock);

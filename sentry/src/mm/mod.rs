@@ -11,7 +11,7 @@
 //! dropped under it, because closing a file takes outer locks: what is unmapped goes to a list that outlives the guard.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
@@ -58,8 +58,14 @@ use patch::{Heat, Patches};
 use pma::{Pma, PmaMap};
 use vma::VmaSet;
 
-/// `vm.max_map_count`.
-pub const MAX_MAP_COUNT: usize = 65530;
+/// `vm.max_map_count`. One process runs one sandbox.
+pub static MAX_MAP_COUNT: AtomicUsize = AtomicUsize::new(65530);
+
+/// How many areas an address space may have.
+fn max_map_count() -> usize {
+    MAX_MAP_COUNT.load(Ordering::Relaxed)
+}
+
 /// `vm.mmap_min_addr`.
 pub const MMAP_MIN_ADDR: u64 = 65536;
 

@@ -81,6 +81,30 @@ impl Policy {
         Ok((flags, mode))
     }
 
+    /// As numa_maps shows it (`mpol_to_str`).
+    pub fn text(&self) -> String {
+        let mut text = match self.mode {
+            mode::PREFERRED => "prefer",
+            mode::BIND => "bind",
+            mode::INTERLEAVE => "interleave",
+            mode::LOCAL => "local",
+            mode::PREFERRED_MANY => "prefer (many)",
+            mode::WEIGHTED_INTERLEAVE => "weighted interleave",
+            _ => "default",
+        }
+        .to_owned();
+        let flags = [(STATIC, "static"), (RELATIVE, "relative"), (BALANCING, "balancing")];
+        let set: Vec<&str> =
+            flags.iter().filter(|(bit, _)| self.flags & bit != 0).map(|&(_, name)| name).collect();
+        if !set.is_empty() {
+            text += &format!("={}", set.join("|"));
+        }
+        if self.nodes & NODES != 0 || self.flags & RELATIVE != 0 {
+            text += ":0";
+        }
+        text
+    }
+
     /// The nodes that get_mempolicy(2) tells: those given, where they were to be kept.
     pub fn shown_nodes(&self) -> u64 {
         self.nodes

@@ -11,7 +11,7 @@ use base::{PAGE_SIZE, page_up};
 
 use super::pma;
 use super::vma::VmFlags;
-use super::{MAX_MAP_COUNT, MemoryManager, State};
+use super::{MemoryManager, State, max_map_count};
 
 /// Anonymous memory that becomes usable gets its pages at once up to this length (a new malloc arena)…
 const EAGER: u64 = 256 << 10;
@@ -123,7 +123,7 @@ impl MemoryManager {
             self.check_overcommit(len)?;
             new |= VmFlags::ACCOUNT;
         }
-        if st.vmas.count() + st.vmas.splits_needed(&range) > MAX_MAP_COUNT {
+        if st.vmas.count() + st.vmas.splits_needed(&range) > max_map_count() {
             return Err(ENOMEM);
         }
         if st.vmas.cuts_whole_area(&range) {

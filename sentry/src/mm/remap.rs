@@ -10,7 +10,7 @@ use base::{PAGE_SIZE, page_down, page_up};
 use super::map::{FileMapping, MapBacking, MapRequest, MapType, Place};
 use super::pma;
 use super::vma::{Backing, VmFlags, Vma};
-use super::{MAX_MAP_COUNT, MMAP_MIN_ADDR, MemoryManager, Privileges, State};
+use super::{MMAP_MIN_ADDR, MemoryManager, Privileges, State, max_map_count};
 
 /// A call of mremap(2).
 #[derive(Clone, Copy)]
@@ -84,7 +84,7 @@ impl MemoryManager {
                 return Err(EINVAL);
             }
             let target = new_addr..new_addr + call.new_len;
-            if st.vmas.count() + 2 >= MAX_MAP_COUNT - 3
+            if st.vmas.count() + 2 >= max_map_count() - 3
                 || call.flags.contains(RemapFlags::FIXED) && st.vmas.is_reserved(&target)
             {
                 return Err(ENOMEM);
@@ -299,7 +299,7 @@ impl MemoryManager {
         trash: &mut Vec<Vma>,
     ) -> Result<u64, Errno> {
         let Call { addr, old_len, new_len, .. } = call;
-        if st.vmas.count() + 3 >= MAX_MAP_COUNT {
+        if st.vmas.count() + 3 >= max_map_count() {
             return Err(ENOMEM);
         }
         let backing = match &vma.backing {

@@ -8,6 +8,7 @@ use base::memmap::MappedFile;
 
 use super::MemoryManager;
 use super::pma::Pma;
+use super::policy::Policy;
 use super::vma::{Backing, VmFlags, VmName, VmSizes, Vma};
 
 /// Numbers of `/proc/PID/status` and `statm`, in bytes.
@@ -53,6 +54,8 @@ pub struct Region {
     pub anon: u64,
     /// Bytes present of files.
     pub file: u64,
+    /// mbind(2).
+    pub policy: Option<Policy>,
 }
 
 impl MemoryManager {
@@ -152,6 +155,7 @@ impl MemoryManager {
                     name,
                     anon,
                     file,
+                    policy: v.policy.as_deref().copied(),
                 });
             }
         }
@@ -171,6 +175,46 @@ impl MemoryManager {
         let mut text = Vec::new();
         for region in self.regions() {
             push_line(&mut text, &region);
+        }
+        text
+    }
+
+    /// The text of `/proc/PID/numa_maps`: Linux 6.18 fs/proc/task_mmu.c, show_numa_map. `own` is the policy of the thread.
+    pub fn numa_maps_text(&self, own: Option<Policy>) -> Vec<u8> {
+        let mut text = Vec::new();
+        for r in self.regions() {
+            let policy = r.policy.or(own).map_or_else(|| "default".to_owned(), |p| p.text());
+            text.extend_from_slice(format!("{:08x} {policy}", r.range.start).as_bytes());
+            match &*r.name {
+                b"[heap]" => text.extend_from_slice(b" heap"),
+                b"[stack]" => text.extend_from_slice(b" stack"),
+                name if name.first() == Some(&b'/') => {
+                    text.extend_from_slice(b" file=");
+                    for &b in name {
+                        match b {
+                            b'\n' | b'\t' | b'=' | b' ' => {
+                                text.extend_from_slice(format!("\\{b:03o}").as_bytes())
+                            }
+                            _ => text.push(b),
+                        }
+                    }
+                }
+                _ => {}
+            }
+            let (anon, all) = (r.anon / PAGE_SIZE, (r.anon + r.file) / PAGE_SIZE);
+            if all > 0 {
+                let mut rest = String::new();
+                if anon > 0 {
+                    // What a program has written, nobody has cleaned.
+                    let _ = write!(rest, " anon={anon} dirty={anon}");
+                }
+                if all != anon {
+                    let _ = write!(rest, " mapped={all}");
+                }
+                let _ = write!(rest, " N0={all} kernelpagesize_kB={}", PAGE_SIZE / 1024);
+                text.extend_from_slice(rest.as_bytes());
+            }
+            text.push(b'\n');
         }
         text
     }

@@ -155,6 +155,11 @@ impl PidNumbers {
 }
 
 impl PidNs {
+    /// The user namespace whose capabilities count for it.
+    pub fn owner(&self) -> &Arc<UserNamespace> {
+        &self.owner
+    }
+
     /// A namespace in `parent`, owned by `owner`.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use super::{cpuinfo, sysctl};
 use crate::ipc::IpcNamespace;
 use crate::kernel::Kernel;
 use crate::system::{RELEASE, VERSION};
+use crate::task::Task;
 use crate::task::attributes::cpu_numbers;
 use crate::task::current::current;
 use crate::time::Clock;
@@ -50,6 +51,15 @@ pub(super) fn files(kernel: &Arc<Kernel>) -> Vec<Named> {
     let mut list: Vec<Named> =
         FILES.iter().map(|&(name, make)| (name.to_owned(), builder.text(made(&weak, make)))).collect();
     list.push(("sysvipc".to_owned(), sysvipc(&builder)));
+    let reader = |make: fn(&Kernel, &Task) -> String| {
+        let weak = weak.clone();
+        builder.text(move || match (weak.upgrade(), current()) {
+            (Some(kernel), Some(task)) => make(&kernel, &task),
+            _ => String::new(),
+        })
+    };
+    list.push(("key-users".to_owned(), reader(|kernel, task| kernel.keys.users_text(task))));
+    list.push(("keys".to_owned(), reader(|kernel, task| kernel.keys.text(task))));
     list.push(("mounts".to_owned(), builder.link("self/mounts")));
     list.push(("net".to_owned(), builder.link("self/net")));
     list.push(("sys".to_owned(), sysctl::tree(kernel)));

@@ -2,7 +2,7 @@
 //!
 //! Reading order: this file (tasks as procfs sees them, who may look), `status.rs` (`stat`, `statm`, `status`),
 //! `task.rs` (the other files of a task), `machine.rs` (`/proc/meminfo` and its like), `cpuinfo.rs`, `sysctl.rs`
-//! (`/proc/sys`), `net.rs` (`/proc/net`), `sys.rs` (`/sys`).
+//! (`/proc/sys`), `tunable.rs` (what of it can be set), `net.rs` (`/proc/net`), `sys.rs` (`/sys`).
 
 mod cpuinfo;
 mod machine;
@@ -11,6 +11,7 @@ mod status;
 mod sys;
 mod sysctl;
 mod task;
+mod tunable;
 
 use std::any::Any;
 use std::sync::{Arc, Weak};
@@ -34,6 +35,7 @@ use crate::time::Clock;
 
 pub(crate) use status::ticks;
 pub use sys::new_sysfs;
+pub use tunable::Settings;
 
 /// Makes `/proc` for `kernel` as PID namespace `ns` sees it. `extra` are files of its root, `per_task` files of each task's directory, that other
 /// parts of the kernel provide.

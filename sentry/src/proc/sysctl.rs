@@ -9,8 +9,8 @@ use fs::generated::{Builder, Named, Text};
 use fs::vfs::{Inode, StatFs};
 
 use super::machine::made;
-use crate::kernel::{Kernel, PID_MAX};
-use crate::mm::{MAX_MAP_COUNT, MMAP_MIN_ADDR};
+use crate::kernel::Kernel;
+use crate::mm::MMAP_MIN_ADDR;
 use crate::system::{Names, RELEASE, SYSNAME, VERSION, random_uuid};
 use crate::task::current::current;
 
@@ -21,45 +21,23 @@ const FIXED: &[(&str, Make)] = &[
     ("fs/aio-nr", |k| k.aio.used().to_string()),
     ("fs/dir-notify-enable", |_| "1".to_owned()),
     ("fs/file-max", |_| i64::MAX.to_string()),
-    ("fs/inotify/max_queued_events", |_| fs::anon::inotify::QUEUE_MAX.to_string()),
     ("fs/lease-break-time", |_| fs::leases::BREAK_SECONDS.to_string()),
     ("fs/leases-enable", |_| "1".to_owned()),
-    ("fs/mqueue/msg_default", |_| crate::ipc::mqueue::MSG_MAX.to_string()),
-    ("fs/mqueue/msg_max", |_| crate::ipc::mqueue::MSG_MAX.to_string()),
-    ("fs/mqueue/msgsize_default", |_| crate::ipc::mqueue::MSGSIZE_MAX.to_string()),
-    ("fs/mqueue/msgsize_max", |_| crate::ipc::mqueue::MSGSIZE_MAX.to_string()),
-    ("fs/mqueue/queues_max", |_| crate::ipc::mqueue::QUEUES_MAX.to_string()),
-    ("fs/nr_open", |_| crate::syscall::system::NR_OPEN.to_string()),
     ("fs/overflowgid", |_| OVERFLOW_ID.to_string()),
     ("fs/overflowuid", |_| OVERFLOW_ID.to_string()),
-    ("fs/pipe-max-size", |_| fs::anon::pipe::CAPACITY_MAX.to_string()),
     ("fs/suid_dumpable", |_| "0".to_owned()),
     ("kernel/cap_last_cap", |_| cap::LAST.to_string()),
-    ("kernel/msgmax", |_| crate::ipc::msg::MSGMAX.to_string()),
-    ("kernel/msgmnb", |_| crate::ipc::msg::MSGMNB.to_string()),
-    ("kernel/msgmni", |_| crate::ipc::msg::MSGMNI.to_string()),
     ("kernel/ngroups_max", |_| crate::syscall::cred::NGROUPS_MAX.to_string()),
     ("kernel/osrelease", |_| RELEASE.to_owned()),
     ("kernel/ostype", |_| SYSNAME.to_owned()),
     ("kernel/overflowgid", |_| OVERFLOW_ID.to_string()),
     ("kernel/overflowuid", |_| OVERFLOW_ID.to_string()),
-    ("kernel/pid_max", |_| PID_MAX.to_string()),
     ("kernel/random/boot_id", |k| k.system.boot_id.clone()),
     ("kernel/random/uuid", |_| random_uuid()),
     ("kernel/randomize_va_space", |k| if k.aslr { "2" } else { "0" }.to_owned()),
-    ("kernel/sem", |_| {
-        use crate::ipc::sem::{SEMMNI, SEMMNS, SEMMSL, SEMOPM};
-        format!("{SEMMSL}\t{SEMMNS}\t{SEMOPM}\t{SEMMNI}")
-    }),
     ("kernel/shm_rmid_forced", |_| "0".to_owned()),
-    ("kernel/shmall", |_| crate::ipc::shm::SHMMAX.to_string()),
-    ("kernel/shmmax", |_| crate::ipc::shm::SHMMAX.to_string()),
-    ("kernel/shmmni", |_| crate::ipc::shm::SHMMNI.to_string()),
     ("kernel/tainted", |_| "0".to_owned()),
-    // Every thread has a number below pid_max.
-    ("kernel/threads-max", |k| k.max_tasks.min(PID_MAX as usize - 1).to_string()),
     ("kernel/version", |_| VERSION.to_owned()),
-    ("vm/max_map_count", |_| MAX_MAP_COUNT.to_string()),
     ("vm/mmap_min_addr", |_| MMAP_MIN_ADDR.to_string()),
     ("vm/overcommit_memory", |_| "0".to_owned()),
     ("vm/overcommit_ratio", |_| "50".to_owned()),
@@ -187,6 +165,7 @@ pub(super) fn tree(kernel: &Arc<Kernel>) -> Arc<dyn Inode> {
     files.push(("kernel/hostname".to_owned(), name(|n| &mut n.host)));
     files.push(("kernel/domainname".to_owned(), name(|n| &mut n.domain)));
     files.push(("fs/aio-max-nr".to_owned(), builder.file(0o644, AioMaxNr(weak.clone()))));
+    files.extend(super::tunable::files(kernel, &builder));
     for file in net::sysctl::FILES {
         files.push((file.path.to_owned(), builder.file(0o644, NetValue { kernel: weak.clone(), file })));
     }

@@ -35,6 +35,10 @@ impl ProcTask {
             TaskFile::Auxv => Ok(self.space()?.map(|mm| mm.layout().auxv).unwrap_or_default()),
             TaskFile::Maps => Ok(self.space()?.map(|mm| mm.maps_text()).unwrap_or_default()),
             TaskFile::Smaps => Ok(self.space()?.map(|mm| mm.smaps_text()).unwrap_or_default()),
+            TaskFile::NumaMaps => {
+                let own = self.task()?.attributes.lock().policy;
+                Ok(self.space()?.map(|mm| mm.numa_maps_text(own)).unwrap_or_default())
+            }
             TaskFile::SmapsRollup => {
                 let mm = self.space()?.ok_or(ESRCH)?;
                 Ok(rollup(&mm).into_bytes())

@@ -153,7 +153,8 @@ pub(super) fn sys_fcntl(cx: &mut Ctx<'_>, fd: i32, command: u32, arg: u64) -> Sy
         F_SETPIPE_SZ => {
             let end = pipe_end(&entry.file)?;
             let size = pipe_size(arg as u32)?;
-            if size > CAPACITY_MAX && size > end.capacity() && !cx.cred.has(base::cred::cap::SYS_RESOURCE) {
+            let most = CAPACITY_MAX.load(std::sync::atomic::Ordering::Relaxed);
+            if size > most && size > end.capacity() && !cx.cred.has(base::cred::cap::SYS_RESOURCE) {
                 return Err(EPERM.into());
             }
             Ok(end.set_capacity(size)? as u64)

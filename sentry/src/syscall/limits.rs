@@ -8,7 +8,6 @@ use abi::{Errno, UserAddr};
 use base::cred::cap;
 
 use super::SysResult;
-use super::system::NR_OPEN;
 use crate::task::{Ctx, ThreadGroup};
 
 const RLIMIT_CPU: usize = 0;
@@ -36,7 +35,7 @@ fn set_limit(cx: &Ctx<'_>, group: &ThreadGroup, resource: usize, soft: u64, hard
     if soft > hard {
         return Err(EINVAL);
     }
-    if resource == RLIMIT_NOFILE && hard > NR_OPEN {
+    if resource == RLIMIT_NOFILE && hard > cx.task.kernel.settings.nr_open.load(Ordering::Relaxed) {
         return Err(EPERM);
     }
     let mut limits = group.rlimits.lock();

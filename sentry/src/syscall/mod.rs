@@ -11,6 +11,7 @@ use abi::{Errno, UserAddr};
 
 use crate::task::Ctx;
 
+mod admin;
 pub mod aio;
 pub mod cred;
 mod fanotify;
@@ -23,6 +24,7 @@ pub mod futex2;
 mod handle;
 pub mod inotify;
 pub mod ioprio;
+mod keys;
 pub mod limits;
 pub mod lock;
 pub mod mem;

@@ -44,7 +44,7 @@ pub(super) fn sys_mq_open(
     let now = Time::from_ns(cx.task.kernel.time.now(Clock::Realtime).as_ns());
     let ipc = cx.task.ipc();
     let open = Open { name: &name, flags, mode: mode & !umask, attr, cred: &cx.cred, limit, now };
-    let queue = ipc.mq.lock().open(&open, &ipc.budget)?;
+    let queue = ipc.mq.lock().open(&open, &ipc.budget, &ipc.limits)?;
     Ok(cx.install(open_file(queue, flags, &cx.task.group), true)? as u64)
 }
 

@@ -7,7 +7,7 @@ use base::wait::Events;
 
 use super::shm::{IPC_INFO, IPC_RMID, IPC_SET, IPC_STAT, check_ids, read_perm, write_ds};
 use super::{Restart, Stop, SysResult};
-use crate::ipc::msg::{MSGMAX, MSGMNB, MSGMNI, Message, MsgQueue, Wanted};
+use crate::ipc::msg::{Message, MsgQueue, Wanted};
 use crate::ipc::{IPC_NOWAIT, Object};
 use crate::task::Ctx;
 use crate::task::block::Registration;
@@ -40,7 +40,7 @@ pub(super) fn sys_msgget(cx: &mut Ctx<'_>, key: i32, flags: u32) -> SysResult {
 /// `EIDRM`: no such queue; `EACCES`; `EAGAIN`: it is full and `IPC_NOWAIT` is set; `EINTR`.
 pub(super) fn sys_msgsnd(cx: &mut Ctx<'_>, id: i32, msg: UserAddr, size: u64, flags: u32) -> SysResult {
     let kind: i64 = cx.mm.read_value(msg)?;
-    if size > MSGMAX || id < 0 || kind < 1 {
+    if size > cx.task.ipc().limits.msgmax.load(std::sync::atomic::Ordering::Relaxed) || id < 0 || kind < 1 {
         return Err(EINVAL.into());
     }
     let mut text = vec![0; size as usize];
@@ -134,8 +134,14 @@ pub(super) fn sys_msgctl(cx: &mut Ctx<'_>, id: i32, command: u32, buf: UserAddr)
                 let table = ipc.msg.lock();
                 (table.all(), table.highest())
             };
-            let (mut pool, mut map, mut tql) =
-                ((MSGMNI as u64 * MSGMNB / 1024) as i32, MSGMNB as i32, MSGMNB as i32);
+            let limits = &ipc.limits;
+            let (most, bytes) = (
+                limits.msgmax.load(std::sync::atomic::Ordering::Relaxed),
+                limits.msgmnb.load(std::sync::atomic::Ordering::Relaxed),
+            );
+            let queues = ipc.msg.lock().max() as u64;
+            let (mut pool, mut map, mut tql) = ((queues * bytes / 1024) as i32, bytes as i32, bytes as i32);
+            let bounds = [most as i32, bytes as i32, queues as i32];
             if command == MSG_INFO {
                 let (mut messages, mut bytes) = (0, 0);
                 for q in &all {
@@ -145,7 +151,7 @@ pub(super) fn sys_msgctl(cx: &mut Ctx<'_>, id: i32, command: u32, buf: UserAddr)
                 }
                 (pool, map, tql) = (all.len() as i32, messages as i32, bytes as i32);
             }
-            let words = [pool, map, MSGMAX as i32, MSGMNB as i32, MSGMNI as i32, 16, tql, 0xffff];
+            let words = [pool, map, bounds[0], bounds[1], bounds[2], 16, tql, 0xffff];
             cx.mm.write_value(buf, &words)?;
             Ok(highest)
         }
@@ -182,7 +188,9 @@ pub(super) fn sys_msgctl(cx: &mut Ctx<'_>, id: i32, command: u32, buf: UserAddr)
             let time = now(cx);
             let mut state = q.state.lock();
             state.perm.check_owner(&cx.cred)?;
-            if qbytes > MSGMNB && !cx.cred.has(cap::SYS_RESOURCE) {
+            if qbytes > ipc.limits.msgmnb.load(std::sync::atomic::Ordering::Relaxed)
+                && !cx.cred.has(cap::SYS_RESOURCE)
+            {
                 return Err(EPERM.into());
             }
             check_ids(uid, gid)?;

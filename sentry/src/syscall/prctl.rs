@@ -215,8 +215,13 @@ fn set_mm(cx: &mut Ctx<'_>, what: u64, addr: u64, a4: u64, a5: u64) -> SysResult
     if a5 != 0 || (a4 != 0 && what != AUXV && what != MAP && what != MAP_SIZE) {
         return Err(EINVAL.into());
     }
-    if matches!(what, MAP | MAP_SIZE) {
-        return Err(EINVAL.into());
+    match what {
+        MAP => return set_mm_map(cx, addr, a4),
+        MAP_SIZE => {
+            cx.mm.write_value(UserAddr(addr), &MM_MAP_SIZE)?;
+            return Ok(0);
+        }
+        _ => {}
     }
     if !cx.cred.has(cap::SYS_RESOURCE) {
         return Err(EPERM.into());
@@ -229,8 +234,7 @@ fn set_mm(cx: &mut Ctx<'_>, what: u64, addr: u64, a4: u64, a5: u64) -> SysResult
             return Ok(0);
         }
         AUXV => {
-            const AUXV_MAX: u64 = 8 * 2 * 24;
-            if addr == 0 || a4 > AUXV_MAX {
+            if addr == 0 || a4 > AUXV_MAX.into() {
                 return Err(EINVAL.into());
             }
             let mut bytes = vec![0; usize::try_from(a4).map_err(|_| EINVAL)?];
@@ -283,6 +287,91 @@ fn set_mm(cx: &mut Ctx<'_>, what: u64, addr: u64, a4: u64, a5: u64) -> SysResult
         return Err(abi::errno::EFAULT.into());
     }
     cx.mm.set_layout(|l| *l = new);
+    Ok(0)
+}
+
+/// Bytes of `struct prctl_mm_map`, and of the saved auxiliary vector at most.
+const MM_MAP_SIZE: u32 = 104;
+const AUXV_MAX: u32 = 8 * 2 * 24;
+
+/// `PR_SET_MM_MAP` (`prctl_set_mm_map`).
+///
+/// # Errors
+/// In the order checked: `EINVAL`: another size; `EFAULT`; `EINVAL`: addresses that are none, or in a wrong order, too much
+/// data, a wrong vector; `EFAULT`; `EPERM`: a program without `CAP_CHECKPOINT_RESTORE`; those of setting it.
+fn set_mm_map(cx: &mut Ctx<'_>, addr: u64, size: u64) -> SysResult {
+    const NO_FILE: u32 = u32::MAX;
+    const RLIMIT_DATA: usize = 2;
+    if size != u64::from(MM_MAP_SIZE) {
+        return Err(EINVAL.into());
+    }
+    let words: [u64; 13] = cx.mm.read_value(UserAddr(addr))?;
+    let [
+        start_code,
+        end_code,
+        start_data,
+        end_data,
+        start_brk,
+        brk,
+        _,
+        args,
+        args_end,
+        env,
+        env_end,
+        auxv,
+        last,
+    ] = words;
+    let (auxv_size, exe_fd) = (last as u32, (last >> 32) as u32);
+    let is_user = |at: &u64| (crate::mm::MMAP_MIN_ADDR..cx.mm.task_size()).contains(at);
+    let (data_limit, _) = cx.task.group.rlimits.lock()[RLIMIT_DATA];
+    let ordered = start_code < end_code
+        && start_data <= end_data
+        && start_brk <= brk
+        && args <= args_end
+        && env <= env_end;
+    if !words[..11].iter().all(is_user)
+        || !ordered
+        || (brk - start_brk).saturating_add(end_data - start_data) > data_limit
+        || auxv_size > 0 && (auxv == 0 || auxv_size > AUXV_MAX)
+    {
+        return Err(EINVAL.into());
+    }
+    let mut saved = vec![0u8; auxv_size as usize];
+    cx.mm.read_exact(UserAddr(auxv), &mut saved)?;
+    if exe_fd != NO_FILE {
+        let may = [cap::CHECKPOINT_RESTORE, cap::SYS_ADMIN].iter().any(|&c| cx.cred.has_here(c));
+        if !may {
+            return Err(EPERM.into());
+        }
+        let fd = i32::try_from(exe_fd).map_err(|_| abi::errno::EBADF)?;
+        let file = cx.file(fd)?;
+        cx.replace_exe(file)?;
+    }
+    cx.mm.set_layout(|l| {
+        let slots = [
+            &mut l.start_code,
+            &mut l.end_code,
+            &mut l.start_data,
+            &mut l.end_data,
+            &mut l.start_brk,
+            &mut l.brk,
+            &mut l.start_stack,
+            &mut l.arg_start,
+            &mut l.arg_end,
+            &mut l.env_start,
+            &mut l.env_end,
+        ];
+        for (slot, word) in slots.into_iter().zip(words) {
+            *slot = word;
+        }
+        if !saved.is_empty() {
+            // The last entry is AT_NULL, whatever was given.
+            if let Some(end) = saved.len().checked_sub(16) {
+                saved[end..].fill(0);
+            }
+            l.auxv = saved;
+        }
+    });
     Ok(0)
 }
 

@@ -11,7 +11,7 @@ use base::cred::cap;
 use host::system::{CpuMask, MAX_CPUS};
 
 use super::SysResult;
-use crate::task::attributes::{Scheduling, cpu_numbers};
+use crate::task::attributes::{Deadline, SCHED_DEADLINE, Scheduling, cpu_numbers};
 use crate::task::{Ctx, Task};
 
 const SCHED_OTHER: u32 = 0;
@@ -19,7 +19,6 @@ const SCHED_FIFO: u32 = 1;
 const SCHED_RR: u32 = 2;
 const SCHED_BATCH: u32 = 3;
 const SCHED_IDLE: u32 = 5;
-const SCHED_DEADLINE: u32 = 6;
 const SCHED_EXT: u32 = 7;
 const RESET_ON_FORK: u32 = 0x4000_0000;
 const MAX_RT_PRIORITY: u32 = 99;
@@ -57,12 +56,13 @@ fn change(cx: &Ctx<'_>, task: &Task, new: Scheduling) -> Result<(), Errno> {
     match new.policy {
         SCHED_OTHER | SCHED_BATCH | SCHED_IDLE if new.priority == 0 => {}
         SCHED_FIFO | SCHED_RR if (1..=MAX_RT_PRIORITY).contains(&new.priority) => {}
-        // No bandwidth can be promised: the admission test fails.
-        SCHED_DEADLINE if cx.cred.has(cap::SYS_NICE) => return Err(EBUSY),
-        SCHED_DEADLINE => return Err(EPERM),
+        SCHED_DEADLINE if new.priority == 0 && is_sound(&new.deadline) => {}
         _ => return Err(EINVAL),
     }
     if !cx.cred.has(cap::SYS_NICE) {
+        if new.policy == SCHED_DEADLINE {
+            return Err(EPERM);
+        }
         let rt_limit = task.group.rlimits.lock()[RLIMIT_RTPRIO].0;
         let rt_denied = is_real_time(new.policy)
             && ((new.policy != old.policy && rt_limit == 0)
@@ -75,8 +75,50 @@ fn change(cx: &Ctx<'_>, task: &Task, new: Scheduling) -> Result<(), Errno> {
             return Err(EPERM);
         }
     }
+    if new.policy == SCHED_DEADLINE {
+        admit(cx, task, &new)?;
+    }
     task.attributes.lock().scheduling = new;
     Ok(())
+}
+
+/// Whether a thread could be scheduled so at all (`__checkparam_dl`).
+fn is_sound(d: &Deadline) -> bool {
+    const LEAST: u64 = 1 << 10;
+    const SIGN: u64 = 1 << 63;
+    // sched_deadline_period_min_us and _max_us.
+    const PERIODS_NS: std::ops::RangeInclusive<u64> = 100_000..=4_194_304_000;
+    d.deadline != 0
+        && d.runtime >= LEAST
+        && (d.deadline | d.period) & SIGN == 0
+        && d.runtime <= d.deadline
+        && d.deadline <= d.period
+        && PERIODS_NS.contains(&d.period)
+}
+
+/// Promises a thread its share, of the 95 % of the processors that may be promised (`sched_dl_overflow`).
+///
+/// # Errors
+/// `EPERM`: the thread may not use all processors; `EBUSY`: too much is promised.
+fn admit(cx: &Ctx<'_>, task: &Task, new: &Scheduling) -> Result<(), Errno> {
+    // to_ratio(1000000, 950000).
+    const SHARE: u64 = 996_147;
+    let system = &cx.task.kernel.system;
+    if task.attributes.lock().cpus != system.cpus {
+        return Err(EPERM);
+    }
+    let promised: u64 = cx
+        .task
+        .kernel
+        .all_tasks()
+        .iter()
+        .filter(|t| !std::ptr::eq(&***t, task))
+        .map(|t| t.attributes.lock().scheduling)
+        .filter(|s| s.policy == SCHED_DEADLINE)
+        .map(|s| s.deadline.bandwidth())
+        .sum();
+    let room = SHARE * system.cpu_count() as u64;
+    if promised.saturating_add(new.deadline.bandwidth()) > room { Err(EBUSY) } else { Ok(()) }
 }
 
 /// `sched_setscheduler(2)`.
@@ -103,6 +145,7 @@ fn set_policy(cx: &mut Ctx<'_>, tid: i32, policy: Option<u32>, param: UserAddr) 
         Some(p) => (p & !RESET_ON_FORK, p & RESET_ON_FORK != 0),
         None => (old.policy, old.reset_on_fork),
     };
+    // Without what SCHED_DEADLINE needs.
     if policy == SCHED_DEADLINE {
         return Err(EINVAL.into());
     }
@@ -135,6 +178,7 @@ pub(super) fn sys_sched_setattr(cx: &mut Ctx<'_>, tid: i32, attr: UserAddr, flag
     const F_RESET_ON_FORK: u64 = 1;
     const F_KEEP_POLICY: u64 = 8;
     const F_KEEP_PARAMS: u64 = 16;
+    const F_DEADLINE: u64 = 6;
     const F_CLAMP: u64 = 0x60;
     const F_ALL: u64 = 0x7f;
     if attr.is_null() || tid < 0 || flags != 0 {
@@ -171,10 +215,15 @@ pub(super) fn sys_sched_setattr(cx: &mut Ctx<'_>, tid: i32, attr: UserAddr, flag
         nice: (word(16) as i32).clamp(-20, 19),
         priority: word(20),
         reset_on_fork: attr_flags & F_RESET_ON_FORK != 0,
-        deadline: old.deadline,
+        deadline: Deadline {
+            runtime: long(24),
+            deadline: long(32),
+            period: if long(40) == 0 { long(32) } else { long(40) },
+            flags: attr_flags & F_DEADLINE,
+        },
     };
     if attr_flags & F_KEEP_PARAMS != 0 {
-        (new.nice, new.priority) = (old.nice, old.priority);
+        (new.nice, new.priority, new.deadline) = (old.nice, old.priority, old.deadline);
     } else if is_real_time(policy) {
         new.nice = old.nice;
     }
@@ -199,8 +248,15 @@ pub(super) fn sys_sched_getattr(
     let mut put = |at: usize, value: u32| out[at..at + 4].copy_from_slice(&value.to_le_bytes());
     put(0, shown);
     put(4, s.policy);
-    put(8, u32::from(s.reset_on_fork));
-    put(16, if is_real_time(s.policy) { 0 } else { s.nice as u32 });
+    let is_deadline = s.policy == SCHED_DEADLINE;
+    put(8, u32::from(s.reset_on_fork) | if is_deadline { s.deadline.flags as u32 } else { 0 });
+    if is_deadline {
+        for (at, value) in [(24, s.deadline.runtime), (32, s.deadline.deadline), (40, s.deadline.period)] {
+            put(at, value as u32);
+            put(at + 4, (value >> 32) as u32);
+        }
+    }
+    put(16, if is_real_time(s.policy) || is_deadline { 0 } else { s.nice as u32 });
     put(20, s.priority);
     if shown == ATTR_NOW {
         // sched_util_max: the full scale.
@@ -235,7 +291,7 @@ const RR_SLICE_NS: i64 = 100_000_000;
 pub(super) fn sys_sched_rr_get_interval(cx: &mut Ctx<'_>, tid: i32, interval: UserAddr) -> SysResult {
     let policy = target(cx, tid)?.attributes.lock().scheduling.policy;
     let ns = match policy {
-        SCHED_FIFO => 0,
+        SCHED_FIFO | SCHED_DEADLINE => 0,
         SCHED_RR => RR_SLICE_NS,
         _ => host::system::time_slice_ns()?,
     };
@@ -262,6 +318,11 @@ pub(super) fn sys_sched_setaffinity(cx: &mut Ctx<'_>, tid: i32, len: u32, mask: 
     }
     if cpu_numbers(&wanted).next().is_none() {
         return Err(EINVAL.into());
+    }
+    // A promise of processor time is for all processors.
+    let is_promised = task.attributes.lock().scheduling.policy == SCHED_DEADLINE;
+    if is_promised && wanted != cx.task.kernel.system.cpus {
+        return Err(EBUSY.into());
     }
     if let Some(host_tid) = task.account.host_tid() {
         host::system::set_affinity(host_tid, &wanted)?;

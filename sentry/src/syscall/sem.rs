@@ -6,7 +6,7 @@ use abi::{Errno, UserAddr};
 use super::shm::{IPC_INFO, IPC_RMID, IPC_SET, IPC_STAT, check_ids, read_perm, write_ds};
 use super::{Restart, Stop, SysResult};
 use crate::ipc::Object;
-use crate::ipc::sem::{Begun, Call, Operation, SEM_UNDO, SEMMNI, SEMMNS, SEMMSL, SEMOPM, SEMVMX};
+use crate::ipc::sem::{Begun, Call, Operation, SEM_UNDO, SEMVMX};
 use crate::task::Ctx;
 
 const GETPID: u32 = 11;
@@ -50,7 +50,7 @@ pub(super) fn sys_semtimedop(
     timeout: UserAddr,
 ) -> SysResult {
     let raw: Option<[i64; 2]> = if timeout.is_null() { None } else { Some(cx.mm.read_value(timeout)?) };
-    if u64::from(count) > SEMOPM {
+    if u64::from(count) > cx.task.ipc().limits.semopm.load(std::sync::atomic::Ordering::Relaxed) {
         return Err(E2BIG.into());
     }
     if count < 1 || id < 0 {
@@ -113,8 +113,13 @@ pub(super) fn sys_semctl(cx: &mut Ctx<'_>, id: i32, num: i32, command: u32, arg:
             } else {
                 (20, SEMVMX)
             };
-            let opm = SEMOPM as i32;
-            let words = [SEMMNS, SEMMNI as i32, SEMMNS, SEMMNS, SEMMSL, opm, opm, sets, SEMVMX, used];
+            let limits = &ipc.limits;
+            let load = |value: &std::sync::atomic::AtomicU64| {
+                value.load(std::sync::atomic::Ordering::Relaxed) as i32
+            };
+            let (opm, msl, mns) = (load(&limits.semopm), load(&limits.semmsl), load(&limits.semmns));
+            let mni = ipc.sem.lock().max() as i32;
+            let words = [mns, mni, mns, mns, msl, opm, opm, sets, SEMVMX, used];
             cx.mm.write_value(buf, &words)?;
             Ok(highest)
         }

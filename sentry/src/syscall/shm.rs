@@ -9,7 +9,7 @@ use base::cred::cap;
 use base::{PAGE_SIZE, page_down};
 
 use super::SysResult;
-use crate::ipc::shm::{NewSegment, SHM_LOCKED, SHMMAX, SHMMNI, Segment, ShmOrigin};
+use crate::ipc::shm::{NewSegment, SHM_LOCKED, Segment, ShmOrigin};
 use crate::ipc::{Object, Perm};
 use crate::mm::{FileMapping, MapBacking, MapRequest};
 use crate::task::Ctx;
@@ -153,7 +153,10 @@ pub(super) fn sys_shmctl(cx: &mut Ctx<'_>, id: i32, command: u32, buf: UserAddr)
     match command {
         IPC_INFO => {
             let highest = ipc.shm.lock().highest();
-            let words = [SHMMAX, 1, SHMMNI as u64, SHMMNI as u64, SHMMAX, 0, 0, 0, 0];
+            let max = ipc.limits.shmmax.load(std::sync::atomic::Ordering::Relaxed);
+            let all = ipc.limits.shmall.load(std::sync::atomic::Ordering::Relaxed);
+            let count = ipc.shm.lock().max() as u64;
+            let words = [max, 1, count, count, all, 0, 0, 0, 0];
             cx.mm.write_value(buf, &words)?;
             Ok(highest)
         }

@@ -4,10 +4,10 @@
 use abi::UserAddr;
 
 use super::{
-    Argument, Row, Support, SysResult, aio, cred, fanotify, fd, file, fileattr, fsmount, futex, futex2,
-    handle, inotify, ioprio, limits, lock, mem, mempolicy, mount, mqueue, msg, ns, open, path, poll, process,
-    range, sched, seccomp, sem, shm, sig, sock, sockmsg, splice, system, task, time, timer, tty, uring, wait,
-    xattr,
+    Argument, Row, Support, SysResult, admin, aio, cred, fanotify, fd, file, fileattr, fsmount, futex,
+    futex2, handle, inotify, ioprio, keys, limits, lock, mem, mempolicy, mount, mqueue, msg, ns, open, path,
+    poll, process, range, sched, seccomp, sem, shm, sig, sock, sockmsg, splice, system, task, time, timer,
+    tty, uring, wait, xattr,
 };
 use crate::ptrace::calls as ptrace;
 use crate::task::{Ctx, rseq};
@@ -141,7 +141,7 @@ syscalls! {
     100 times = system::sys_times(buf: UserAddr), Full;
     101 ptrace = ptrace::sys_ptrace(request: i64, pid: i64, addr: u64, data: u64), Partial("no hardware breakpoints, no PTRACE_O_TRACESECCOMP");
     102 getuid = cred::sys_getuid(), Full;
-    103 syslog, Absent;
+    103 syslog = admin::sys_syslog(action: i32, buf: UserAddr, len: i32), Full;
     104 getgid = cred::sys_getgid(), Full;
     105 setuid = cred::sys_setuid(uid: u32), Full;
     106 setgid = cred::sys_setgid(gid: u32), Full;
@@ -195,19 +195,19 @@ syscalls! {
     154 modify_ldt = task::sys_modify_ldt(func: i32, ptr: UserAddr, bytes: u64), Partial("no descriptor can be set");
     155 pivot_root = mount::sys_pivot_root(new: UserAddr, put_old: UserAddr), Full;
     156 _sysctl, Absent;
-    157 prctl = task::sys_prctl(option: i32, a2: u64, a3: u64, a4: u64, a5: u64), Partial("no PR_SET_MM_MAP or speculation control; the time stamp counter is always readable");
+    157 prctl = task::sys_prctl(option: i32, a2: u64, a3: u64, a4: u64, a5: u64), Partial("no speculation control; the time stamp counter is always readable");
     158 arch_prctl = task::sys_arch_prctl(code: u32, addr: UserAddr), Partial("FS and GS bases; CPUID cannot be made to fault");
     159 adjtimex = time::sys_adjtimex(addr: UserAddr), Partial("reads only: the clocks are the host's");
     160 setrlimit = limits::sys_setrlimit(resource: u32, limit: UserAddr), Full;
     161 chroot = path::sys_chroot(path: UserAddr), Full;
     162 sync = range::sys_sync(), Full;
-    163 acct, Absent;
+    163 acct = admin::sys_acct(name: UserAddr), Partial("goes on when the disk is full; whether privileges were used is not told");
     164 settimeofday = time::sys_settimeofday(time: UserAddr, zone: UserAddr), Partial("the clocks are the host's: always refused");
     165 mount = mount::sys_mount(source: UserAddr, target: UserAddr, fstype: UserAddr, flags: u64, data: UserAddr), Partial("tmpfs, ramfs, proc, sysfs, devtmpfs, devpts, mqueue, cgroup2, fuse, overlay; no MS_SYNCHRONOUS, MS_LAZYTIME");
     166 umount2 = mount::sys_umount2(target: UserAddr, flags: u32), Full;
-    167 swapon, Absent;
-    168 swapoff, Absent;
-    169 reboot, Absent;
+    167 swapon = admin::sys_swapon(path: UserAddr, flags: u32), Partial("nothing can be swapped to");
+    168 swapoff = admin::sys_swapoff(path: UserAddr), Full;
+    169 reboot = admin::sys_reboot(magic: u32, magic2: u32, command: u32), Full;
     170 sethostname = system::sys_sethostname(name: UserAddr, len: i32), Full;
     171 setdomainname = system::sys_setdomainname(name: UserAddr, len: i32), Full;
     172 iopl, Absent;
@@ -286,9 +286,9 @@ syscalls! {
     245 mq_getsetattr = mqueue::sys_mq_getsetattr(fd: i32, new: UserAddr, old: UserAddr), Full;
     246 kexec_load, Absent;
     247 waitid = wait::sys_waitid(which: u32, id: i32, info: UserAddr, options: u32, usage: UserAddr), Full;
-    248 add_key, Absent;
-    249 request_key, Absent;
-    250 keyctl, Absent;
+    248 add_key = keys::sys_add_key(kind: UserAddr, description: UserAddr, data: UserAddr, len: u64, ring: i32), Full;
+    249 request_key = keys::sys_request_key(kind: UserAddr, description: UserAddr, callout: UserAddr, ring: i32), Partial("/sbin/request-key is not run");
+    250 keyctl = keys::sys_keyctl(operation: i32, a2: u64, a3: u64, a4: u64, a5: u64), Partial("no DH_COMPUTE, PKEY operations or WATCH_KEY");
     251 ioprio_set = ioprio::sys_ioprio_set(which: i32, who: i32, priority: i32), Partial("kept and reported; the host schedules all threads alike");
     252 ioprio_get = ioprio::sys_ioprio_get(which: i32, who: i32), Full;
     253 inotify_init = inotify::sys_inotify_init(), Full;
@@ -352,7 +352,7 @@ syscalls! {
     311 process_vm_writev = process::sys_process_vm_writev(pid: i32, local: UserAddr, local_count: u64, remote: UserAddr, remote_count: u64, flags: u64), Full;
     312 kcmp = process::sys_kcmp(pid1: i32, pid2: i32, kind: i32, index1: u64, index2: u64), Partial("no KCMP_EPOLL_TFD");
     313 finit_module, Absent;
-    314 sched_setattr = sched::sys_sched_setattr(pid: i32, attr: UserAddr, flags: u32), Partial("kept and reported; SCHED_DEADLINE is refused");
+    314 sched_setattr = sched::sys_sched_setattr(pid: i32, attr: UserAddr, flags: u32), Partial("kept and reported; the host schedules all threads alike");
     315 sched_getattr = sched::sys_sched_getattr(pid: i32, attr: UserAddr, size: u32, flags: u32), Full;
     316 renameat2 = path::sys_renameat2(old_dir: i32, old: UserAddr, new_dir: i32, new: UserAddr, flags: u32), Full;
     317 seccomp = seccomp::sys_seccomp(operation: u32, flags: u32, args: UserAddr), Partial("TRACE is as without a tracer");
@@ -408,9 +408,9 @@ syscalls! {
     456 futex_requeue = futex2::sys_futex_requeue(list: UserAddr, flags: u32, wake: i32, requeue: i32), Full;
     457 statmount = fsmount::sys_statmount(req: UserAddr, buf: UserAddr, size: u64, flags: u32), Partial("of the own namespace; nothing newer than STATMOUNT_SB_SOURCE");
     458 listmount = fsmount::sys_listmount(req: UserAddr, ids: UserAddr, count: u64, flags: u32), Partial("of the own namespace");
-    459 lsm_get_self_attr, Absent;
-    460 lsm_set_self_attr, Absent;
-    461 lsm_list_modules, Absent;
+    459 lsm_get_self_attr = admin::sys_lsm_get_self_attr(attribute: u32, context: UserAddr, size: UserAddr, flags: u32), Full;
+    460 lsm_set_self_attr = admin::sys_lsm_set_self_attr(attribute: u32, context: UserAddr, size: u32, flags: u32), Full;
+    461 lsm_list_modules = admin::sys_lsm_list_modules(ids: UserAddr, size: UserAddr, flags: u32), Full;
     462 mseal = mempolicy::sys_mseal(start: u64, len: u64, flags: u64), Full;
     463 setxattrat = xattr::sys_setxattrat(dirfd: i32, path: UserAddr, flags: u32, name: UserAddr, args: UserAddr, size: u64), Full;
     464 getxattrat = xattr::sys_getxattrat(dirfd: i32, path: UserAddr, flags: u32, name: UserAddr, args: UserAddr, size: u64), Full;

@@ -8,6 +8,8 @@ use host::system::{CpuMask, MAX_CPUS};
 use super::{Ctx, Task};
 use crate::mm::policy::Policy;
 
+/// `SCHED_DEADLINE` of sched(7).
+pub const SCHED_DEADLINE: u32 = 6;
 /// `SCHED_OTHER` of sched(7).
 pub const SCHED_OTHER: u32 = 0;
 
@@ -18,6 +20,16 @@ pub struct Deadline {
     pub runtime: u64,
     pub deadline: u64,
     pub period: u64,
+    /// `SCHED_FLAG_RECLAIM` and `SCHED_FLAG_DL_OVERRUN`.
+    pub flags: u64,
+}
+
+impl Deadline {
+    /// The share of a processor that is asked for, in units of 2^-20 (`to_ratio`).
+    pub fn bandwidth(&self) -> u64 {
+        let ratio = (u128::from(self.runtime) << 20).checked_div(self.period.into()).unwrap_or(0);
+        u64::try_from(ratio).unwrap_or(u64::MAX)
+    }
 }
 
 /// How a thread is to be scheduled. It is kept and shown; the host schedules as it sees fit.

@@ -242,6 +242,7 @@ pub fn start_first(first: FirstTask) -> Result<(), Errno> {
         signal_pending: AtomicBool::new(false),
         parent_death_signal: AtomicI32::new(0),
         robust_list: AtomicU64::new(0),
+        keys: Lock::default(),
         rseq_event: AtomicBool::new(false),
         seccomp: crate::seccomp::Seccomp::default(),
         cgroup: Lock::new(Membership::new(&kernel.cgroups)),
@@ -360,6 +361,10 @@ impl Ctx<'_> {
         if self.has_signal() {
             return Err(Stop::Restart(Restart::NoIntr));
         }
+        let scheduling = self.task.attributes.lock().scheduling;
+        if scheduling.policy == super::attributes::SCHED_DEADLINE && !scheduling.reset_on_fork {
+            return Err(EAGAIN.into());
+        }
         let kernel = self.task.kernel.clone();
         let mut context = kernel.platform.new_context().map_err(|_| EAGAIN)?;
         let fp = self.context.fp_state().map_err(|_| ENOMEM)?;
@@ -418,7 +423,8 @@ impl Ctx<'_> {
         };
         let new_id = {
             let mut tree = kernel.tree.lock();
-            if tree.tasks.len() >= kernel.max_tasks {
+            let most = kernel.settings.threads_max.load(Ordering::Relaxed) as usize;
+            if tree.tasks.len() >= kernel.max_tasks.min(most) || tree.is_full() {
                 return Err(EAGAIN.into());
             }
             self.check_process_limit(&tree, rlimits[RLIMIT_NPROC].0)?;
@@ -444,6 +450,7 @@ impl Ctx<'_> {
             let signals = GroupSignals { handlers, ..GroupSignals::default() };
             new_group(new_id, pid_ns, signals, limits, rlimits, exe, attributes)
         };
+        let keys = self.task.keys.lock().forked(is_thread);
         let task = Arc::new(Task {
             kernel: kernel.clone(),
             tid,
@@ -468,6 +475,7 @@ impl Ctx<'_> {
             signal_pending: AtomicBool::new(into.is_held()),
             parent_death_signal: AtomicI32::new(0),
             robust_list: AtomicU64::new(0),
+            keys: Lock::new(keys),
             rseq_event: AtomicBool::new(false),
             seccomp: crate::seccomp::Seccomp::with(self.task.seccomp.state()),
             cgroup: Lock::new(cgroup),

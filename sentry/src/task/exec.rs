@@ -374,6 +374,8 @@ impl Ctx<'_> {
         if Arc::strong_count(&self.files) > 2 {
             self.files = self.files.duplicate();
         }
+        let keys = self.task.take_keys().executed();
+        *self.task.keys.lock() = keys;
         self.altstack = StackT::NONE;
         self.regs = UserRegs { rip: entry, rsp: sp, ..UserRegs::new_user64() };
         let fp = crate::signal::frame::initial_fp(self.task.kernel.platform.xsave_layout());
@@ -476,6 +478,7 @@ impl Ctx<'_> {
         let fs = old.fs.lock().clone();
         let namespaces = old.namespaces.lock().clone();
         let undo = old.sem_undo.lock().take();
+        let keys = old.take_keys();
         let cgroup = old.hand_over_cgroup();
         let mut tree = old.kernel.tree.lock();
         let mut signals = old.group.signals.lock();
@@ -503,6 +506,7 @@ impl Ctx<'_> {
             killed: AtomicBool::new(false),
             signal_pending: AtomicBool::new(true),
             robust_list: AtomicU64::new(0),
+            keys: Lock::new(keys),
             rseq_event: AtomicBool::new(false),
             parent_death_signal: AtomicI32::new(old.parent_death_signal.load(Ordering::Relaxed)),
             seccomp: crate::seccomp::Seccomp::with(old.seccomp.state()),

@@ -39,12 +39,16 @@ impl Ctx<'_> {
         if group.live.load(Ordering::SeqCst) == 1 {
             group.timers.clear(true);
         }
-        self.leave_signals();
+        let is_last = self.leave_signals();
+        if is_last {
+            self.account_end();
+        }
         self.release_mm();
         self.task.seccomp.release();
         self.seccomp = crate::seccomp::Current::default();
         let undo = self.task.sem_undo.lock().take();
         drop(undo);
+        drop(self.task.take_keys());
         crate::syscall::uring::leave(self, group.live.load(Ordering::SeqCst) == 1);
         // Descriptors are closed before the parent hears of the end, as Linux does: a reader sees EOF first.
         self.files = Arc::default();
@@ -93,8 +97,8 @@ impl Ctx<'_> {
         }
     }
 
-    /// Takes the thread out of all that signals do with its process (`exit_signals`).
-    fn leave_signals(&mut self) {
+    /// Takes the thread out of all that signals do with its process (`exit_signals`); says whether it was the last.
+    fn leave_signals(&mut self) -> bool {
         let group = self.task.group.clone();
         let mut signals = group.signals.lock();
         signals.threads.retain(|t| !Arc::ptr_eq(t, &self.task));
@@ -105,7 +109,8 @@ impl Ctx<'_> {
         drop(state);
         self.task.retarget(&signals, open);
         let complete = owed && signals.stop_reached();
-        if signals.threads.is_empty() {
+        let is_last = signals.threads.is_empty();
+        if is_last {
             signals.pending.clear();
             signals.signalfds.clear();
         }
@@ -113,6 +118,7 @@ impl Ctx<'_> {
         if complete {
             self.task.kernel.tell_stopped(&group);
         }
+        is_last
     }
 
     /// Gives the memory back before anybody hears of the end: who waits for this process may need it at once.

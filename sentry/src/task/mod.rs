@@ -1,7 +1,7 @@
 //! Tasks (threads) and thread groups (processes).
 //!
 //! Reading order: this file; `run.rs` (the loop of a guest thread); `block.rs` (sleeping); `exec.rs`; `clone.rs`; `exit.rs`
-//! (ending and waiting); `fd.rs` (descriptor tables); `account.rs` (time used); `attributes.rs` (prctl, scheduling);
+//! (ending and waiting); `fd.rs` (descriptor tables); `account.rs` (time used); `acct.rs` (acct(2)); `attributes.rs` (prctl, scheduling);
 //! `rseq.rs` (restartable sequences);
 //! `current.rs`; `window.rs` (patched call sites); `worker.rs` (threads of the kernel's own).
 //!
@@ -20,6 +20,7 @@ use crate::mm::{Limits, MemoryManager};
 use crate::signal::Queue;
 
 pub mod account;
+pub mod acct;
 pub mod attributes;
 pub mod block;
 pub mod clone;
@@ -166,6 +167,8 @@ pub struct Task {
     pub signal_pending: AtomicBool,
     /// `set_robust_list`.
     pub robust_list: AtomicU64,
+    /// Its keyrings.
+    pub keys: Lock<crate::keys::TaskKeys, { rank::LEAF }>,
     /// It must look at its rseq before it goes on: another thread says so.
     pub rseq_event: AtomicBool,
     /// What it is sent when the thread that made its process ends (`PR_SET_PDEATHSIG`).

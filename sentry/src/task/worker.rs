@@ -106,6 +106,7 @@ pub fn task_like(model: &Task) -> Arc<Task> {
         signal_pending: AtomicBool::new(false),
         parent_death_signal: AtomicI32::new(0),
         robust_list: AtomicU64::new(0),
+        keys: Lock::default(),
         rseq_event: AtomicBool::new(false),
         seccomp: crate::seccomp::Seccomp::default(),
         namespaces: Lock::new(namespaces),
