@@ -31,7 +31,7 @@ CASE(ioperm, permission) { USER(R(ioperm, 0x80, 1, 1); R(ioperm, 0x80, 1, 0)); R
 CASE(modify_ldt, reads) { R(modify_ldt, 0, buf, 16); R(modify_ldt, 9, buf, 16); R(modify_ldt, 2, buf, 4); R(modify_ldt, 1, buf, 3); }
 CASE(set_thread_area, on_64_bits) { R(set_thread_area, BAD); }
 CASE(get_thread_area, on_64_bits) { R(get_thread_area, BAD); }
-CASE(syslog, actions) { R(syslog, 99, 0, 0); R(syslog, 3, 0, 0); R(syslog, 3, buf, -1); R(syslog, 0, 0, 0); R(syslog, 8, 0, 99); P(S(syslog, 10, 0, 0) > 0); USER(OK(syslog, 3, buf, 100); R(syslog, 5, 0, 0)); }
+CASE(syslog, actions) { R(syslog, 99, 0, 0); R(syslog, 3, 0, 0); R(syslog, 3, buf, -1); R(syslog, 0, 0, 0); R(syslog, 8, 0, 99); P(S(syslog, 10, 0, 0) > 0); USER(R(syslog, 5, 0, 0)); }
 CASE(quotactl, errnos) { R(quotactl, 0x80000100, "none", 0, 0); R(quotactl, 99 << 8, 0, 0, 0); USER(OK(quotactl, 0x80000300, 0, 0, 0)); }
 CASE(quotactl_fd, errnos) { R(quotactl_fd, -1, 0, 0, 0); }
 CASE(init_module, permission) { USER(R(init_module, BAD, 10, "")); R(init_module, BAD, 10, ""); R(init_module, buf, 0, ""); }
