@@ -227,7 +227,7 @@ CASE(membarrier, restarts_sequences) {
 }
 
 /* Threads count on their processor's counter, each time in a sequence. No count may be lost. */
-enum { THREADS = 6, ROUNDS = 20000 };
+enum { THREADS = 5, ROUNDS = 4000 };
 static volatile long counters[CPU_SETSIZE];
 static __thread struct area own __attribute__((aligned(32)));
 static __thread struct sequence desc;
@@ -271,7 +271,8 @@ static void *count(void *unused) {
   if (&__rseq_offset) S(rseq, (char *)__builtin_thread_pointer() + __rseq_offset, 32, 1, SIGNATURE);
   if (S(rseq, &own, 32, 0, SIGNATURE)) return (void *)1;
   for (int i = 0; i < ROUNDS; i++)
-    while (!add_one());
+    for (int tries = 1; !add_one(); tries++)
+      if (tries % 100 == 0) sched_yield();
   S(rseq, &own, 32, 1, SIGNATURE);
   return 0;
 }
