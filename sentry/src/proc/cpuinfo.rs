@@ -152,8 +152,9 @@ impl Cpu<'_> {
             flags.extend(named.filter(|(i, name)| bits >> i & 1 == 1 && *name != "-").map(|(_, name)| name));
             if w.leaf == 0x8000_0007 {
                 // The invariant counter, under Linux's second name; and what every x86-64 processor has.
+                flags.extend(["rep_good", "nopl"]);
                 flags.extend((bits >> 8 & 1 == 1).then_some("nonstop_tsc"));
-                flags.extend(["rep_good", "nopl", "cpuid"]);
+                flags.push("cpuid");
             }
         }
         flags.retain(|f| needs(f) & !enabled == 0);
