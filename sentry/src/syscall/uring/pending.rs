@@ -55,6 +55,7 @@ pub(super) struct Pending {
     /// Something happened while somebody had the request.
     again: AtomicBool,
     is_cancelled: AtomicBool,
+    is_over: AtomicBool,
     /// What a linked timeout ends.
     target: Lock<Weak<Pending>, { rank::LEAF }>,
 }
@@ -84,6 +85,7 @@ impl Pending {
                 is_queued: AtomicBool::new(false),
                 again: AtomicBool::new(false),
                 is_cancelled: AtomicBool::new(false),
+                is_over: AtomicBool::new(false),
                 target: Lock::new(Weak::new()),
             })
         })
@@ -134,6 +136,7 @@ impl Pending {
 
     /// The request has ended, or goes on without waiting.
     pub(super) fn forget(&self, ring: &Ring) {
+        self.is_over.store(true, Ordering::SeqCst);
         self.disarm();
         ring.remove_pending(self.id);
         self.owner.armed.fetch_sub(1, Ordering::SeqCst);
@@ -279,6 +282,12 @@ impl Pending {
         }
     }
 
+    /// Whether somebody has the request who gives it back or ends it in a moment, without sleeping.
+    fn is_in_hand(&self) -> bool {
+        let slot = self.slot.lock();
+        slot.req.is_none() && slot.runner.is_none() && !self.is_over.load(Ordering::SeqCst)
+    }
+
     /// Ends the request with `res` if nobody else does.
     pub(super) fn end_with(&self, res: i32) -> bool {
         let Some(req) = self.take() else { return false };
@@ -309,9 +318,15 @@ impl Pending {
         let time = -ETIME.raw();
         let target = self.target.lock().upgrade();
         if let Some(target) = target {
+            if target.is_in_hand() {
+                self.put(req);
+                std::thread::yield_now();
+                return self.queue();
+            }
             let res = match target.cancel() {
-                Ok(()) => time,
-                Err(e) => -e.raw(),
+                Err(e) if !target.is_over.load(Ordering::SeqCst) => -e.raw(),
+                // What ended at this very moment was too late too (Linux io_uring/timeout.c, io_req_task_link_timeout).
+                _ => time,
             };
             self.forget(ring);
             return run::end(cx, ring, req, res, 0);
