@@ -47,6 +47,10 @@ pub mod oflag {
     pub const TMPFILE: u32 = 0o20200000;
     /// No flag of open(2): nobody is told of what happens through the description.
     pub const NONOTIFY: u32 = 0o400000000;
+    /// No flag of open(2): the open made the file.
+    pub const CREATED: u32 = 0o1000000000;
+    /// No flag of open(2): the file is opened to be run.
+    pub const EXEC: u32 = 0o2000000000;
 }
 
 /// What `stat(2)` tells of a file.
@@ -322,6 +326,7 @@ pub struct FileDescription {
     flags: AtomicU32,
     is_dir: bool,
     is_silent: bool,
+    is_created: bool,
     /// Keeps the file from being run while it can be written here.
     _writer: Option<Writer>,
     position: Lock<u64, { rank::FILE_POSITION }>,
@@ -363,8 +368,14 @@ impl FileDescription {
             path.dentry.add_open(only_reads(flags));
         }
         let is_dir = kind == FileType::Directory;
-        const ONCE: u32 =
-            oflag::CREAT | oflag::EXCL | oflag::NOCTTY | oflag::TRUNC | oflag::CLOEXEC | oflag::NONOTIFY;
+        const ONCE: u32 = oflag::CREAT
+            | oflag::EXCL
+            | oflag::NOCTTY
+            | oflag::TRUNC
+            | oflag::CLOEXEC
+            | oflag::NONOTIFY
+            | oflag::CREATED
+            | oflag::EXEC;
         let is_silent = flags & oflag::NONOTIFY != 0;
         let kept = flags & !ONCE;
         Arc::new(Self {
@@ -373,6 +384,7 @@ impl FileDescription {
             flags: AtomicU32::new(kept),
             is_dir,
             is_silent,
+            is_created: flags & oflag::CREATED != 0,
             _writer: writer,
             position: Lock::new(0),
             locked: OnceLock::new(),
@@ -425,6 +437,11 @@ impl FileDescription {
     /// Whether nobody is told of what happens through the description.
     pub fn is_silent(&self) -> bool {
         self.is_silent
+    }
+
+    /// Whether the open made the file: `F_CREATED_QUERY`.
+    pub fn is_created(&self) -> bool {
+        self.is_created
     }
 
     /// The status flags and access mode, as `F_GETFL` shows them.

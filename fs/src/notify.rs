@@ -194,6 +194,13 @@ pub(crate) fn in_directory(
     }
 }
 
+/// Tells of a rename as one event, before the two of it.
+pub(crate) fn renamed(what: &fanotify::Renaming<'_>) {
+    if fanotify::is_used() {
+        fanotify::tell_rename(what);
+    }
+}
+
 /// Tells those who watch the file, and not those who watch its directory.
 pub(crate) fn to_itself(mount: &Arc<Mount>, dentry: &Arc<Dentry>, mask: u32) {
     if !is_used() {

@@ -33,6 +33,7 @@ pub mod init {
     pub const CLASS_PRE_CONTENT: u32 = 8;
     pub const UNLIMITED_QUEUE: u32 = 0x10;
     pub const UNLIMITED_MARKS: u32 = 0x20;
+    pub const REPORT_PIDFD: u32 = 0x80;
     pub const REPORT_TID: u32 = 0x100;
     pub const REPORT_FID: u32 = 0x200;
     pub const REPORT_DIR_FID: u32 = 0x400;
@@ -48,11 +49,19 @@ pub const OPEN_EXEC: u32 = 0x1000;
 pub const OPEN_PERM: u32 = 0x1_0000;
 /// `FAN_ACCESS_PERM`.
 pub const ACCESS_PERM: u32 = 0x2_0000;
+/// `FAN_OPEN_EXEC_PERM`.
+pub const OPEN_EXEC_PERM: u32 = 0x4_0000;
+/// `FAN_RENAME`.
+pub const RENAME: u32 = 0x1000_0000;
 /// `FAN_EVENT_ON_CHILD`.
 pub const ON_CHILD: u32 = 0x0800_0000;
-/// Both kinds of questions.
-pub const QUESTIONS: u32 = OPEN_PERM | ACCESS_PERM;
+/// All kinds of questions.
+pub const QUESTIONS: u32 = OPEN_PERM | ACCESS_PERM | OPEN_EXEC_PERM;
 
+/// Bytes of `struct fanotify_event_metadata`.
+pub const METADATA_LEN: usize = 24;
+/// Bytes of the record that holds a descriptor of the process.
+const PIDFD_RECORD: usize = 8;
 /// Events that wait in one group at most, and with `FAN_UNLIMITED_QUEUE`.
 const QUEUE_MAX: usize = 16384;
 const QUEUE_UNLIMITED: usize = 1 << 20;
@@ -173,9 +182,10 @@ pub struct Event {
 }
 
 impl Event {
-    /// Bytes that a read gives for it.
-    pub fn size(&self) -> usize {
-        24 + self.records.len()
+    /// Bytes that a read by a group with `flags` gives for it.
+    pub fn size(&self, flags: u32) -> usize {
+        let pidfd = if flags & init::REPORT_PIDFD != 0 { PIDFD_RECORD } else { 0 };
+        METADATA_LEN + self.records.len() + pidfd
     }
 
     fn is_same(&self, other: &Self) -> bool {
@@ -189,7 +199,7 @@ impl Event {
             && other.question.is_none()
             && self.pid == other.pid
             && self.records == other.records
-            && (self.mask ^ other.mask) & event::ISDIR == 0
+            && (self.mask ^ other.mask) & (event::ISDIR | RENAME) == 0
     }
 }
 
@@ -357,7 +367,8 @@ impl Fanotify {
     /// `EAGAIN`: there is none; `EINVAL`: it is longer.
     pub fn take(&self, room: usize) -> Result<Event, Errno> {
         let mut state = self.shared.state.lock();
-        let len = state.events.front().map(Event::size).ok_or(abi::errno::EAGAIN)?;
+        let flags = self.shared.flags;
+        let len = state.events.front().map(|e| e.size(flags)).ok_or(abi::errno::EAGAIN)?;
         if len > room {
             return Err(EINVAL);
         }
@@ -408,7 +419,8 @@ impl FileOps for Fanotify {
         if request != FIONREAD {
             return Err(ENOTTY);
         }
-        let len: usize = self.shared.state.lock().events.iter().map(Event::size).sum();
+        // Without their records, whatever a read gives (`fanotify_ioctl`).
+        let len = self.shared.state.lock().events.len() * METADATA_LEN;
         memory.write(arg, &(len as u32).to_le_bytes())?;
         Ok(0)
     }
@@ -517,6 +529,69 @@ fn groups(what: &Happening<'_>) -> Vec<Arc<Shared>> {
     found.into_iter().map(|(group, _, _)| group).collect()
 }
 
+/// A rename, as `FAN_RENAME` wants to know it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Renaming<'a> {
+    pub(crate) mount: &'a Arc<Mount>,
+    /// The directory and the name in it, before and afterwards.
+    pub(crate) old: (&'a Arc<Dentry>, &'a [u8]),
+    pub(crate) new: (&'a Arc<Dentry>, &'a [u8]),
+    pub(crate) file: &'a Arc<Dentry>,
+    /// `IN_ISDIR` or 0.
+    pub(crate) is_dir: u32,
+}
+
+/// Tells of a rename in one event: both names to those who watch the file system, otherwise those in directories that are
+/// watched.
+///
+/// Source: Linux 6.18 fs/notify/fanotify/fanotify.c, `fanotify_alloc_event`.
+pub(crate) fn tell_rename(what: &Renaming<'_>) {
+    const FID: u8 = 1;
+    const OLD_DFID_NAME: u8 = 10;
+    const NEW_DFID_NAME: u8 = 12;
+    const OLD: u8 = 1;
+    const NEW: u8 = 2;
+    let mut found: Vec<(Arc<Shared>, u8, u32)> = Vec::new();
+    let of_dir = |dir: &Arc<Dentry>| dir.watches().map(|on| on.list()).unwrap_or_default();
+    let lists =
+        [(OLD, of_dir(what.old.0)), (NEW, of_dir(what.new.0)), (OLD | NEW, what.mount.sb().watches.list())];
+    for (side, list) in lists {
+        let marks = list.into_iter().filter_map(|w| match w {
+            Watcher::Fanotify(mark) => mark.upgrade(),
+            _ => None,
+        });
+        for mark in marks {
+            let Some(group) = mark.group.upgrade() else { continue };
+            let wanted = *mark.wanted.lock();
+            let is_right_kind = what.is_dir == 0 || wanted.mask & event::ISDIR != 0;
+            let side = if is_right_kind && wanted.mask & RENAME != 0 { side } else { 0 };
+            match found.iter_mut().find(|(g, _, _)| Arc::ptr_eq(g, &group)) {
+                Some((_, all, ignored)) => (*all, *ignored) = (*all | side, *ignored | wanted.ignored),
+                None => found.push((group, side, wanted.ignored)),
+            }
+        }
+    }
+    let place = |dentry: &Arc<Dentry>| VfsPath { mount: what.mount.clone(), dentry: dentry.clone() };
+    for (group, sides, ignored) in found {
+        if sides == 0 || ignored & RENAME != 0 {
+            continue;
+        }
+        let mut records = Vec::new();
+        if sides & OLD != 0 {
+            record(OLD_DFID_NAME, &place(what.old.0), Some(what.old.1), &mut records);
+        }
+        if sides & NEW != 0 {
+            record(NEW_DFID_NAME, &place(what.new.0), Some(what.new.1), &mut records);
+        }
+        if group.flags & init::REPORT_TARGET_FID != 0 {
+            record(FID, &place(what.file), None, &mut records);
+        }
+        let (pid, tid) = crate::notify::caller();
+        let pid = if group.flags & init::REPORT_TID != 0 { tid } else { pid };
+        group.push(Event { mask: RENAME | what.is_dir, pid, place: None, records, question: None });
+    }
+}
+
 /// An information record: header, file system, handle, and a name.
 fn record(kind: u8, place: &VfsPath, name: Option<&[u8]>, out: &mut Vec<u8>) {
     let Ok(handle) = place.handle() else { return };
@@ -597,22 +672,23 @@ pub(crate) fn tell(what: &Happening<'_>) {
 
 struct Asked {
     dentry: usize,
+    mask: u32,
     questions: Vec<Arc<Question>>,
 }
 
 thread_local! {
     /// What the calling thread has asked about the file that it is opening or reading.
-    static ASKED: RefCell<Option<Asked>> = const { RefCell::new(None) };
+    static ASKED: RefCell<Vec<Asked>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Whether the calling thread has asked something.
 pub fn is_asking() -> bool {
-    ASKED.with_borrow(Option::is_some)
+    ASKED.with_borrow(|asked| !asked.is_empty())
 }
 
 /// The calling thread does not open or read any more.
 pub fn forget() {
-    if let Some(asked) = ASKED.take() {
+    for asked in ASKED.take() {
         asked.questions.iter().for_each(|question| question.answer(ALLOWED));
     }
 }
@@ -625,7 +701,7 @@ pub fn forget() {
 pub fn ask(place: &VfsPath, mask: u32) -> Result<(), Errno> {
     let key = Arc::as_ptr(&place.dentry).addr();
     let answers = ASKED.with_borrow(|asked| {
-        let asked = asked.as_ref().filter(|asked| asked.dentry == key)?;
+        let asked = asked.iter().find(|asked| asked.dentry == key && asked.mask == mask)?;
         Some(asked.questions.iter().map(|q| q.0.load(Ordering::SeqCst)).max_by_key(|a| match *a {
             DENIED => 2,
             PENDING => 1,
@@ -657,6 +733,6 @@ pub fn ask(place: &VfsPath, mask: u32) -> Result<(), Errno> {
     if questions.is_empty() {
         return Ok(());
     }
-    ASKED.set(Some(Asked { dentry: key, questions }));
+    ASKED.with_borrow_mut(|asked| asked.push(Asked { dentry: key, mask, questions }));
     Err(EJUKEBOX)
 }

@@ -1,4 +1,7 @@
 //! Pipes (pipe(7)) and FIFOs (fifo(7)): a ring of bytes with reading and writing ends.
+//!
+//! How much fits is counted as in Linux, by buffers of a page each (fs/pipe.c): a write goes into the last buffer if it or its
+//! last part fits there, else into new ones, and a buffer is free again when its last byte was read.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -27,15 +30,29 @@ const MODE: u32 = 0o010_600;
 /// `FIONREAD` of ioctl_pipe(2).
 pub(super) const FIONREAD: u32 = 0x541b;
 
+/// A buffer: where its bytes are in its page.
+#[derive(Clone, Copy, Debug)]
+struct Buffer {
+    offset: u16,
+    len: u16,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Writes may be added (`PIPE_BUF_FLAG_CAN_MERGE`).
+    Open,
+    /// Nothing is added: what was spliced.
+    Closed,
+    /// A write that is read by itself (`PIPE_BUF_FLAG_PACKET`).
+    Packet,
+}
+
 #[derive(Debug)]
 struct Ring {
     bytes: VecDeque<u8>,
-    /// Bytes that were ever taken out.
-    taken: u64,
-    /// What was written with `O_DIRECT`, in order.
-    packets: VecDeque<Packet>,
-    /// Bytes in the last buffer, if writes may be added to it: 0 behind a packet, and when the pipe is empty.
-    tail: usize,
+    /// Those in use, the first to be read in front; their lengths add up to that of `bytes`.
+    buffers: VecDeque<Buffer>,
     capacity: usize,
     readers: u32,
     writers: u32,
@@ -44,50 +61,68 @@ struct Ring {
     writer_opens: u64,
 }
 
-/// A write that is read by itself: its bytes, counted from the pipe's first one.
-#[derive(Clone, Copy, Debug)]
-struct Packet {
-    start: u64,
-    end: u64,
-}
-
 impl Ring {
-    /// A packet takes a whole buffer, however short it is.
-    fn room(&self) -> usize {
-        let waste: usize =
-            self.packets.iter().map(|p| PIPE_BUF.saturating_sub((p.end - p.start) as usize)).sum();
-        self.capacity.saturating_sub(self.bytes.len() + waste)
+    /// Buffers that are free.
+    fn free(&self) -> usize {
+        (self.capacity / PIPE_BUF).saturating_sub(self.buffers.len())
     }
 
     /// How many of `wanted` bytes one read may give, and how many it takes out: a packet ends it, and its rest is lost.
     fn extent(&self, wanted: usize) -> (usize, usize) {
-        let wanted = wanted.min(self.bytes.len());
-        match self.packets.front() {
-            Some(packet) if packet.start < self.taken + wanted as u64 => {
-                let end = (packet.end - self.taken) as usize;
-                (wanted.min(end), end)
+        let (mut given, mut taken) = (0, 0);
+        for buffer in &self.buffers {
+            let len = usize::from(buffer.len);
+            let part = len.min(wanted - given);
+            given += part;
+            if buffer.kind == Kind::Packet {
+                return (given, taken + len);
             }
-            _ => (wanted, wanted),
+            taken += part;
+            if given == wanted {
+                break;
+            }
         }
+        (given, taken)
     }
 
-    /// Whether `n` bytes go into the last buffer (fs/pipe.c, `pipe_write`): even a packet is none then.
-    fn merges(&self, n: usize) -> bool {
-        self.tail > 0 && !n.is_multiple_of(PIPE_BUF) && self.tail + n % PIPE_BUF <= PIPE_BUF
+    /// How many of the next `n` bytes are in buffers that end there, twice: to give and to take.
+    fn whole_buffers(&self, n: usize) -> (usize, usize) {
+        let mut sum = 0;
+        for buffer in &self.buffers {
+            match sum + usize::from(buffer.len) {
+                end if end <= n => sum = end,
+                _ => break,
+            }
+        }
+        (sum, sum)
+    }
+
+    /// How many of `n` bytes go into the last buffer: those that fill no page, if they fit.
+    fn merged(&self, n: usize) -> usize {
+        let rest = n % PIPE_BUF;
+        match self.buffers.back() {
+            Some(last) if last.kind == Kind::Open => {
+                let end = usize::from(last.offset) + usize::from(last.len);
+                if end + rest <= PIPE_BUF { rest } else { 0 }
+            }
+            _ => 0,
+        }
     }
 
     /// Takes `n` bytes out.
     fn consume(&mut self, n: usize) {
         self.bytes.drain(..n);
-        self.taken += n as u64;
-        if self.bytes.is_empty() {
-            self.tail = 0;
-        }
-        while self.packets.front().is_some_and(|p| p.end <= self.taken) {
-            self.packets.pop_front();
-        }
-        if let Some(first) = self.packets.front_mut() {
-            first.start = first.start.max(self.taken);
+        let mut left = n;
+        while left > 0 {
+            let Some(first) = self.buffers.front_mut() else { return };
+            if left < usize::from(first.len) {
+                // Less than a page.
+                first.offset += left as u16;
+                first.len -= left as u16;
+                return;
+            }
+            left -= usize::from(first.len);
+            self.buffers.pop_front();
         }
     }
 }
@@ -122,9 +157,7 @@ impl Pipe {
             attributes: Lock::new(attributes),
             ring: Lock::new(Ring {
                 bytes: VecDeque::new(),
-                taken: 0,
-                packets: VecDeque::new(),
-                tail: 0,
+                buffers: VecDeque::new(),
                 capacity: CAPACITY,
                 readers: 0,
                 writers: 0,
@@ -275,26 +308,64 @@ impl PipeEnd {
 
     /// Puts bytes back that `take_bytes` gave and nobody wanted.
     pub fn put_back(&self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
         let mut ring = self.pipe.ring.lock();
         for &b in bytes.iter().rev() {
             ring.bytes.push_front(b);
         }
-        ring.taken -= bytes.len() as u64;
+        // They came from the beginning of the first buffer, and of others that are gone.
+        let mut left = bytes.len();
+        if let Some(first) = ring.buffers.front_mut().filter(|b| b.offset > 0) {
+            let part = left.min(first.offset.into());
+            first.offset -= part as u16;
+            first.len += part as u16;
+            left -= part;
+        }
+        while left > 0 {
+            let part = left.min(PIPE_BUF);
+            ring.buffers.push_front(Buffer { offset: 0, len: part as u16, kind: Kind::Closed });
+            left -= part;
+        }
         drop(ring);
         self.pipe.queue.notify(Events::READABLE);
     }
 
-    /// How many bytes can be spliced into it now: as for poll, one of Linux's buffers, a page each, must be free.
+    /// How many bytes can be spliced into it now.
     ///
     /// # Errors
     /// `EPIPE`: nobody reads; `EAGAIN`: none.
     pub fn room(&self) -> Result<usize, Errno> {
         let ring = self.pipe.ring.lock();
-        match ring.room() {
+        match ring.free() {
             _ if ring.readers == 0 => Err(EPIPE),
-            n if n < PIPE_BUF => Err(EAGAIN),
-            n => Ok(n),
+            0 => Err(EAGAIN),
+            n => Ok(n * PIPE_BUF),
         }
+    }
+
+    /// Puts bytes in that were spliced: buffers of their own, to which nothing is added. Returns how many found room.
+    ///
+    /// # Errors
+    /// As `room`.
+    pub fn splice_in(&self, bytes: &[u8]) -> Result<usize, Errno> {
+        let mut ring = self.pipe.ring.lock();
+        let room = match ring.free() {
+            _ if ring.readers == 0 => return Err(EPIPE),
+            0 => return Err(EAGAIN),
+            n => n * PIPE_BUF,
+        };
+        let bytes = bytes.get(..bytes.len().min(room)).unwrap_or_default();
+        ring.bytes.extend(bytes);
+        for page in bytes.chunks(PIPE_BUF) {
+            ring.buffers.push_back(Buffer { offset: 0, len: page.len() as u16, kind: Kind::Closed });
+        }
+        drop(ring);
+        if !bytes.is_empty() {
+            self.pipe.queue.notify(Events::READABLE);
+        }
+        Ok(bytes.len())
     }
 
     /// `F_GETPIPE_SZ`.
@@ -305,10 +376,10 @@ impl PipeEnd {
     /// `F_SETPIPE_SZ`, size already rounded; returns the new capacity.
     ///
     /// # Errors
-    /// `EBUSY`: there is more in it.
+    /// `EBUSY`: more buffers are in use.
     pub fn set_capacity(&self, capacity: usize) -> Result<usize, Errno> {
         let mut ring = self.pipe.ring.lock();
-        if ring.bytes.len() > capacity {
+        if ring.buffers.len() > capacity / PIPE_BUF {
             return Err(EBUSY);
         }
         let grows = capacity > ring.capacity;
@@ -356,7 +427,9 @@ impl FileOps for PipeEnd {
                 }
             }
         }
-        let taken = if done == wanted { end } else { done };
+        // Of a buffer that could not be copied whole nothing is taken.
+        let (given, taken) = if done == wanted { (done, end) } else { ring.whole_buffers(done) };
+        done = given;
         ring.consume(taken);
         drop(ring);
         if done == 0 {
@@ -379,44 +452,41 @@ impl FileOps for PipeEnd {
         if ring.readers == 0 {
             return Err(EPIPE);
         }
-        let merges = ring.merges(wanted);
-        let is_packet = self.packets.load(Ordering::Relaxed) && !merges;
-        let room = ring.room();
-        if room == 0 || (wanted <= PIPE_BUF && room < wanted) || is_packet && room < PIPE_BUF {
+        let merged = ring.merged(wanted);
+        if merged == 0 && ring.free() == 0 {
             return Err(EAGAIN);
         }
-        // Packets are pages, and only whole ones.
-        let room = if is_packet { room - room % PIPE_BUF } else { room };
+        let kind = if self.packets.load(Ordering::Relaxed) { Kind::Packet } else { Kind::Open };
         let mut done = 0;
         let mut failed = None;
         let mut buf = [0u8; PIPE_BUF];
-        while done < room.min(wanted) {
-            let len = buf.len().min(room.min(wanted) - done);
-            let Some(piece) = buf.get_mut(..len) else { break };
-            match src.take(piece) {
-                Ok(n) => {
-                    let start = ring.taken + ring.bytes.len() as u64;
-                    ring.bytes.extend(piece.get(..n).unwrap_or_default());
-                    if is_packet && n > 0 {
-                        ring.packets.push_back(Packet { start, end: start + n as u64 });
-                    }
-                    done += n;
-                    if n < len {
-                        break;
-                    }
-                }
-                Err(e) => {
-                    failed = Some(e);
+        // A part that goes into the last buffer comes first (fs/pipe.c, `pipe_write`).
+        let mut part = merged;
+        while done < wanted {
+            let merges = done < merged;
+            if !merges {
+                if ring.free() == 0 {
                     break;
                 }
+                part = (wanted - done).min(PIPE_BUF);
             }
+            let Some(piece) = buf.get_mut(..part) else { break };
+            // A part that cannot be had whole is not written.
+            match src.take(piece) {
+                Ok(n) if n == part => {}
+                Ok(_) => failed = Some(EFAULT),
+                Err(e) => failed = Some(e),
+            }
+            if failed.is_some() {
+                break;
+            }
+            ring.bytes.extend(&*piece);
+            match ring.buffers.back_mut() {
+                Some(last) if merges => last.len += part as u16,
+                _ => ring.buffers.push_back(Buffer { offset: 0, len: part as u16, kind }),
+            }
+            done += part;
         }
-        ring.tail = match done % PIPE_BUF {
-            _ if is_packet => 0,
-            rest if merges => ring.tail + rest,
-            0 => PIPE_BUF,
-            rest => rest,
-        };
         drop(ring);
         if done == 0 {
             return Err(failed.unwrap_or(EFAULT));
@@ -458,8 +528,7 @@ impl FileOps for PipeEnd {
             }
         }
         if self.writes {
-            // Linux's pipes are writable while one of their buffers, a page each, is free.
-            if ring.room() >= PIPE_BUF {
+            if ring.free() > 0 {
                 events |= Events::WRITABLE;
             }
             if ring.readers == 0 {
@@ -569,8 +638,11 @@ mod tests {
         assert_eq!(w.write(&mut long.as_slice()), Ok(CAPACITY));
         assert_eq!(w.write(&mut &b"x"[..]), Err(EAGAIN));
         let mut buf = [0u8; 100];
+        // No buffer is free before all of one was read.
         assert_eq!(r.read(&mut buf.as_mut_slice()), Ok(100));
-        assert_eq!(w.write(&mut &long[..101]), Err(EAGAIN));
-        assert_eq!(w.write(&mut &long[..PIPE_BUF + 1]), Ok(100));
+        assert_eq!(w.write(&mut &b"x"[..]), Err(EAGAIN));
+        let mut rest = vec![0u8; PIPE_BUF - 100];
+        assert_eq!(r.read(&mut rest.as_mut_slice()), Ok(PIPE_BUF - 100));
+        assert_eq!(w.write(&mut &long[..PIPE_BUF + 1]), Ok(PIPE_BUF));
     }
 }

@@ -13,6 +13,7 @@ use super::dentry::Children;
 use super::perm::{check_inode, is_fixed, is_owner, is_sticky, may};
 use super::walk::Parent;
 use super::{Dentry, FileType, Inode, Owner, SetAttributes, VfsPath, Walk, iflag, mode};
+use crate::anon::fanotify::Renaming;
 use crate::file::Metadata;
 use crate::notify::{self, event};
 
@@ -406,6 +407,8 @@ impl Walk<'_> {
             let told = |is_dir: bool| if is_dir { event::ISDIR } else { 0 };
             let cookie = notify::new_cookie();
             let is_dir = told(meta.is_dir());
+            let (before, after) = ((from, old.name.as_slice()), (into, new.name.as_slice()));
+            notify::renamed(&Renaming { mount, old: before, new: after, file: &source, is_dir });
             notify::in_directory(mount, from, event::MOVED_FROM | is_dir, cookie, &old.name, Some(&source));
             notify::in_directory(mount, into, event::MOVED_TO | is_dir, cookie, &new.name, Some(&source));
             if let Some(t) = &gone {
@@ -415,6 +418,7 @@ impl Walk<'_> {
             if let Some((t, t_is_dir)) = &exchanged {
                 let cookie = notify::new_cookie();
                 let is_dir = told(*t_is_dir);
+                notify::renamed(&Renaming { mount, old: after, new: before, file: t, is_dir });
                 notify::in_directory(mount, into, event::MOVED_FROM | is_dir, cookie, &new.name, Some(t));
                 notify::in_directory(mount, from, event::MOVED_TO | is_dir, cookie, &old.name, Some(t));
                 notify::to_itself(mount, t, event::MOVE_SELF | is_dir);

@@ -135,6 +135,9 @@ impl Walk<'_> {
             return Err(ENXIO);
         }
         if fanotify::asks() && flags & oflag::NONOTIFY == 0 {
+            if flags & oflag::EXEC != 0 {
+                fanotify::ask(&place, fanotify::OPEN_EXEC_PERM)?;
+            }
             fanotify::ask(&place, fanotify::OPEN_PERM)?;
         }
         let inode = place.inode();
@@ -208,6 +211,7 @@ impl Walk<'_> {
                         let place = VfsPath { mount: dir.mount.clone(), dentry: child };
                         let writes = wanted(flags) & may::WRITE != 0;
                         let writer = if writes { Some(Writer::new(&place)?) } else { None };
+                        let flags = flags | oflag::CREATED;
                         let file = FileDescription::opened(ops, place, flags, FileType::Regular, writer);
                         let child = file.path.as_ref().map(|place| &place.dentry);
                         notify::in_directory(&dir.mount, &dir.dentry, event::CREATE, 0, &name, child);

@@ -7,7 +7,7 @@ use abi::{Errno, UserAddr};
 use base::cred::{Credentials, cap};
 use base::wait::Events;
 use fs::anon::fanotify::{
-    self, ACCESS_PERM, Change, Event, Fanotify, ON_CHILD, OPEN_EXEC, Object, QUESTIONS, init,
+    self, ACCESS_PERM, Change, Event, Fanotify, ON_CHILD, OPEN_EXEC, Object, QUESTIONS, RENAME, init,
 };
 use fs::file::{FileDescription, oflag};
 use fs::notify::event;
@@ -15,10 +15,10 @@ use fs::vfs::{VfsPath, Walk, check_inode, may};
 
 use super::SysResult;
 use super::path::AT_FDCWD;
-use crate::task::Ctx;
+use crate::task::{Ctx, pidfd};
 
-/// Bytes of `struct fanotify_event_metadata`.
-const METADATA: usize = 24;
+/// `FAN_EVENT_INFO_TYPE_PIDFD`.
+const PIDFD: u8 = 4;
 /// `FAN_NOFD`.
 const NO_FD: i32 = -1;
 
@@ -37,7 +37,8 @@ const FID_EVENTS: u32 = event::ATTRIB
     | event::CREATE
     | event::DELETE
     | event::DELETE_SELF
-    | event::MOVE_SELF;
+    | event::MOVE_SELF
+    | RENAME;
 const EVENT_FLAGS: u32 = event::ISDIR | ON_CHILD;
 
 /// `fanotify_init(2)`.
@@ -50,10 +51,12 @@ pub(super) fn sys_fanotify_init(cx: &mut Ctx<'_>, flags: u32, event_flags: u32) 
         | init::CLASS_PRE_CONTENT
         | init::UNLIMITED_QUEUE
         | init::UNLIMITED_MARKS
+        | init::REPORT_PIDFD
         | init::REPORT_TID
         | init::FIDS;
     const FOR_ADMINS: u32 = init::CLASS_CONTENT
         | init::CLASS_PRE_CONTENT
+        | init::REPORT_PIDFD
         | init::REPORT_TID
         | init::UNLIMITED_QUEUE
         | init::UNLIMITED_MARKS;
@@ -70,7 +73,11 @@ pub(super) fn sys_fanotify_init(cx: &mut Ctx<'_>, flags: u32, event_flags: u32) 
     if is_unprivileged && (flags & FOR_ADMINS != 0 || fids == 0) {
         return Err(EPERM.into());
     }
-    if flags & !KNOWN != 0 || event_flags & !EVENT_KNOWN != 0 || event_flags & oflag::ACCMODE == 3 {
+    const PROCESSES: u32 = init::REPORT_PIDFD | init::REPORT_TID;
+    if flags & !KNOWN != 0 || flags & PROCESSES == PROCESSES {
+        return Err(EINVAL.into());
+    }
+    if event_flags & !EVENT_KNOWN != 0 || event_flags & oflag::ACCMODE == 3 {
         return Err(EINVAL.into());
     }
     if fids != 0 && flags & CLASSES != 0 || flags & CLASSES == CLASSES {
@@ -146,6 +153,10 @@ pub(super) fn sys_fanotify_mark(
     }
     let fids = group.flags() & init::FIDS;
     if mask & FID_EVENTS != 0 && (fids == 0 || flags & MOUNT != 0) {
+        return Err(EINVAL.into());
+    }
+    // Both names are told, or none.
+    if mask & RENAME != 0 && fids & init::REPORT_NAME == 0 {
         return Err(EINVAL.into());
     }
     if flags & IGNORE != 0 && flags & KINDS != 0 && flags & SURVIVES == 0 {
@@ -243,14 +254,23 @@ impl Ctx<'_> {
             } else {
                 self.task.shown_id(told.pid)
             };
-            out.extend_from_slice(&(told.size() as u32).to_le_bytes());
+            let size = told.size(group.flags());
+            out.extend_from_slice(&(size as u32).to_le_bytes());
             out.extend_from_slice(&[3, 0]);
-            out.extend_from_slice(&(METADATA as u16).to_le_bytes());
+            out.extend_from_slice(&(fanotify::METADATA_LEN as u16).to_le_bytes());
             out.extend_from_slice(&u64::from(told.mask).to_le_bytes());
             out.extend_from_slice(&number.to_le_bytes());
             out.extend_from_slice(&pid.to_le_bytes());
             out.extend_from_slice(&told.records);
-            room -= told.size();
+            if group.flags() & init::REPORT_PIDFD != 0 {
+                let pidfd = self.event_process(told.pid);
+                if pidfd >= 0 {
+                    fds.push(pidfd);
+                }
+                out.extend_from_slice(&[PIDFD, 0, 8, 0]);
+                out.extend_from_slice(&pidfd.to_le_bytes());
+            }
+            room -= size;
             next = group.take(room).ok();
         }
         let mut sink = self.mm.sink_list(list)?;
@@ -275,6 +295,15 @@ impl Ctx<'_> {
         let walk = Walk { cred: &root, ..self.walk() };
         let file = walk.open_place(place.clone(), flags)?;
         self.install(file, group.event_flags & oflag::CLOEXEC != 0)
+    }
+
+    /// A descriptor of the process with number `pid`, which did what is told; negative without one.
+    fn event_process(&self, pid: i32) -> i32 {
+        const NO_PROCESS: i32 = -1;
+        const FAILED: i32 = -2;
+        let group = self.task.kernel.tree.lock().processes.get(&pid).map(|p| p.group.clone());
+        let Some(group) = group.filter(|_| self.task.pid_ns().sees(pid)) else { return NO_PROCESS };
+        self.install(pidfd::new(group, 0), true).unwrap_or(FAILED)
     }
 
     /// `write` to a group: an answer.

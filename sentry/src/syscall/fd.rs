@@ -118,12 +118,14 @@ pub(super) fn sys_fcntl(cx: &mut Ctx<'_>, fd: i32, command: u32, arg: u64) -> Sy
     const F_SET_RW_HINT: u32 = 1036;
     const F_DUPFD_CLOEXEC: u32 = 1030;
     const F_DUPFD_QUERY: u32 = 1027;
+    const F_CREATED_QUERY: u32 = 1028;
     const F_SETPIPE_SZ: u32 = 1031;
     const F_GETPIPE_SZ: u32 = 1032;
     const F_ADD_SEALS: u32 = 1033;
     const F_GET_SEALS: u32 = 1034;
     let entry = cx.files.entry(fd)?;
     match command {
+        F_CREATED_QUERY => Ok(entry.file.is_created().into()),
         F_DUPFD_QUERY => Ok(Arc::ptr_eq(&entry.file, &cx.file(arg as i32)?).into()),
         F_DUPFD | F_DUPFD_CLOEXEC => {
             let limit = cx.fd_limit();

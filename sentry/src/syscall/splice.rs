@@ -253,8 +253,7 @@ fn move_between(cx: &mut Ctx<'_>, input: End<'_>, output: End<'_>, len: usize, w
         if bytes.is_empty() {
             return Ok(0);
         }
-        let mut source = bytes.as_slice();
-        match output.0.ops.write_at(0, &mut source) {
+        match output.1.splice_in(&bytes) {
             Ok(n) => {
                 input.1.put_back(&bytes[n..]);
                 return Ok(n as u64);
@@ -377,12 +376,11 @@ pub(super) fn into_pipe(
     };
     let mut source = &bytes[..n];
     let mut done = 0;
-    while source.remaining() > 0 {
+    while !source.is_empty() {
         // What came from a stream cannot go back: it is written, however long that takes.
         let written = cx.splice_wait(output.0, Events::WRITABLE, waits || position.is_none(), |_| {
-            let mut attempt = source;
-            let n = output.0.ops.write_at(0, &mut attempt)?;
-            source = attempt;
+            let n = output.1.splice_in(source)?;
+            source = source.get(n..).unwrap_or_default();
             Ok(n)
         });
         match cx.broken_pipe(output.0, written) {
@@ -440,8 +438,7 @@ pub(super) fn tee(
             Err(_) if waits => continue,
             Err(e) => return Err(e.into()),
         };
-        let mut source = bytes.as_slice();
-        match output.ops.write_at(0, &mut source) {
+        match b.splice_in(&bytes) {
             Ok(0) => {}
             Ok(n) => return Ok(n as u64),
             Err(EAGAIN) if waits => {}
@@ -480,8 +477,7 @@ pub(super) fn sys_vmsplice(cx: &mut Ctx<'_>, fd: i32, iov: UserAddr, count: u64,
             let mut attempt = source.clone();
             let mut bytes = vec![0u8; want];
             let n = attempt.take(&mut bytes)?;
-            let mut piece = &bytes[..n];
-            let n = file.ops.write_at(0, &mut piece)?;
+            let n = pipe.splice_in(&bytes[..n])?;
             // A short write leaves the rest for the next round.
             let mut taken = vec![0u8; n];
             source.take(&mut taken)?;

@@ -338,8 +338,8 @@ syscalls! {
     297 rt_tgsigqueueinfo = sig::sys_rt_tgsigqueueinfo(tgid: i32, tid: i32, signo: i32, info: UserAddr), Full;
     298 perf_event_open, Absent;
     299 recvmmsg = sockmsg::sys_recvmmsg(fd: i32, list: UserAddr, count: u32, flags: u32, timeout: UserAddr), Full;
-    300 fanotify_init = fanotify::sys_fanotify_init(flags: u32, event_flags: u32), Partial("no FAN_REPORT_PIDFD, FAN_REPORT_FD_ERROR, FAN_REPORT_MNT");
-    301 fanotify_mark = fanotify::sys_fanotify_mark(fd: i32, flags: u32, mask: u64, dirfd: i32, path: UserAddr), Partial("no FAN_OPEN_EXEC_PERM, FAN_RENAME, FAN_FS_ERROR; no marks on mount namespaces");
+    300 fanotify_init = fanotify::sys_fanotify_init(flags: u32, event_flags: u32), Partial("no FAN_REPORT_FD_ERROR, FAN_REPORT_MNT");
+    301 fanotify_mark = fanotify::sys_fanotify_mark(fd: i32, flags: u32, mask: u64, dirfd: i32, path: UserAddr), Partial("no FAN_FS_ERROR, FAN_PRE_ACCESS; no marks on mount namespaces");
     302 prlimit64 = limits::sys_prlimit64(pid: i32, resource: u32, new: UserAddr, old: UserAddr), Full;
     303 name_to_handle_at = handle::sys_name_to_handle_at(dirfd: i32, path: UserAddr, handle: UserAddr, mount_id: UserAddr, flags: u32), Partial("no AT_HANDLE_CONNECTABLE");
     304 open_by_handle_at = handle::sys_open_by_handle_at(mount_fd: i32, handle: UserAddr, flags: u32), Partial("of the 4096 files that handles were made of last");
