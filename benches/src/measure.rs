@@ -69,6 +69,7 @@ fn one_program(
             }
             let (time, output) = timed(target.command(&row.argv)?, limits.run)?;
             let wrong = match &native {
+                _ if time >= limits.run => true,
                 None => !output.status.success(),
                 Some(native) => native.status != output.status || native.stdout != output.stdout,
             };

@@ -20,9 +20,10 @@ const REDIS: &str = "cd $(mktemp -d) && redis-server --port 7379 --save '' --dae
     for i in $(seq 200); do redis-cli -p 7379 ping >/dev/null 2>&1 && break; sleep 0.02; done; \
     redis-benchmark -p 7379 -n 2000 -c 4 -t get,set -q >/dev/null; redis-cli -p 7379 shutdown nosave 2>/dev/null; wait";
 
-const NGINX: &str = "d=$(mktemp -d) && cd $d && mkdir logs && head -c 4096 /dev/zero > index.html && chmod 755 $d && \
+/// The server takes the place of its shell: else it would outlive it, and keep the output open.
+const NGINX: &str = "(d=$(mktemp -d) && cd $d && mkdir logs && head -c 4096 /dev/zero > index.html && chmod 755 $d && \
     printf 'daemon off; master_process off; pid %s/pid; events {} http { access_log off; server { listen 127.0.0.1:7380; root %s; } }' \
-    $d $d > c.conf && nginx -p $d -c c.conf -e stderr 2>/dev/null & p=$!; \
+    $d $d > c.conf && exec nginx -p $d -c c.conf -e stderr 2>/dev/null) & p=$!; \
     python3 -c \"import socket, time
 for i in range(300):
     for k in range(500):
