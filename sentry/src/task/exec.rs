@@ -15,14 +15,17 @@ use base::lock::Lock;
 use base::memmap::{Access, MappedFile, MappingOrigin};
 use base::wait::Events;
 use fs::file::{FileDescription, oflag};
+use fs::notify::event;
 use fs::vfs::{MountFlags, Running, VfsPath, Walk};
-use loader::elf::{self, Placement, ReadAt, Source};
+use loader::elf::{self, Image, Placement, ReadAt, Source};
 use loader::layout::{HeapPlace, Layout, Randomness};
 use loader::stack::{AuxInput, StackInput, StackPlan};
 
 use super::block::Registration;
+use super::exec_cred::ExecCred;
 use super::{Ctx, Task, TaskState};
 use crate::mm::{FileMapping, MapBacking, MapRequest, MapType, MemoryManager, Params, VDSO, VVAR};
+use crate::signal::SIGSEGV;
 
 /// A mapped file's name, and the reference that keeps it open.
 #[derive(Debug)]
@@ -55,6 +58,21 @@ impl MappingOrigin for FileOrigin {
     }
 }
 
+/// What execve(2) knows of a new program when it gives up the former one.
+struct Program {
+    file: Arc<FileDescription>,
+    image: Image,
+    /// Keeps the file from being written.
+    running: Option<Running>,
+    interpreter: Option<(Arc<FileDescription>, Image)>,
+    mm: Arc<MemoryManager>,
+    layout: Layout,
+    /// Soft `RLIMIT_STACK` in bytes.
+    stack_limit: u64,
+    random_bytes: [u8; 56],
+    new_cred: ExecCred,
+}
+
 struct FileReader(Arc<FileDescription>);
 
 impl ReadAt for FileReader {
@@ -66,6 +84,9 @@ impl ReadAt for FileReader {
                 break;
             }
             done += n;
+        }
+        if done > 0 {
+            self.0.tell(event::ACCESS);
         }
         Ok(done)
     }
@@ -193,7 +214,7 @@ impl Ctx<'_> {
     /// execve(2). On success the registers are those of the new program.
     ///
     /// # Errors
-    /// As execve(2); after the point of no return the process is killed instead.
+    /// As execve(2); after the point of no return the process is killed as well.
     pub fn exec(&mut self, path: &[u8], args: Vec<Vec<u8>>, env: Vec<Vec<u8>>) -> Result<(), Errno> {
         let file = self.open_program(path)?;
         self.exec_program(file, path, false, args, env)
@@ -246,6 +267,8 @@ impl Ctx<'_> {
         };
         let interpreter = match &image.interp {
             None => None,
+            // No name is the working directory to the kernel.
+            Some(p) if p.is_empty() => return Err(EACCES),
             Some(p) => {
                 let f = self.open_program(p)?;
                 scripts.extend(Self::keep_unwritten(&f)?);
@@ -271,9 +294,29 @@ impl Ctx<'_> {
         )?;
         mm.mdwe.store(self.mm.inherited_mdwe(), Ordering::Relaxed);
         let new_cred = self.exec_cred(&file, &file.ops.metadata()?);
-        let (cred, secure) = (new_cred.cred.clone(), new_cred.secure);
         self.end_other_threads()?;
+        let program =
+            Program { file, image, running, interpreter, mm, layout, stack_limit, random_bytes, new_cred };
+        let replaced = self.replace_program(program, path, &args, &env);
+        match replaced {
+            Ok(()) => self.trace_exec(former_tid),
+            // There is nothing left to return to (`bprm_execve`, `force_fatal_sig`).
+            Err(_) => self.kill_group(SIGSEGV),
+        }
+        replaced
+    }
 
+    /// Puts `program` in the place of the former one, behind the point of no return.
+    fn replace_program(
+        &mut self,
+        program: Program,
+        path: &[u8],
+        args: &[Vec<u8>],
+        env: &[Vec<u8>],
+    ) -> Result<(), Errno> {
+        let Program { file, image, running, interpreter, mm, layout, stack_limit, random_bytes, new_cred } =
+            program;
+        let (cred, secure) = (new_cred.cred.clone(), new_cred.secure);
         let bias = match image.kind {
             elf::Kind::Exec | elf::Kind::Other => 0,
             elf::Kind::Dyn if image.interp.is_some() => image.bias_for_base(layout.pie_base),
@@ -299,8 +342,8 @@ impl Ctx<'_> {
             top: layout.stack_top,
             stack_limit,
             path,
-            args: &args,
-            env: &env,
+            args,
+            env,
             random: at_random,
             gap: layout.stack_gap,
             aux: AuxInput {
@@ -352,9 +395,7 @@ impl Ctx<'_> {
         let window = stack.sp.saturating_sub(32 << 10).max(start) & !4095;
         let _ = mm.prefault(window..layout.stack_top, Some(Access::WRITE));
         self.take_exec_cred(new_cred);
-        self.install_program(mm, entry, stack.sp, path, exe_path)?;
-        self.trace_exec(former_tid);
-        Ok(())
+        self.install_program(mm, entry, stack.sp, path, exe_path)
     }
 
     fn install_program(

@@ -1,12 +1,14 @@
 //! What execve(2) does to credentials: set-user-ID programs and capabilities (Linux fs/exec.c `bprm_fill_uid`,
 //! security/commoncap.c `cap_bprm_creds_from_file`).
 
-use base::cred::{CapSet, Credentials};
+use std::sync::Arc;
+
+use base::cred::{CapSet, Credentials, cap};
 use base::userns::IdKind;
 use fs::file::{FileDescription, Metadata};
 use fs::vfs::MountFlags;
 
-use super::Ctx;
+use super::{Ctx, Task};
 
 const ISUID: u32 = 0o4000;
 /// Set-group-ID counts only where the group may execute; else it marks mandatory locking.
@@ -15,6 +17,23 @@ const ISGID_IXGRP: u32 = 0o2010;
 const NOROOT: u32 = 1;
 /// `SECBIT_KEEP_CAPS`.
 const KEEP_CAPS: u32 = 1 << 4;
+
+/// Why a program may get no more than its caller has (`check_unsafe_exec`).
+#[derive(Clone, Copy, Debug, Default)]
+struct Doubts {
+    /// `PR_SET_NO_NEW_PRIVS`.
+    no_new_privs: bool,
+    /// Another process has the same root and working directory (`CLONE_FS`).
+    shares_fs: bool,
+    /// A tracer without `CAP_SYS_PTRACE` looks on.
+    traced: bool,
+}
+
+impl Doubts {
+    fn any(self) -> bool {
+        self.no_new_privs || self.shares_fs || self.traced
+    }
+}
 
 /// The credentials of a new program.
 pub(super) struct ExecCred {
@@ -56,8 +75,9 @@ impl FileCaps {
 }
 
 /// The rules themselves. `caps` are the file's.
-fn after_exec(old: &Credentials, meta: &Metadata, caps: Option<FileCaps>, no_new_privs: bool) -> ExecCred {
+fn after_exec(old: &Credentials, meta: &Metadata, caps: Option<FileCaps>, doubts: Doubts) -> ExecCred {
     let mut new = old.clone();
+    let no_new_privs = doubts.no_new_privs;
     if !no_new_privs {
         // Only ids that exist in the user namespace count.
         let ns = &old.user_ns;
@@ -86,15 +106,18 @@ fn after_exec(old: &Credentials, meta: &Metadata, caps: Option<FileCaps>, no_new
         permitted = old.bounding.0 | old.inheritable.0;
         effective |= root(new.euid);
     }
-    let is_setid = new.euid != old.uid || new.egid != old.gid;
-    if no_new_privs {
+    let changes_ids = new.euid != old.euid || !old.in_group(new.egid);
+    if (changes_ids || permitted & !old.permitted.0 != 0) && doubts.any() {
+        if no_new_privs || !old.has_here(cap::SETUID) {
+            (new.euid, new.egid) = (new.uid, new.gid);
+        }
         permitted &= old.permitted.0;
     }
     new.suid = new.euid;
     new.fsuid = new.euid;
     new.sgid = new.egid;
     new.fsgid = new.egid;
-    if caps.is_some() || is_setid {
+    if caps.is_some() || changes_ids {
         new.ambient = CapSet::EMPTY;
     }
     permitted |= new.ambient.0;
@@ -102,6 +125,7 @@ fn after_exec(old: &Credentials, meta: &Metadata, caps: Option<FileCaps>, no_new
     new.effective = if effective { CapSet(permitted) } else { new.ambient };
     new.securebits &= !KEEP_CAPS;
     let gained = permitted & !new.ambient.0 != 0;
+    let is_setid = changes_ids || new.euid != old.uid || new.egid != old.gid;
     let secure = is_setid || (!root(new.uid) && (effective || gained));
     ExecCred { cred: new, secure }
 }
@@ -116,8 +140,26 @@ impl Ctx<'_> {
         let caps = if nosuid { None } else { caps };
         let meta =
             if nosuid { &Metadata { mode: meta.mode & !(ISUID | ISGID_IXGRP), ..*meta } } else { meta };
+        after_exec(&self.cred, meta, caps, self.doubts())
+    }
+
+    fn doubts(&self) -> Doubts {
         let no_new_privs = self.task.attributes.lock().no_new_privs;
-        after_exec(&self.cred, meta, caps, no_new_privs)
+        let tracer = self.task.trace.tracer();
+        // The task and this context are two.
+        if tracer.is_none() && Arc::strong_count(&self.fs) <= 2 {
+            return Doubts { no_new_privs, ..Doubts::default() };
+        }
+        let tree = self.task.kernel.tree.lock();
+        let shares_fs = tree
+            .tasks
+            .values()
+            .any(|t| !Arc::ptr_eq(&t.group, &self.task.group) && Arc::ptr_eq(&*t.fs.lock(), &self.fs));
+        let tracer = tracer.map(|t| tree.tasks.get(&t.tid).cloned());
+        drop(tree);
+        let may_look_on = |t: Arc<Task>| self.cred.user_ns.grants(&t.cred(), cap::SYS_PTRACE);
+        let traced = tracer.is_some_and(|t| !t.is_some_and(may_look_on));
+        Doubts { no_new_privs, shares_fs, traced }
     }
 
     /// Takes the credentials of a new program, past the point of no return.
@@ -139,6 +181,8 @@ impl Ctx<'_> {
 mod tests {
     use super::*;
 
+    const NO_NEW_PRIVS: Doubts = Doubts { no_new_privs: true, shares_fs: false, traced: false };
+
     fn file(mode: u32, uid: u32, gid: u32) -> Metadata {
         Metadata { mode: 0o100_755 | mode, uid, gid, ..Metadata::default() }
     }
@@ -147,7 +191,7 @@ mod tests {
     fn root_gets_the_bounding_set() {
         let mut old = Credentials::root();
         old.bounding.0 &= !(1 << 5);
-        let new = after_exec(&old, &file(0, 0, 0), None, false);
+        let new = after_exec(&old, &file(0, 0, 0), None, Doubts::default());
         assert_eq!(new.cred.permitted, old.bounding);
         assert_eq!(new.cred.effective, old.bounding);
         assert!(!new.secure);
@@ -156,13 +200,16 @@ mod tests {
     #[test]
     fn a_set_user_id_program_changes_the_effective_user() {
         let old = Credentials::user(1000, 1000);
-        let new = after_exec(&old, &file(0o4000, 0, 0), None, false);
+        let new = after_exec(&old, &file(0o4000, 0, 0), None, Doubts::default());
         assert_eq!((new.cred.uid, new.cred.euid, new.cred.suid, new.cred.fsuid), (1000, 0, 0, 0));
         assert_eq!(new.cred.effective, CapSet::ALL);
         assert!(new.secure);
-        let new = after_exec(&old, &file(0o4000, 0, 0), None, true);
+        let new = after_exec(&old, &file(0o4000, 0, 0), None, NO_NEW_PRIVS);
         assert_eq!((new.cred.euid, new.cred.permitted), (1000, CapSet::EMPTY));
         assert!(!new.secure);
+        let doubts = Doubts { shares_fs: true, ..Doubts::default() };
+        let new = after_exec(&old, &file(0o4000, 0, 0), None, doubts);
+        assert_eq!((new.cred.euid, new.cred.suid, new.cred.permitted), (1000, 1000, CapSet::EMPTY));
     }
 
     #[test]
@@ -171,9 +218,9 @@ mod tests {
         for set in [&mut old.permitted, &mut old.inheritable, &mut old.ambient] {
             set.0 = 1 << 10;
         }
-        let new = after_exec(&old, &file(0, 0, 0), None, false);
+        let new = after_exec(&old, &file(0, 0, 0), None, Doubts::default());
         assert_eq!((new.cred.permitted.0, new.cred.effective.0), (1 << 10, 1 << 10));
-        let new = after_exec(&old, &file(0o2010, 0, 7), None, false);
+        let new = after_exec(&old, &file(0o2010, 0, 7), None, Doubts::default());
         assert_eq!((new.cred.permitted.0, new.cred.ambient.0, new.cred.egid), (0, 0, 7));
     }
 
@@ -184,7 +231,7 @@ mod tests {
         let bytes = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         let caps = FileCaps::parse(&bytes);
         assert_eq!(caps, Some(FileCaps { permitted: 1 << 13, inheritable: 0, effective: true }));
-        let new = after_exec(&old, &file(0, 0, 0), caps, false);
+        let new = after_exec(&old, &file(0, 0, 0), caps, Doubts::default());
         assert_eq!(new.cred.effective.0, 1 << 13);
         assert!(new.secure);
         assert_eq!(FileCaps::parse(&bytes[..12]), None);
