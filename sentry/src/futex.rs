@@ -267,7 +267,7 @@ mod tests {
     }
 
     fn key(addr: u64) -> FutexKey {
-        FutexKey::Private { mm: 1, addr }
+        FutexKey::Private { mm: 1, addr, scope: crate::mm::FutexScope::Private }
     }
 
     fn wait(table: &FutexTable, word: &AtomicU32, expected: u32) {

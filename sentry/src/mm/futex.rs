@@ -18,6 +18,8 @@ pub enum FutexKey {
         mm: u64,
         /// Its address.
         addr: u64,
+        /// Who promised that it is private does not meet who did not (`FUT_OFF_MMSHARED`).
+        scope: FutexScope,
     },
     /// A word in a file or in shared memory.
     Shared {
@@ -30,19 +32,18 @@ pub enum FutexKey {
 }
 
 impl MemoryManager {
-    /// The key of the word at `addr`; `private` says that the caller promised not to share it
-    /// (`FUTEX_PRIVATE_FLAG`).
+    /// The key of the word at `addr`; `scope` says whether the caller promised not to share it (`FUTEX_PRIVATE_FLAG`).
     ///
     /// # Errors
     /// In the order checked: `EINVAL` for an address that is not a multiple of 4; `EFAULT` for one that is not a user's
     /// or, unless private, cannot be read.
-    pub fn futex_key(&self, addr: UserAddr, private: FutexScope) -> Result<FutexKey, Errno> {
+    pub fn futex_key(&self, addr: UserAddr, scope: FutexScope) -> Result<FutexKey, Errno> {
         if !addr.is_aligned(4) {
             return Err(EINVAL);
         }
         self.check_range(addr, 4)?;
-        let key = FutexKey::Private { mm: self.id, addr: addr.raw() };
-        if private == FutexScope::Private {
+        let key = FutexKey::Private { mm: self.id, addr: addr.raw(), scope };
+        if scope == FutexScope::Private {
             return Ok(key);
         }
         self.walk(addr, 4, Access::READ, |_, _, _| {})?;
@@ -101,7 +102,7 @@ impl MemoryManager {
 }
 
 /// Whether a futex is promised to be used by one address space only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FutexScope {
     /// `FUTEX_PRIVATE_FLAG`.
     Private,

@@ -339,7 +339,7 @@ fn shared_mappings_stay_shared_over_a_fork() {
     assert_eq!(key(&mm, a + 4), key(&child, a + 4));
     assert_ne!(key(&mm, a + 4), key(&child, a + 8));
     let b = anon(&mm, 0, P, RW);
-    assert_eq!(key(&mm, b), FutexKey::Private { mm: mm.id(), addr: b });
+    assert_eq!(key(&mm, b), FutexKey::Private { mm: mm.id(), addr: b, scope: FutexScope::Shared });
     assert_eq!(mm.futex_key(UserAddr(b + 1), FutexScope::Shared), Err(EINVAL));
     assert_eq!(mm.futex_key(UserAddr(AT), FutexScope::Shared), Err(EFAULT));
     let line = String::from_utf8(mm.maps_text()).expect("text");

@@ -76,7 +76,7 @@ pub(super) fn sys_futex(
                 return Err(EAGAIN.into());
             }
             let (woken, moved) = cx.task.kernel.futexes.requeue(&from, &to, val as usize, count as usize);
-            Ok((woken + if command == FUTEX_CMP_REQUEUE { moved } else { 0 }) as u64)
+            Ok((woken + moved) as u64)
         }
         FUTEX_WAIT_REQUEUE_PI => {
             let target = cx.mm.futex_key(addr2, scope)?;

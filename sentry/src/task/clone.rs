@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 
-use abi::errno::{EAGAIN, EEXIST, EINVAL, ENOMEM};
+use abi::errno::{EAGAIN, EEXIST, EINVAL, ENOMEM, EPERM};
 use abi::signal::StackT;
 use abi::{Errno, UserAddr};
 use base::cred::cap;
@@ -364,6 +364,10 @@ impl Ctx<'_> {
         let scheduling = self.task.attributes.lock().scheduling;
         if scheduling.policy == super::attributes::SCHED_DEADLINE && !scheduling.reset_on_fork {
             return Err(EAGAIN.into());
+        }
+        // As ARCH_SET_FS of arch_prctl(2).
+        if f & flag::SETTLS != 0 && args.tls >= self.mm.task_size() {
+            return Err(EPERM.into());
         }
         let kernel = self.task.kernel.clone();
         let mut context = kernel.platform.new_context().map_err(|_| EAGAIN)?;
