@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 use abi::Errno;
 use abi::errno::{EBADF, EINVAL, EISDIR, ENODEV, ENOTDIR, ENOTTY, EPERM, ESPIPE};
+use base::cred::Credentials;
 use base::io::{Sink, Source};
 use base::lock::{Lock, rank};
 use base::memmap::Mappable;
@@ -112,6 +113,11 @@ pub trait IoctlMemory {
 pub trait FileOps: Debug + Send + Sync + Any {
     /// Whether the file has a position: `read_at` and `write_at` take offsets and `lseek` works. Streams ignore offsets.
     fn is_seekable(&self) -> bool {
+        false
+    }
+
+    /// Whether the file may be open with `O_DIRECT` (`FMODE_CAN_ODIRECT`).
+    fn can_be_direct(&self) -> bool {
         false
     }
 
@@ -226,7 +232,8 @@ pub trait FileOps: Debug + Send + Sync + Any {
         Ok(None)
     }
 
-    /// Whether `lseek` knows the file's end: `SEEK_END`, `SEEK_DATA`, `SEEK_HOLE`.
+    /// Whether `lseek` knows the file's end: `SEEK_END`, `SEEK_DATA`, `SEEK_HOLE`. Directories of tmpfs, devpts and mqueue and
+    /// merged ones of overlayfs do not (Linux 6.18 fs/libfs.c, `offset_dir_llseek`, `dcache_dir_lseek`).
     fn has_end(&self) -> bool {
         true
     }
@@ -338,6 +345,8 @@ pub struct FileDescription {
     notice: OnceLock<Arc<Notice>>,
     /// `F_SET_RW_HINT` of a file without a path.
     write_hint: AtomicU8,
+    /// Who opened it (`f_cred`), for what was opened by a path.
+    opener: OnceLock<Arc<Credentials>>,
 }
 
 impl FileDescription {
@@ -391,7 +400,18 @@ impl FileDescription {
             owner: OnceLock::new(),
             notice: OnceLock::new(),
             write_hint: AtomicU8::new(0),
+            opener: OnceLock::new(),
         })
+    }
+
+    /// Notes who opened it.
+    pub fn set_opener(&self, cred: &Arc<Credentials>) {
+        let _ = self.opener.set(cred.clone());
+    }
+
+    /// Who opened it, if it was opened by a path.
+    pub fn opener(&self) -> Option<&Arc<Credentials>> {
+        self.opener.get()
     }
 
     /// What the file's locks are kept under.
@@ -528,6 +548,7 @@ impl FileDescription {
             let position = self.position();
             let n = self.ops.read_at(position, dst)?;
             *self.position.lock() = position + n as u64;
+            self.tell_if(n, event::ACCESS);
             return Ok(n);
         }
         let mut position = self.position.lock();
@@ -560,6 +581,7 @@ impl FileDescription {
             let position = self.position();
             let n = self.ops.write_at(position, src)?;
             *self.position.lock() = position + n as u64;
+            self.tell_if(n, event::MODIFY);
             return Ok(n);
         }
         let mut position = self.position.lock();
@@ -642,12 +664,12 @@ impl FileDescription {
             *self.position.lock() = 0;
             return Ok(0);
         }
-        // As in tmpfs and merged directories of overlayfs (Linux 6.18 fs/libfs.c, offset_dir_llseek).
-        if whence > 1 && (!self.ops.has_end() || self.ops.metadata()?.is_dir()) {
+        if whence > 1 && !self.ops.has_end() {
             return Err(EINVAL);
         }
         let mut position = self.position.lock();
-        let size = || self.ops.metadata().map(|m| m.size);
+        // The sizes that stat(2) shows of some directories are counts, which are no places in them.
+        let size = || self.ops.metadata().map(|m| if m.is_dir() { 0 } else { m.size });
         let base = match whence {
             0 => 0,
             1 => *position,
@@ -681,6 +703,7 @@ impl FileDescription {
             let mut position = self.position();
             let result = self.read_dir_from(&mut position, emit);
             *self.position.lock() = position;
+            self.tell(event::ACCESS);
             return result;
         }
         let result = self.read_dir_from(&mut self.position.lock(), emit);
@@ -738,6 +761,8 @@ impl Drop for FileDescription {
         if let Some(path) = &self.path
             && path.dentry.remove_open(only_reads(self.flags()))
             && path.dentry.is_dead()
+            && notify::is_used()
+            && path.inode().metadata().is_ok_and(|m| m.nlink == 0)
         {
             notify::gone(&path.mount, &path.dentry);
         }

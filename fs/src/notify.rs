@@ -1,10 +1,12 @@
 //! Who is told of what happens to files: inotify, dnotify and fanotify hang here.
 //!
-//! A watcher hangs on a dentry, which stays in its directory's cache while it is watched, so one name has one dentry. The
-//! VFS calls the functions below after a change, with no lock of its own held.
+//! A watcher hangs on an inode. The dentry by which it came stays in its directory's cache and knows the inode's watchers;
+//! a table by inode number is asked only once some watched inode has other names, or names that are not cached. The VFS
+//! calls the functions below after a change, with no lock of its own held.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use base::lock::{Lock, rank};
@@ -81,7 +83,42 @@ impl Watcher {
     }
 }
 
-/// Those who watch one dentry.
+type Inodes = BTreeMap<(u64, u64), Weak<Watches>>;
+
+/// Who watches which inode, by device and number.
+static INODES: Lock<Inodes, { rank::LEAF }> = Lock::new(BTreeMap::new());
+
+/// Whether some watched inode was ever reached by more than one dentry.
+static HAS_ALIASES: AtomicBool = AtomicBool::new(false);
+
+pub(crate) fn has_aliases() -> bool {
+    HAS_ALIASES.load(Ordering::Relaxed)
+}
+
+pub(crate) fn set_aliases() {
+    HAS_ALIASES.store(true, Ordering::Relaxed);
+}
+
+/// Those who watch the inode, if anybody ever did.
+pub(crate) fn by_inode(inode: (u64, u64)) -> Option<Arc<Watches>> {
+    INODES.lock().get(&inode)?.upgrade()
+}
+
+/// Those who watch the inode.
+pub(crate) fn make_by_inode(inode: (u64, u64)) -> Arc<Watches> {
+    let mut inodes = INODES.lock();
+    if let Some(known) = inodes.get(&inode).and_then(Weak::upgrade) {
+        return known;
+    }
+    if inodes.len().is_power_of_two() {
+        inodes.retain(|_, watches| watches.strong_count() > 0);
+    }
+    let made = Arc::new(Watches::default());
+    inodes.insert(inode, Arc::downgrade(&made));
+    made
+}
+
+/// Those who watch one inode.
 #[derive(Debug, Default)]
 pub struct Watches(Lock<Vec<Watcher>, { rank::LEAF }>);
 
@@ -110,7 +147,7 @@ pub(crate) struct Event<'a> {
     pub(crate) cookie: u32,
     /// The name in the watched directory that is concerned; empty when it is the watched file itself.
     pub(crate) name: &'a [u8],
-    /// The name is one no longer.
+    /// It came by a path whose name is one no longer.
     pub(crate) is_gone: bool,
 }
 
@@ -164,12 +201,14 @@ fn told(mount: &Arc<Mount>, dentry: &Arc<Dentry>, mask: u32, has_path: bool) {
     if !is_used() {
         return;
     }
+    // Who came by a path that is one no longer may not be heard of (`IN_EXCL_UNLINK`).
+    let is_gone = has_path && dentry.is_dead();
     if let Some(parent) = dentry.parent()
         && parent.watches().is_some()
     {
-        tell(&parent, Event { name: &dentry.name(), is_gone: dentry.is_dead(), ..plain(mask) });
+        tell(&parent, Event { name: &dentry.name(), is_gone, ..plain(mask) });
     }
-    tell(dentry, plain(mask));
+    tell(dentry, Event { is_gone, ..plain(mask) });
     if fanotify::is_used() {
         fanotify::tell(&Happening { mask, mount, has_path, target: dentry, tells_parent: true, entry: None });
     }

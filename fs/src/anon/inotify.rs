@@ -1,6 +1,6 @@
 //! inotify(7): tells of what happens to files.
 //!
-//! A watch hangs on a dentry (`notify.rs`): what the VFS does there, and to the names in it, is told to its instance's
+//! A watch hangs on an inode (`notify.rs`): what the VFS does there, and to the names in it, is told to its instance's
 //! queue.
 
 use std::any::Any;

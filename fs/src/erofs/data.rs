@@ -245,6 +245,10 @@ impl FileOps for OpenFile {
         true
     }
 
+    fn can_be_direct(&self) -> bool {
+        true
+    }
+
     fn read_at(&self, offset: u64, dst: &mut dyn Sink) -> Result<usize, Errno> {
         let inode = &self.0;
         let end = inode.size.min(offset.saturating_add(dst.remaining() as u64));

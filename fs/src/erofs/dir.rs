@@ -104,6 +104,10 @@ impl FileOps for OpenDirectory {
         true
     }
 
+    fn has_end(&self) -> bool {
+        false
+    }
+
     fn read_at(&self, _offset: u64, _dst: &mut dyn Sink) -> Result<usize, Errno> {
         Err(EISDIR)
     }

@@ -71,6 +71,10 @@ impl FileOps for OpenFile {
         true
     }
 
+    fn can_be_direct(&self) -> bool {
+        true
+    }
+
     /// Nothing is locked while the server is asked.
     fn takes_outer_locks(&self) -> bool {
         true
@@ -159,6 +163,10 @@ struct OpenDirectory(Handle);
 impl FileOps for OpenDirectory {
     fn is_seekable(&self) -> bool {
         true
+    }
+
+    fn has_end(&self) -> bool {
+        false
     }
 
     fn takes_outer_locks(&self) -> bool {

@@ -71,6 +71,10 @@ impl FileOps for OpenFile {
         true
     }
 
+    fn can_be_direct(&self) -> bool {
+        true
+    }
+
     fn read_at(&self, offset: u64, dst: &mut dyn Sink) -> Result<usize, Errno> {
         self.data.read_at(&self.inode, &*self.fd()?, offset, dst)
     }
@@ -177,6 +181,10 @@ impl OpenDirectory {
 impl FileOps for OpenDirectory {
     fn is_seekable(&self) -> bool {
         true
+    }
+
+    fn has_end(&self) -> bool {
+        false
     }
 
     fn read_at(&self, _: u64, _: &mut dyn Sink) -> Result<usize, Errno> {

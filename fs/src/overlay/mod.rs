@@ -379,6 +379,13 @@ impl Inode for OverlayInode {
         self.move_name(old_name, &*own(&self.fs, new_parent)?, new_name, flags)
     }
 
+    fn accessed(&self) {
+        let upper = self.layers.lock().upper.clone();
+        if let Some(upper) = upper {
+            upper.accessed();
+        }
+    }
+
     fn read_link(&self) -> Result<Vec<u8>, Errno> {
         self.top()?.read_link()
     }

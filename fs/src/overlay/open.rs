@@ -68,6 +68,10 @@ impl FileOps for OpenFile {
         self.ops.is_seekable()
     }
 
+    fn can_be_direct(&self) -> bool {
+        self.ops.can_be_direct()
+    }
+
     fn read_at(&self, offset: u64, dst: &mut dyn Sink) -> Result<usize, Errno> {
         self.ops()?.read_at(offset, dst)
     }
@@ -206,6 +210,10 @@ pub(super) fn is_empty(inode: &OverlayInode) -> Result<bool, Errno> {
 impl FileOps for OpenDirectory {
     fn is_seekable(&self) -> bool {
         true
+    }
+
+    fn has_end(&self) -> bool {
+        false
     }
 
     fn read_at(&self, _: u64, _: &mut dyn Sink) -> Result<usize, Errno> {

@@ -405,13 +405,17 @@ impl FileOps for OpenFile {
         true
     }
 
+    fn can_be_direct(&self) -> bool {
+        true
+    }
+
     fn read_at(&self, offset: u64, dst: &mut dyn Sink) -> Result<usize, Errno> {
         if dst.remaining() == 0 {
             return Ok(0);
         }
         let n = self.data()?.read_at(offset, dst)?;
         if !self.keeps_atime.load(Ordering::Relaxed) {
-            self.inode.accessed();
+            self.inode.touch();
         }
         Ok(n)
     }
@@ -543,7 +547,7 @@ impl FileOps for OpenFile {
     }
 
     fn mappable(&self) -> Result<Arc<dyn Mappable>, Errno> {
-        self.inode.accessed();
+        self.inode.touch();
         Ok(self.data()?.clone())
     }
 

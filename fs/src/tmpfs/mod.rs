@@ -258,7 +258,7 @@ impl TmpInode {
     /// Somebody read: the stamp follows as with the mount option `relatime`.
     ///
     /// Source: Linux 6.12 fs/inode.c, `relatime_need_update`.
-    fn accessed(&self) {
+    fn touch(&self) {
         const DAY: i64 = 24 * 60 * 60;
         let now = now();
         let mut a = self.attributes.lock();
@@ -407,6 +407,10 @@ impl Inode for TmpInode {
         })
     }
 
+    fn accessed(&self) {
+        self.touch();
+    }
+
     fn read_link(&self) -> Result<Vec<u8>, Errno> {
         match &self.body {
             Body::Symlink(target) => Ok(target.to_vec()),
@@ -518,6 +522,10 @@ impl FileOps for OpenDirectory {
         true
     }
 
+    fn has_end(&self) -> bool {
+        false
+    }
+
     fn read_at(&self, _: u64, _: &mut dyn base::io::Sink) -> Result<usize, Errno> {
         Err(EISDIR)
     }
@@ -531,7 +539,7 @@ impl FileOps for OpenDirectory {
     }
 
     fn read_dir(&self, offset: u64, emit: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<(), Errno> {
-        self.0.accessed();
+        self.0.touch();
         let dots: [(&[u8], u64); 2] = [(b".", 1), (b"..", 2)];
         for (name, next) in dots.into_iter().filter(|&(_, next)| next > offset) {
             // The number of `..` is the directory's own: the file system does not know what is above its root.

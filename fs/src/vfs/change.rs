@@ -12,6 +12,7 @@ use super::acl;
 use super::dentry::Children;
 use super::perm::{check_inode, is_fixed, is_owner, is_sticky, may};
 use super::walk::Parent;
+use super::xattr::drop_capabilities;
 use super::{Dentry, FileType, Inode, Owner, SetAttributes, VfsPath, Walk, iflag, mode};
 use crate::anon::fanotify::Renaming;
 use crate::file::Metadata;
@@ -162,6 +163,7 @@ impl Walk<'_> {
         if meta.nlink == 0 && !old.dentry.is_linkable.load(Ordering::Acquire) {
             return Err(ENOENT);
         }
+        old.dentry.gets_alias();
         let inode = dir.dentry.inode().link(&name, old.dentry.inode())?;
         if let Some(children) = &mut children {
             dir.dentry.insert(children, &name, inode);
@@ -266,7 +268,7 @@ impl Walk<'_> {
                 notify::to_itself(&dir.mount, &victim, event::ATTRIB);
             }
             let is_dir = if meta.is_dir() { event::ISDIR } else { 0 };
-            if meta.is_dir() {
+            if meta.is_dir() && !victim.is_open() {
                 notify::gone(&dir.mount, &victim);
             }
             notify::in_directory(&dir.mount, &dir.dentry, event::DELETE | is_dir, 0, name, Some(&victim));
@@ -515,6 +517,7 @@ impl Walk<'_> {
             if mode != meta.mode & 0o7777 {
                 attributes.mode = Some(mode);
             }
+            drop_capabilities(place)?;
         }
         self.change(place, &attributes, event::ATTRIB, &meta)
     }

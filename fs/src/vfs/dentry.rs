@@ -10,7 +10,7 @@ use abi::errno::{ENAMETOOLONG, ENOENT, ETXTBSY};
 use base::lock::{Lock, LockGuard, rank};
 
 use super::{FileType, Inode, Mount, cache};
-use crate::notify::Watches;
+use crate::notify::{self, Watches};
 
 /// `None` is a negative entry: the name is known not to exist.
 pub(super) type Children = HashMap<Box<[u8]>, Option<Arc<Dentry>>>;
@@ -42,7 +42,8 @@ pub struct Dentry {
     pub(super) is_linkable: AtomicBool,
     /// Descriptions that write, or (negative) programs that run: never both, ETXTBSY says so.
     writers: AtomicI32,
-    watches: OnceLock<Watches>,
+    /// Those of the inode, once they were asked for through this name.
+    watches: OnceLock<Arc<Watches>>,
     /// Descriptions through this name.
     opens: AtomicUsize,
     /// Those of them that only read.
@@ -155,12 +156,43 @@ impl Dentry {
     }
 
     /// Who watches it, if anybody ever did.
-    pub(crate) fn watches(&self) -> Option<&Watches> {
-        self.watches.get()
+    pub(crate) fn watches(&self) -> Option<Arc<Watches>> {
+        if let Some(known) = self.watches.get() {
+            return Some(known.clone());
+        }
+        if !notify::has_aliases() || self.is_remembered() && self.is_dir() {
+            return None;
+        }
+        let meta = self.inode.metadata().ok()?;
+        if self.is_remembered() && meta.nlink <= 1 {
+            return None;
+        }
+        let found = notify::by_inode((meta.dev, meta.ino))?;
+        Some(self.watches.get_or_init(|| found).clone())
     }
 
-    pub(crate) fn make_watches(&self) -> &Watches {
-        self.watches.get_or_init(Watches::default)
+    /// Those who watch the inode: all of its names share them.
+    pub(crate) fn make_watches(&self) -> Arc<Watches> {
+        if let Some(known) = self.watches.get() {
+            return known.clone();
+        }
+        let Ok(meta) = self.inode.metadata() else { return self.watches.get_or_init(Arc::default).clone() };
+        if !self.is_remembered() || meta.nlink > 1 && !meta.is_dir() {
+            notify::set_aliases();
+        }
+        self.watches.get_or_init(|| notify::make_by_inode((meta.dev, meta.ino))).clone()
+    }
+
+    /// Whether its directory gives the same dentry for its name each time.
+    fn is_remembered(&self) -> bool {
+        self.parent().is_none_or(|parent| parent.is_cacheable)
+    }
+
+    /// Another name is about to lead to the inode.
+    pub(super) fn gets_alias(&self) {
+        if self.watches.get().is_some() {
+            notify::set_aliases();
+        }
     }
 
     /// Whether it is a file without a name that may get one (`O_TMPFILE`).

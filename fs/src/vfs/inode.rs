@@ -360,6 +360,9 @@ pub trait Inode: Debug + Send + Sync + Any {
         Err(EOPNOTSUPP)
     }
 
+    /// Notes that a symbolic link was read or followed: what the file system tells of itself about that (`touch_atime`).
+    fn accessed(&self) {}
+
     /// Sets an extended attribute.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ use super::dentry::Writer;
 use super::mount::down;
 use super::perm::{check_inode, is_owner, may};
 use super::walk::{Follow, OpenFileInode, Parent, Progress, Rules, is_special};
+use super::xattr::{any_capabilities, drop_capabilities};
 use super::{
     Dentry, FileType, Inode, MountFlags, MountNamespace, Owner, SetAttributes, VfsPath, Walk, iflag, mode,
 };
@@ -143,7 +144,10 @@ impl Walk<'_> {
         let inode = place.inode();
         if let Some(open) = inode.as_any().downcast_ref::<OpenFileInode>() {
             return match open.0.ops.reopen(flags)? {
-                Some(ops) => Ok(FileDescription::new(ops, None, flags)),
+                Some(ops) => {
+                    check_direct(ops.as_ref(), flags)?;
+                    Ok(FileDescription::new(ops, None, flags))
+                }
                 None => Ok(open.0.clone()),
             };
         }
@@ -156,6 +160,7 @@ impl Walk<'_> {
         };
         let keeps_atime = place.mount.keeps_atime(kind == mode::IFDIR);
         let ops = inode.open(if keeps_atime { flags | oflag::NOATIME } else { flags })?;
+        check_direct(ops.as_ref(), flags)?;
         if flags & oflag::TRUNC != 0 && kind == mode::IFREG {
             self.drop_privileges(&place)?;
             ops.truncate(0)?;
@@ -208,6 +213,7 @@ impl Walk<'_> {
                         };
                         drop(children);
                         let ops = made.open(flags & !oflag::TRUNC)?;
+                        check_direct(ops.as_ref(), flags)?;
                         let place = VfsPath { mount: dir.mount.clone(), dentry: child };
                         let writes = wanted(flags) & may::WRITE != 0;
                         let writer = if writes { Some(Writer::new(&place)?) } else { None };
@@ -305,13 +311,20 @@ impl Walk<'_> {
         Ok((owner, bits, lists))
     }
 
-    /// Takes the bits that lend rights from a file that is going to be written by somebody who may not keep them.
+    /// Whether [`Self::drop_privileges`] could have something to do.
+    pub fn may_drop_privileges(&self) -> bool {
+        !self.cred.has(cap::FSETID) || any_capabilities()
+    }
+
+    /// Takes the bits that lend rights from a file that is going to be written by somebody who may not keep them, and its
+    /// capabilities, whoever writes.
     ///
     /// # Errors
     /// The file system's.
     ///
     /// Source: Linux 6.12 fs/inode.c, `file_remove_privs`; fs/attr.c, `setattr_should_drop_suidgid`.
     pub fn drop_privileges(&self, place: &VfsPath) -> Result<(), Errno> {
+        drop_capabilities(place)?;
         if self.cred.has(cap::FSETID) {
             return Ok(());
         }
@@ -375,6 +388,11 @@ fn wanted(flags: u32) -> u32 {
         want |= may::WRITE;
     }
     want
+}
+
+/// `EINVAL` for `O_DIRECT` where the file knows no such thing (`do_dentry_open`).
+fn check_direct(ops: &dyn FileOps, flags: u32) -> Result<(), Errno> {
+    if flags & oflag::DIRECT != 0 && !ops.can_be_direct() { Err(EINVAL) } else { Ok(()) }
 }
 
 fn check_flags(flags: u32) -> Result<u32, Errno> {

@@ -334,6 +334,9 @@ impl Walk<'_> {
             }
             None => {
                 let text = link.dentry.link_target()?;
+                if !link.mount.keeps_atime(false) {
+                    link.dentry.inode().accessed();
+                }
                 if text.is_empty() { Err(ENOENT) } else { Ok(Follow::Text(text)) }
             }
         }
@@ -352,6 +355,9 @@ impl Walk<'_> {
         let found = if path.is_empty() { self.base.clone() } else { self.resolve(path, false)? };
         if found.dentry.inode().metadata()?.mode & mode::IFMT != mode::IFLNK {
             return Err(if path.is_empty() { ENOENT } else { EINVAL });
+        }
+        if !found.mount.keeps_atime(false) {
+            found.dentry.inode().accessed();
         }
         found.dentry.inode().read_link()
     }

@@ -1,5 +1,7 @@
 //! Extended attributes: who may read and change which (xattr(7)).
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use abi::Errno;
 use abi::errno::{EINVAL, ENODATA, EOPNOTSUPP, EPERM};
 use base::cred::cap;
@@ -28,6 +30,34 @@ fn space(name: &[u8]) -> Space {
         () if has(b"security.") => Space::Security,
         () if has(b"system.") => Space::System,
         () => Space::Unknown,
+    }
+}
+
+/// A file's capabilities (capabilities(7)).
+const CAPABILITY: &[u8] = b"security.capability";
+
+/// Whether any file was ever given capabilities: until then writes need not look for them.
+static ANY_CAPABILITIES: AtomicBool = AtomicBool::new(false);
+
+/// Whether there may be files with capabilities that change with a write.
+pub(super) fn any_capabilities() -> bool {
+    ANY_CAPABILITIES.load(Ordering::Relaxed)
+}
+
+/// Takes the capabilities from a file that is written or gets another owner.
+///
+/// # Errors
+/// The file system's.
+///
+/// Source: Linux 6.18 security/commoncap.c, `cap_inode_killpriv`.
+pub(super) fn drop_capabilities(place: &VfsPath) -> Result<(), Errno> {
+    if !any_capabilities() {
+        return Ok(());
+    }
+    let inode = place.dentry.inode();
+    match inode.xattr(CAPABILITY) {
+        Ok(_) => inode.remove_xattr(CAPABILITY),
+        Err(_) => Ok(()),
     }
 }
 
@@ -104,6 +134,9 @@ impl Walk<'_> {
             self.set_acl(place, name, Some(value))?;
         } else {
             self.check_xattr(place, name, Use::Write)?;
+            if name == CAPABILITY {
+                ANY_CAPABILITIES.store(true, Ordering::Relaxed);
+            }
             place.dentry.inode().set_xattr(name, value, flags)?;
         }
         self.tell_attribute(place);

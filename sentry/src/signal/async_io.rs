@@ -299,6 +299,10 @@ pub fn set_async(kernel: &Arc<Kernel>, file: &FileDescription, fd: i32, flags: u
         return;
     }
     let is_on = flags & oflag::ASYNC != 0;
+    // Who sets it again by another descriptor hears of the first one (`setfl` looks for a change).
+    if is_on == (file.flags() & oflag::ASYNC != 0) {
+        return;
+    }
     if is_on {
         Owner::of(kernel, file).set_async(Some(fd));
     } else if let Some(owner) = Owner::existing(file) {

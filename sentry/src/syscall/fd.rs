@@ -145,8 +145,14 @@ pub(super) fn sys_fcntl(cx: &mut Ctx<'_>, fd: i32, command: u32, arg: u64) -> Sy
             if entry.file.flags() & oflag::PATH != 0 {
                 return Err(EBADF.into());
             }
-            entry.file.set_flags(arg as u32);
-            async_io::set_async(&cx.task.kernel, &entry.file, fd, arg as u32);
+            let flags = arg as u32;
+            // To a pipe it means packets.
+            let takes_direct = entry.file.ops.can_be_direct() || pipe_end(&entry.file).is_ok();
+            if flags & oflag::DIRECT != 0 && !takes_direct {
+                return Err(EINVAL.into());
+            }
+            entry.file.set_flags(flags);
+            async_io::set_async(&cx.task.kernel, &entry.file, fd, flags);
             Ok(0)
         }
         // All that works on more than the descriptor refuses `O_PATH`.

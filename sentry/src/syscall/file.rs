@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use abi::errno::{EBADF, EFBIG, EINVAL, ENOENT, ENOTTY, EPIPE};
-use abi::signal::SigInfo;
+use abi::errno::{EBADF, EFAULT, EFBIG, EINVAL, ENOENT, ENOTTY, EPIPE};
+use abi::signal::{SigInfo, code};
 use abi::{Errno, UserAddr};
-use base::cred::{Credentials, cap};
+use base::cred::Credentials;
 use base::io::Source;
+use base::userns::IdKind;
 use base::wait::Events;
 use fs::anon::eventfd::EventFd;
 use fs::file::{FileDescription, IoctlMemory, oflag};
@@ -35,8 +36,7 @@ impl Ctx<'_> {
     ) -> Result<T, Stop> {
         let raises = || super::sockmsg::as_socket(file).is_none_or(|socket| socket.raises_sigpipe());
         if matches!(result, Err(Stop::Fail(EPIPE))) && raises() {
-            let info = SigInfo::kernel(SIGPIPE as u32);
-            self.task.kernel.signal_task(&self.task.clone(), SIGPIPE, info);
+            self.signal_self(SIGPIPE);
         }
         result
     }
@@ -44,7 +44,7 @@ impl Ctx<'_> {
     /// Takes the set-user-ID and set-group-ID bits from a file that the task is going to write `len` bytes to.
     pub(super) fn before_write(&self, file: &FileDescription, len: usize) -> Result<(), Errno> {
         match &file.path {
-            Some(path) if len > 0 && file.is_writable() && !self.cred.has(cap::FSETID) => {
+            Some(path) if len > 0 && file.is_writable() && self.walk().may_drop_privileges() => {
                 self.walk().drop_privileges(path)
             }
             _ => Ok(()),
@@ -106,9 +106,15 @@ impl Ctx<'_> {
     }
 
     fn too_large(&self) -> Errno {
-        let info = SigInfo::kernel(SIGXFSZ as u32);
-        self.task.kernel.signal_task(&self.task.clone(), SIGXFSZ, info);
+        self.signal_self(SIGXFSZ);
         EFBIG
+    }
+
+    /// Sends the calling thread a signal about what it did, which shows it as the sender (`send_sig`).
+    pub(super) fn signal_self(&self, signo: i32) {
+        let uid = self.cred.user_ns.shown(IdKind::User, self.cred.uid);
+        let info = SigInfo::kill(signo as u32, code::SI_USER, self.task.group.shown_pid, uid);
+        self.task.kernel.signal_task(&self.task.clone(), signo, info);
     }
 
     /// `read(2)` into the listed buffers at the file's position.
@@ -453,6 +459,9 @@ pub(super) fn sys_sendfile(
             break;
         }
     }
+    if done > 0 {
+        input.tell(fs::notify::event::ACCESS);
+    }
     if given.is_some() {
         cx.mm.write_value(offset, &at)?;
     } else {
@@ -477,7 +486,8 @@ fn read_entries(cx: &mut Ctx<'_>, fd: i32, buf: UserAddr, len: u32, layout: Dire
         return Err(ENOENT.into());
     }
     cx.ask_to_read(&file)?;
-    let limit = (len as usize).min(1 << 20);
+    // To Linux the size is a signed number, which no entry fits into when it is negative.
+    let limit = usize::try_from(len.cast_signed()).unwrap_or(0).min(1 << 20);
     let head = if layout == Dirent::Old { 18 } else { 19 };
     let mut out = Vec::with_capacity(limit.min(64 << 10));
     let mut too_small = false;
@@ -509,12 +519,21 @@ fn read_entries(cx: &mut Ctx<'_>, fd: i32, buf: UserAddr, len: u32, layout: Dire
     if out.is_empty() && too_small {
         return Err(EINVAL.into());
     }
-    if let Err(e) = cx.mm.write_all(buf, &out) {
-        // The entries that nobody got come again.
-        file.seek(i64::try_from(start).unwrap_or(0), 0)?;
-        return Err(e.into());
+    let stored = cx.mm.copy_out(buf, &out).unwrap_or(0);
+    if stored == out.len() {
+        return Ok(stored as u64);
     }
-    Ok(out.len() as u64)
+    // Whole entries count; those that nobody got come again.
+    let (mut done, mut next) = (0, start);
+    while let Some(&[o0, o1, o2, o3, o4, o5, o6, o7, s0, s1]) = out.get(done + 8..done + 18) {
+        let end = done + usize::from(u16::from_le_bytes([s0, s1]));
+        if end > stored {
+            break;
+        }
+        (done, next) = (end, u64::from_le_bytes([o0, o1, o2, o3, o4, o5, o6, o7]));
+    }
+    file.seek(next.cast_signed(), 0)?;
+    if done > 0 { Ok(done as u64) } else { Err(EFAULT.into()) }
 }
 
 /// `getdents(2)`.

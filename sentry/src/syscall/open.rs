@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use abi::errno::{E2BIG, EAGAIN, EFAULT, EINVAL, ENAMETOOLONG, ENOENT, ENOSYS, ENOTDIR};
+use abi::errno::{E2BIG, EAGAIN, EFAULT, EINVAL, ENAMETOOLONG, ENOSYS, ENOTDIR};
 use abi::{Errno, UserAddr};
 use base::wait::Events;
 use fs::file::{FileDescription, oflag};
@@ -25,6 +25,7 @@ impl Ctx<'_> {
 
     /// Waits until an open is complete: a FIFO's waits for the other side.
     fn finish_open(&mut self, file: &Arc<FileDescription>) -> Result<(), Stop> {
+        file.set_opener(&self.cred);
         match file.ops.finish_open() {
             Err(EAGAIN) => {}
             other => return Ok(other?),
@@ -59,7 +60,7 @@ impl Ctx<'_> {
         let flags = flags | oflag::LARGEFILE;
         let mode = if flags & (oflag::CREAT | TMPFILE_BIT) != 0 { mode & 0o7777 } else { 0 };
         let file = self.past_leases(|cx| {
-            let walk = cx.walk_at(dirfd, path).map_err(|e| if path.is_empty() { ENOENT } else { e })?;
+            let walk = cx.walk_at(dirfd, path)?;
             walk.open(path, flags, mode)
         })?;
         self.finish_open(&file)?;

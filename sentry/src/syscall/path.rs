@@ -1,5 +1,7 @@
 //! Names: opening, stat, directories, links.
 
+use std::sync::Arc;
+
 use abi::errno::{EINVAL, ENOENT, ENOTDIR, EOPNOTSUPP, EPERM, ERANGE};
 use abi::{Errno, UserAddr};
 use base::cred::{CapSet, Credentials};
@@ -21,7 +23,18 @@ pub(super) const AT_EMPTY_PATH: u32 = 0x1000;
 
 impl Ctx<'_> {
     /// A walk whose relative paths begin at directory descriptor `dirfd`.
+    ///
+    /// # Errors
+    /// In the order checked: `ENOENT`: the path is empty; `EBADF`; `ENOTDIR`.
     pub(super) fn walk_at(&self, dirfd: i32, path: &[u8]) -> Result<Walk<'_>, Errno> {
+        if path.is_empty() { Err(ENOENT) } else { self.walk_from(dirfd, path, AT_EMPTY_PATH) }
+    }
+
+    /// As `walk_at`; with `AT_EMPTY_PATH` in `flags` an empty path is what `dirfd` is open on.
+    pub(super) fn walk_from(&self, dirfd: i32, path: &[u8], flags: u32) -> Result<Walk<'_>, Errno> {
+        if path.is_empty() && flags & AT_EMPTY_PATH == 0 {
+            return Err(ENOENT);
+        }
         let mut walk = self.walk();
         if dirfd != AT_FDCWD && path.first() != Some(&b'/') {
             let file = self.file(dirfd)?;
@@ -255,7 +268,7 @@ pub(super) fn sys_faccessat2(
     }
     let path = cx.path(path)?;
     let real;
-    let mut walk = cx.walk_at(dirfd, &path)?;
+    let mut walk = cx.walk_from(dirfd, &path, flags)?;
     if flags & AT_EACCESS == 0 {
         real = real_credentials(&cx.cred);
         walk.cred = &real;
@@ -290,7 +303,7 @@ pub(super) fn sys_readlinkat(
             .read_link()
             .map_err(|e| if e == EINVAL { ENOENT } else { e })?
     } else {
-        cx.walk_at(dirfd, &path)?.read_link(&path)?
+        cx.walk_from(dirfd, &path, AT_EMPTY_PATH)?.read_link(&path)?
     };
     let n = target.len().min(len as usize);
     cx.mm.write_all(buf, &target[..n])?;
@@ -405,8 +418,8 @@ pub(super) fn sys_renameat2(
 ) -> SysResult {
     let old = cx.path(old)?;
     let new = cx.path(new)?;
-    let to = cx.walk_at(new_dir, &new)?;
-    cx.walk_at(old_dir, &old)?.rename(&old, &to, &new, flags)?;
+    let from = cx.walk_at(old_dir, &old)?;
+    from.rename(&old, &cx.walk_at(new_dir, &new)?, &new, flags)?;
     Ok(0)
 }
 
@@ -456,6 +469,19 @@ pub(super) fn sys_linkat(
     link_at(cx, (old_dir, &old), (new_dir, &new), flags)
 }
 
+/// The file that `linkat` gives another name: the caller's own, or the caller could have found it.
+///
+/// Source: Linux 6.18 fs/namei.c, `path_init` (`LOOKUP_LINKAT_EMPTY`).
+fn linked_file(cx: &Ctx<'_>, fd: i32) -> Result<VfsPath, Errno> {
+    const DAC_READ_SEARCH: u32 = base::cred::cap::DAC_READ_SEARCH;
+    let file = cx.file(fd)?;
+    let may = match file.opener() {
+        Some(opener) => Arc::ptr_eq(opener, &cx.cred) || opener.user_ns.grants(&cx.cred, DAC_READ_SEARCH),
+        None => cx.cred.has(DAC_READ_SEARCH),
+    };
+    if may { file.path.clone().ok_or(ENOENT) } else { Err(ENOENT) }
+}
+
 /// `linkat(2)` of paths that were copied in.
 pub(super) fn link_at(
     cx: &Ctx<'_>,
@@ -464,12 +490,10 @@ pub(super) fn link_at(
     flags: u32,
 ) -> SysResult {
     let place = if old.is_empty() && flags & AT_EMPTY_PATH != 0 {
-        let place = cx.file(old_dir)?.path.clone().ok_or(ENOENT)?;
-        // Linux also lets pass whom the file was opened by with the same credentials; a file without a name was.
-        if !cx.cred.has_here(base::cred::cap::DAC_READ_SEARCH) && !place.dentry.is_linkable() {
-            return Err(ENOENT.into());
+        match old_dir {
+            AT_FDCWD => cx.fs.lock().cwd.clone(),
+            _ => linked_file(cx, old_dir)?,
         }
-        place
     } else {
         cx.walk_at(old_dir, old)?.resolve(old, flags & AT_SYMLINK_FOLLOW != 0)?
     };
@@ -501,7 +525,7 @@ pub(super) fn sys_fchmodat2(
         return Err(EINVAL.into());
     }
     let path = cx.path(path)?;
-    let walk = cx.walk_at(dirfd, &path)?;
+    let walk = cx.walk_from(dirfd, &path, flags)?;
     let place = if path.is_empty() && flags & AT_EMPTY_PATH != 0 {
         walk.base.clone()
     } else {
@@ -545,7 +569,7 @@ pub(super) fn sys_fchownat(
         return Err(EINVAL.into());
     }
     let path = cx.path(path)?;
-    let walk = cx.walk_at(dirfd, &path)?;
+    let walk = cx.walk_from(dirfd, &path, flags)?;
     let place = if path.is_empty() && flags & AT_EMPTY_PATH != 0 {
         walk.base.clone()
     } else {
@@ -596,7 +620,7 @@ fn set_times(cx: &Ctx<'_>, dirfd: i32, path: UserAddr, stamps: Stamps, flags: u3
         return Ok(0);
     }
     let path = cx.path(path)?;
-    let walk = cx.walk_at(dirfd, &path)?;
+    let walk = cx.walk_from(dirfd, &path, flags)?;
     let place = if path.is_empty() && flags & AT_EMPTY_PATH != 0 {
         walk.base.clone()
     } else {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use abi::errno::{EAGAIN, EFAULT, EINVAL, EMSGSIZE, ENOBUFS, EPERM, EPIPE, ESRCH};
-use abi::signal::SigInfo;
 use abi::socket::{Ucred, af, ipproto, msg, scm, sol};
 use abi::{Errno, UserAddr};
 use base::cred::cap;
@@ -115,8 +114,7 @@ impl Ctx<'_> {
                 Err(stop) => {
                     let is_quiet = envelope.flags & msg::NOSIGNAL != 0 || !socket.raises_sigpipe();
                     if stop == Stop::Fail(EPIPE) && !is_quiet {
-                        let info = SigInfo::kernel(SIGPIPE as u32);
-                        self.task.kernel.signal_task(&self.task.clone(), SIGPIPE, info);
+                        self.signal_self(SIGPIPE);
                     }
                     return Err(stop);
                 }

@@ -292,7 +292,7 @@ syscalls! {
     251 ioprio_set = ioprio::sys_ioprio_set(which: i32, who: i32, priority: i32), Partial("kept and reported; the host schedules all threads alike");
     252 ioprio_get = ioprio::sys_ioprio_get(which: i32, who: i32), Full;
     253 inotify_init = inotify::sys_inotify_init(), Full;
-    254 inotify_add_watch = inotify::sys_inotify_add_watch(fd: i32, path: UserAddr, mask: u32), Partial("a file is watched under one of its names");
+    254 inotify_add_watch = inotify::sys_inotify_add_watch(fd: i32, path: UserAddr, mask: u32), Full;
     255 inotify_rm_watch = inotify::sys_inotify_rm_watch(fd: i32, wd: i32), Full;
     256 migrate_pages = mempolicy::sys_migrate_pages(pid: i32, max: u64, old: UserAddr, new: UserAddr), Full;
     257 openat = open::sys_openat(dirfd: i32, path: UserAddr, flags: u32, mode: u32), Full;
