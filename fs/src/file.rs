@@ -454,6 +454,13 @@ impl FileDescription {
         }
     }
 
+    /// The same of a change of the inode, whatever became of the name by which it was opened.
+    pub fn tell_changed(&self, mask: u32) {
+        if let Some(path) = &self.path {
+            notify::changed(&path.mount, &path.dentry, mask);
+        }
+    }
+
     /// Whether nobody is told of what happens through the description.
     pub fn is_silent(&self) -> bool {
         self.is_silent

@@ -356,7 +356,7 @@ pub(super) fn sys_ftruncate(cx: &mut Ctx<'_>, fd: i32, len: i64) -> SysResult {
     cx.check_size(&file, len)?;
     cx.before_write(&file, 1)?;
     file.ops.truncate(len)?;
-    file.tell(event::MODIFY);
+    file.tell_changed(event::MODIFY);
     Ok(0)
 }
 

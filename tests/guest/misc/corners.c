@@ -268,6 +268,7 @@ CASE(inotify_add_watch, what_happens_by_a_removed_name) {
   unlink("f");
   R(write, fd, "x", 1);
   R(fchmod, fd, 0600);
+  R(ftruncate, fd, 9);
   events(i);
   close(fd);
   events(i);
