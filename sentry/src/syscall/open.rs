@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use abi::errno::{E2BIG, EAGAIN, EFAULT, EINVAL, ENAMETOOLONG, ENOSYS, ENOTDIR};
+use abi::errno::{E2BIG, EAGAIN, EFAULT, EINVAL, ENAMETOOLONG, ENOENT, ENOSYS, ENOTDIR};
 use abi::{Errno, UserAddr};
 use base::wait::Events;
 use fs::file::{FileDescription, oflag};
 use fs::tmpfs::seal;
 use fs::vfs::{Owner, Rules};
 
-use super::path::AT_FDCWD;
+use super::path::{AT_EMPTY_PATH, AT_FDCWD};
 use super::{Restart, Stop, SysResult};
 use crate::task::Ctx;
 use crate::task::block::Registration;
@@ -60,7 +60,10 @@ impl Ctx<'_> {
         let flags = flags | oflag::LARGEFILE;
         let mode = if flags & (oflag::CREAT | TMPFILE_BIT) != 0 { mode & 0o7777 } else { 0 };
         let file = self.past_leases(|cx| {
-            let walk = cx.walk_at(dirfd, path)?;
+            // An empty path is refused after the flags.
+            let walk = cx
+                .walk_from(dirfd, path, AT_EMPTY_PATH)
+                .map_err(|e| if path.is_empty() { ENOENT } else { e })?;
             walk.open(path, flags, mode)
         })?;
         self.finish_open(&file)?;
@@ -76,7 +79,7 @@ impl Ctx<'_> {
     ) -> Result<Arc<FileDescription>, Stop> {
         let makes = how.flags & (oflag::CREAT | TMPFILE_BIT) != 0;
         let file = self.past_leases(|cx| {
-            let mut walk = cx.walk_at(dirfd, path)?;
+            let mut walk = cx.walk_from(dirfd, path, AT_EMPTY_PATH)?;
             if how.rules.intersects(Rules::BENEATH | Rules::IN_ROOT) {
                 // The directory is the root even for a path that begins with a slash.
                 if dirfd != AT_FDCWD {
