@@ -674,15 +674,16 @@ impl FileDescription {
         if whence > 1 && !self.ops.has_end() {
             return Err(EINVAL);
         }
-        let mut position = self.position.lock();
         // The sizes that stat(2) shows of some directories are counts, which are no places in them.
-        let size = || self.ops.metadata().map(|m| if m.is_dir() { 0 } else { m.size });
+        // A server may have to be asked: no lock is held.
+        let meta = if whence > 1 { Some(self.ops.metadata()?) } else { None };
+        let size = meta.filter(|m| !m.is_dir()).map_or(0, |m| m.size);
+        let mut position = self.position.lock();
         let base = match whence {
             0 => 0,
             1 => *position,
-            2 => size()?,
+            2 => size,
             3 | 4 => {
-                let size = size()?;
                 let at = u64::try_from(offset).map_err(|_| ENXIO)?;
                 if at >= size {
                     return Err(ENXIO);

@@ -418,6 +418,10 @@ pub(super) fn sys_renameat2(
 ) -> SysResult {
     let old = cx.path(old)?;
     let new = cx.path(new)?;
+    const EXCHANGE: u32 = 2;
+    if flags & !7 != 0 || flags & EXCHANGE != 0 && flags & !EXCHANGE != 0 {
+        return Err(EINVAL.into());
+    }
     let from = cx.walk_at(old_dir, &old)?;
     from.rename(&old, &cx.walk_at(new_dir, &new)?, &new, flags)?;
     Ok(0)
