@@ -459,9 +459,6 @@ pub(super) fn sys_sendfile(
             break;
         }
     }
-    if done > 0 {
-        input.tell(fs::notify::event::ACCESS);
-    }
     if given.is_some() {
         cx.mm.write_value(offset, &at)?;
     } else {

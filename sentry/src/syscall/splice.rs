@@ -389,9 +389,6 @@ pub(super) fn into_pipe(
             Err(_) => break,
         }
     }
-    if done > 0 {
-        input.tell(event::ACCESS);
-    }
     if let Some(p) = &mut position {
         p.at += done as u64;
         p.store(cx, input)?;
