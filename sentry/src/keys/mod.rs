@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
-use abi::errno::{EACCES, EDQUOT, EINVAL, EIO, EKEYEXPIRED, EKEYREVOKED, ENOKEY, ENOMEM, EOPNOTSUPP};
+use abi::errno::{EACCES, EDQUOT, EINVAL, EIO, EKEYEXPIRED, EKEYREVOKED, ENOKEY, ENOMEM, EOPNOTSUPP, EPERM};
 use base::cred::Credentials;
 use base::kept::Kept;
 use base::lock::{Lock, rank};
@@ -541,6 +541,14 @@ impl Key {
             () if state.expiry.is_some_and(|at| now >= at) => Err(EKEYEXPIRED),
             () => Ok(()),
         }
+    }
+
+    /// Whether something may be linked to it, or put in the place of what is.
+    ///
+    /// # Errors
+    /// `EPERM`.
+    pub(crate) fn check_open(&self) -> Result<(), Errno> {
+        if self.state.lock().is_restricted { Err(EPERM) } else { Ok(()) }
     }
 
     /// Whether the key is revoked.

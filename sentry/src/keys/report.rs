@@ -36,7 +36,10 @@ impl Keys {
         let mut text = String::new();
         for key in self.all() {
             let is_possessed = possessed.contains_key(&key.serial);
-            if key.allows(is_possessed, &cred, need::VIEW).is_err() {
+            let owner = key.state.lock().uid;
+            if cred.user_ns.inside(IdKind::User, owner).is_none()
+                || key.allows(is_possessed, &cred, need::VIEW).is_err()
+            {
                 continue;
             }
             // Ours is one of the references.

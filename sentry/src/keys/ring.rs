@@ -106,9 +106,8 @@ impl Keys {
             return links;
         }
         let changes = self.structure.lock();
-        let mut state = ring.state.lock();
-        let all = std::mem::take(&mut state.links);
-        drop(state);
+        // Who searches meanwhile sees all or what is left.
+        let all = ring.state.lock().links.clone();
         let (gone, left): (Vec<_>, Vec<_>) = all.into_iter().partition(|key| key.is_gone(now, delay));
         self.set_links(ring, left.clone());
         drop(changes);

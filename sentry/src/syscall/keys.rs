@@ -75,6 +75,7 @@ pub(super) fn sys_add_key(
         return Err(EINVAL.into());
     }
     let keys = cx.keys();
+    ring.key.check_open()?;
     if kind.is_updatable()
         && let Some(old) = keys.linked(&ring.key, kind, &description)
     {
@@ -329,6 +330,10 @@ fn read(cx: &Ctx<'_>, id: i32, buf: UserAddr, len: u64) -> SysResult {
     }
     let keys = cx.keys();
     found.key.validate(keys.now())?;
+    // keyring_read, which is told of no more than a page at first.
+    if found.key.kind == Kind::Keyring && !buf.is_null() && len <= PAGE && !len.is_multiple_of(4) {
+        return Err(EINVAL.into());
+    }
     let bytes = match found.key.kind {
         Kind::Keyring => keys.links(&found.key).iter().flat_map(|key| key.serial.to_ne_bytes()).collect(),
         _ => found.key.state.lock().payload.clone(),

@@ -369,3 +369,28 @@ CASE(keyctl, in_proc) {
   n = read(fd, buf, 5000);
   P(n > 10);
 }
+
+CASE(keyctl, closed_keyrings) {
+  SESSION();
+  long ring = add("keyring", "r", "", SE);
+  add("user", "a", "x", ring);
+  R(keyctl, 29, ring, 0, 0);
+  R(add_key, "user", "a", "y", 1, ring);
+  R(add_key, "user", "b", "y", 1, ring);
+  R(add_key, "logon", "b", "y", 1, ring);
+  R(add_key, "user", "a", "", 0, ring);
+}
+
+CASE(keyctl, lengths_to_read_keyrings) {
+  SESSION();
+  long ring = add("keyring", "r", "", SE);
+  add("user", "a", "x", ring);
+  char *page = pages(2);
+  R(keyctl, 11, ring, page, 3);
+  R(keyctl, 11, ring, page, 4);
+  R(keyctl, 11, ring, page, 5);
+  R(keyctl, 11, ring, page, 4095);
+  R(keyctl, 11, ring, page, 4097);
+  R(keyctl, 11, ring, 0, 5);
+  R(keyctl, 11, ring, BAD, 5);
+}
