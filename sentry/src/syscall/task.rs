@@ -314,8 +314,8 @@ pub(super) fn sys_membarrier(cx: &mut Ctx<'_>, command: i32, flags: u32, cpu: i3
         PRIVATE_EXPEDITED_RSEQ => {
             let is_there =
                 |cpu: i32| usize::try_from(cpu).is_ok_and(|n| n < cx.task.kernel.system.cpu_limit());
-            if !takes_cpu || is_there(cpu) {
-                cx.restart_others();
+            if (!takes_cpu || is_there(cpu)) && !cx.restart_others() {
+                return Err(Stop::Restart(super::Restart::NoIntr));
             }
             host::thread::barrier()?;
             Ok(0)

@@ -73,6 +73,8 @@ pub struct Rseq {
     is_due: bool,
     /// Others may have taken the number.
     is_released: bool,
+    /// The number is the thread's in its address space's [`CpuNumbers`]; else it was alone when it got it.
+    is_held: bool,
     /// When it got its number, in ticks.
     since: u64,
 }
@@ -130,9 +132,12 @@ impl CpuNumbers {
     }
 
     /// Lets others have the number; `to` is whose it is until then.
-    fn release(&self, number: u32, to: i32) {
+    fn release(&self, number: u32, from: i32, to: i32) {
+        let held = u64::from(from.cast_unsigned()) | HELD;
         if let Some(slot) = self.slots.get().and_then(|s| s.get(number as usize)) {
-            slot.store(to.cast_unsigned().into(), Ordering::SeqCst);
+            // It may have been taken away.
+            let to = to.cast_unsigned().into();
+            let _ = slot.compare_exchange(held, to, Ordering::SeqCst, Ordering::SeqCst);
         }
         if self.waiters.load(Ordering::SeqCst) > 0 {
             let first = self.queue.lock().front().map(|(_, parker)| parker.clone());
@@ -143,9 +148,9 @@ impl CpuNumbers {
     }
 
     /// Gives the number to whoever has waited longest.
-    fn pass_on(&self, number: u32) {
+    fn pass_on(&self, number: u32, from: i32) {
         let next = self.queue.lock().front().map_or(0, |&(tid, _)| tid);
-        self.release(number, next);
+        self.release(number, from, next);
     }
 
     /// A number that the thread may have now: `best`, its own, or any in `allowed` that nobody runs with.
@@ -154,13 +159,25 @@ impl CpuNumbers {
         std::iter::once(best).chain(0..count).find(|&n| is_allowed(allowed, n) && self.take(n, tid))
     }
 
-    /// The threads that run with numbers in `allowed`.
-    fn holders(&self, allowed: &CpuMask) -> Vec<i32> {
+    /// Takes the number from the thread `from`, which looks before it runs again; not if another was faster.
+    fn take_from(&self, number: u32, from: i32, tid: i32) -> bool {
+        let Some(slot) = self.slots.get().and_then(|s| s.get(number as usize)) else { return false };
+        let held = |tid: i32| u64::from(tid.cast_unsigned()) | HELD;
+        slot.compare_exchange(held(from), held(tid), Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    fn is_held(&self, number: u32, tid: i32) -> bool {
+        let slot = self.slots.get().and_then(|s| s.get(number as usize));
+        slot.is_some_and(|slot| slot.load(Ordering::SeqCst) == u64::from(tid.cast_unsigned()) | HELD)
+    }
+
+    /// The numbers in `allowed` that threads run with, and the threads.
+    fn holders(&self, allowed: &CpuMask) -> Vec<(u32, i32)> {
         let slots = self.slots.get().map_or(&[][..], |s| s);
         let held = (0u32..).zip(slots).filter(|(n, _)| is_allowed(allowed, *n));
-        held.map(|(_, slot)| slot.load(Ordering::SeqCst))
-            .filter(|v| v & HELD != 0)
-            .map(|v| (v as u32).cast_signed())
+        held.map(|(n, slot)| (n, slot.load(Ordering::SeqCst)))
+            .filter(|(_, v)| v & HELD != 0)
+            .map(|(n, v)| (n, (v as u32).cast_signed()))
             .collect()
     }
 }
@@ -216,10 +233,8 @@ impl Ctx<'_> {
 
     /// The thread has no rseq any more: it leaves its address space.
     pub(super) fn leave_rseq(&mut self) {
-        if let Some(n) = self.rseq.number.filter(|_| self.rseq.addr != 0 && !self.rseq.is_released)
-            && self.mm.cpu_numbers.slots.get().is_some()
-        {
-            self.mm.cpu_numbers.pass_on(n);
+        if let Some(n) = self.rseq.number.filter(|_| self.rseq.is_held && !self.rseq.is_released) {
+            self.mm.cpu_numbers.pass_on(n, self.task.tid);
         }
         self.rseq = Rseq::default();
     }
@@ -227,10 +242,10 @@ impl Ctx<'_> {
     /// The thread goes to sleep: others may have its number.
     pub(crate) fn release_number(&mut self) {
         if let Some(n) = self.rseq.number
+            && self.rseq.is_held
             && !self.rseq.is_released
-            && self.mm.cpu_numbers.slots.get().is_some()
         {
-            self.mm.cpu_numbers.release(n, self.task.tid);
+            self.mm.cpu_numbers.release(n, self.task.tid, self.task.tid);
             self.rseq.is_released = true;
         }
     }
@@ -242,7 +257,8 @@ impl Ctx<'_> {
             return true;
         }
         let cpu = self.task.account.cpu();
-        let is_current = rseq.number == Some(cpu) && !rseq.is_due && !rseq.is_released;
+        let is_own = rseq.is_held || self.mm.cpu_numbers.slots.get().is_none();
+        let is_current = rseq.number == Some(cpu) && is_own && !rseq.is_due && !rseq.is_released;
         if is_current && !self.task.rseq_event.load(Ordering::Relaxed) {
             return true;
         }
@@ -256,6 +272,11 @@ impl Ctx<'_> {
         let before = self.rseq.number;
         let mut number = Some(cpu);
         if numbers.slots.get().is_some() {
+            if !self.rseq.is_held && before.is_some() {
+                // It was alone so far: what it was told is nobody's yet.
+                self.rseq.number = None;
+                self.rseq.is_due = true;
+            }
             number = self.settle_number(numbers, cpu, event);
             if number.is_none() && numbers.in_use.load(Ordering::SeqCst) {
                 let Some(got) = self.wait_for_number(numbers, cpu) else { return false };
@@ -269,6 +290,7 @@ impl Ctx<'_> {
             }
         }
         self.rseq.is_released = false;
+        self.rseq.is_held = number.is_some() && numbers.slots.get().is_some();
         if number == before && number.is_some() && !event && !self.rseq.is_due {
             return true;
         }
@@ -289,8 +311,10 @@ impl Ctx<'_> {
         let tid = self.task.tid;
         let mut number = self.rseq.number;
         if let Some(n) = number
-            && self.rseq.is_released
-            && !numbers.retake(n, tid)
+            && !match self.rseq.is_released {
+                true => numbers.retake(n, tid),
+                false => !event || numbers.is_held(n, tid),
+            }
         {
             // Somebody ran with it.
             self.rseq.is_due = true;
@@ -300,11 +324,11 @@ impl Ctx<'_> {
             let is_over = numbers.waiters.load(Ordering::SeqCst) > 0
                 && host::clock::tsc().wrapping_sub(self.rseq.since) >= SLICE_TICKS;
             if is_over {
-                numbers.pass_on(n);
+                numbers.pass_on(n, tid);
                 return None;
             }
             if !is_allowed(&self.task.attributes.lock().cpus, n) {
-                numbers.pass_on(n);
+                numbers.pass_on(n, tid);
                 number = None;
             }
         }
@@ -313,7 +337,7 @@ impl Ctx<'_> {
             Some(n) => {
                 // Where it runs is where it should say it does.
                 if numbers.take(cpu, tid) {
-                    numbers.pass_on(n);
+                    numbers.pass_on(n, tid);
                     return Some(cpu);
                 }
                 return number;
@@ -340,15 +364,36 @@ impl Ctx<'_> {
                 break;
             }
             if !self.park(Some(SLICE)) {
-                for holder in numbers.holders(&allowed) {
-                    if let Some(task) = self.task.kernel.task(holder) {
-                        task.restart_soon();
-                    }
+                got = self.ask_holders(numbers, &allowed);
+                if got.is_some() {
+                    break;
                 }
             }
         }
         numbers.waiters.fetch_sub(1, Ordering::SeqCst);
         numbers.queue.lock().retain(|&(waiter, _)| waiter != tid);
+        got
+    }
+
+    /// Has those who hold numbers look whether their turn is over. Who sleeps with one, for a server of a file system say
+    /// or a child of vfork(2), loses it: it has been kicked, and looks before it runs again.
+    fn ask_holders(&self, numbers: &CpuNumbers, allowed: &CpuMask) -> Option<u32> {
+        let mut got = None;
+        for (number, holder) in numbers.holders(allowed) {
+            let Some(task) = self.task.kernel.task(holder) else { continue };
+            task.restart_soon();
+            if got.is_none()
+                && task.account.phase() == Phase::Asleep
+                && numbers.take_from(number, holder, self.task.tid)
+            {
+                got = Some(number);
+                // It may have woken and looked in between.
+                task.restart_soon();
+                while task.is_yet_to_look() && !self.task.must_exit() {
+                    std::thread::sleep(Duration::from_micros(50));
+                }
+            }
+        }
         got
     }
 
@@ -404,7 +449,9 @@ impl Ctx<'_> {
     }
 
     /// `MEMBARRIER_CMD_PRIVATE_EXPEDITED_RSEQ`: all sequences that other threads of the process are in, start again.
-    pub(crate) fn restart_others(&self) {
+    ///
+    /// Returns whether it is done; else there is a signal to look at first.
+    pub(crate) fn restart_others(&self) -> bool {
         let others: Vec<Arc<Task>> = {
             let signals = self.task.group.signals.lock();
             signals.threads.iter().filter(|t| !Arc::ptr_eq(t, &self.task)).cloned().collect()
@@ -412,13 +459,14 @@ impl Ctx<'_> {
         others.iter().for_each(|t| t.restart_soon());
         // Once kicked, none runs a user's instruction before it has looked.
         for task in others {
-            while task.rseq_event.load(Ordering::SeqCst)
-                && task.account.phase() == Phase::User
-                && !self.has_signal()
-            {
+            while task.is_yet_to_look() {
+                if self.has_signal() {
+                    return false;
+                }
                 std::thread::sleep(Duration::from_micros(50));
             }
         }
+        true
     }
 }
 
@@ -427,6 +475,11 @@ impl Task {
     pub(crate) fn restart_soon(&self) {
         self.rseq_event.store(true, Ordering::SeqCst);
         self.kicker.kick();
+    }
+
+    /// Whether it may still run what it ran when [`Task::restart_soon`] was called.
+    fn is_yet_to_look(&self) -> bool {
+        self.rseq_event.load(Ordering::SeqCst) && self.account.phase() == Phase::User
     }
 }
 

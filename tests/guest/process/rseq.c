@@ -265,15 +265,21 @@ static int add_one(void) {
   return result;
 }
 extern const ptrdiff_t __rseq_offset __attribute__((weak));
-static void *count(void *unused) {
-  (void)unused;
-  /* The C library's registration gives way to one whose area we know. */
+/* The C library's registration gives way to one whose area we know. */
+static long enlist(void) {
   if (&__rseq_offset) S(rseq, (char *)__builtin_thread_pointer() + __rseq_offset, 32, 1, SIGNATURE);
-  if (S(rseq, &own, 32, 0, SIGNATURE)) return (void *)1;
+  return S(rseq, &own, 32, 0, SIGNATURE);
+}
+static void count_on(void) {
   for (int i = 0; i < ROUNDS; i++)
     for (int tries = 1; !add_one(); tries++)
       if (tries % 100 == 0) sched_yield();
   S(rseq, &own, 32, 1, SIGNATURE);
+}
+static void *count(void *unused) {
+  (void)unused;
+  if (enlist()) return (void *)1;
+  count_on();
   return 0;
 }
 CASE(rseq, no_count_is_lost) {
@@ -281,6 +287,19 @@ CASE(rseq, no_count_is_lost) {
   long total = 0, failed = 0;
   void *result;
   for (int i = 0; i < THREADS; i++) pthread_create(&t[i], 0, count, 0);
+  for (int i = 0; i < THREADS; i++) pthread_join(t[i], &result), failed |= (long)result;
+  NEED(!failed);
+  for (int i = 0; i < CPU_SETSIZE; i++) total += counters[i];
+  P(total);
+}
+
+CASE(rseq, no_count_is_lost_of_who_was_first) {
+  pthread_t t[THREADS];
+  long total = 0, failed = enlist();
+  void *result;
+  NEED(!failed);
+  for (int i = 0; i < THREADS; i++) pthread_create(&t[i], 0, count, 0);
+  count_on();
   for (int i = 0; i < THREADS; i++) pthread_join(t[i], &result), failed |= (long)result;
   NEED(!failed);
   for (int i = 0; i < CPU_SETSIZE; i++) total += counters[i];
