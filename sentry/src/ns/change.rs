@@ -149,7 +149,7 @@ impl Ctx<'_> {
             self.set_fs(fs);
         }
         if flags & flag::FILES != 0 && Arc::strong_count(&self.files) > 2 {
-            self.files = self.files.duplicate();
+            self.files = self.files.duplicate()?;
             let former = std::mem::replace(&mut self.task.state.lock().files, self.files.clone());
             drop(former);
         }

@@ -58,7 +58,7 @@ pub(super) fn sys_close_range(cx: &mut Ctx<'_>, first: u32, last: u32, flags: u3
         return Err(EINVAL.into());
     }
     if flags & UNSHARE != 0 {
-        cx.files = cx.files.duplicate();
+        cx.files = cx.files.duplicate()?;
         let old = std::mem::replace(&mut cx.task.state.lock().files, cx.files.clone());
         drop(old);
     }

@@ -43,9 +43,12 @@ pub(super) fn sys_msgsnd(cx: &mut Ctx<'_>, id: i32, msg: UserAddr, size: u64, fl
     if size > cx.task.ipc().limits.msgmax.load(std::sync::atomic::Ordering::Relaxed) || id < 0 || kind < 1 {
         return Err(EINVAL.into());
     }
+    let ipc = cx.task.ipc();
+    // The limit may have been set far above what messages may hold.
+    let long = if size > crate::ipc::msg::MSGMAX { Some(ipc.budget.take(size)?) } else { None };
     let mut text = vec![0; size as usize];
     cx.mm.read_exact(msg.checked_add(8).ok_or(EFAULT)?, &mut text)?;
-    let ipc = cx.task.ipc();
+    drop(long);
     let queue = ipc.msg.lock().get(id)?;
     let mut message = Some(Message::new(&ipc.budget, kind, text)?);
     let pid = cx.task.group.pid;

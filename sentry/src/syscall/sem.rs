@@ -56,6 +56,12 @@ pub(super) fn sys_semtimedop(
     if count < 1 || id < 0 {
         return Err(EINVAL.into());
     }
+    // The limit may have been set far above what is sound to keep; two lists are made of them.
+    let _many = if u64::from(count) > crate::ipc::sem::SEMOPM {
+        Some(cx.task.ipc().budget.take(u64::from(count) * 12)?)
+    } else {
+        None
+    };
     let raws: Vec<[u16; 3]> = cx.mm.read_array(operations, count as usize)?;
     let deadline = match raw {
         None => None,

@@ -385,7 +385,7 @@ impl Ctx<'_> {
             let alone = Arc::strong_count(&self.mm) <= 2;
             self.mm.fork(limits.clone(), if alone { Writers::None } else { Writers::Others })?
         };
-        let files = if f & flag::FILES != 0 { self.files.clone() } else { self.files.duplicate() };
+        let files = if f & flag::FILES != 0 { self.files.clone() } else { self.files.duplicate()? };
         let mut own_fs = self.fs.lock().clone();
         let crate::ns::change::Changed { cred, namespaces } = self.new_namespaces(f, &mut own_fs)?;
         let fs = if f & flag::FS != 0 { self.fs.clone() } else { Arc::new(Lock::new(own_fs)) };

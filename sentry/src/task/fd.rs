@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use abi::Errno;
-use abi::errno::{EBADF, EMFILE};
+use abi::errno::{EBADF, EMFILE, ENOMEM};
+use base::kept::Kept;
 use base::lock::{Lock, rank};
 use fs::file::FileDescription;
 
@@ -21,6 +22,8 @@ pub struct Fd {
 #[derive(Debug)]
 pub struct FdTable {
     slots: Lock<Vec<Option<Fd>>, { rank::FD_TABLE }>,
+    /// What a large table takes: `fs.nr_open` may be set to billions.
+    kept: Lock<Kept, { rank::LEAF }>,
     /// No descriptor below this is free; changed with the slots locked. Without it each new descriptor would cost a look
     /// at all before it.
     used_below: AtomicUsize,
@@ -40,6 +43,7 @@ impl FdTable {
     fn with(slots: Vec<Option<Fd>>) -> Self {
         Self {
             slots: Lock::new(slots),
+            kept: Lock::default(),
             used_below: AtomicUsize::new(0),
             owner: fs::locks::new_owner(),
             has_locks: AtomicBool::new(false),
@@ -47,8 +51,33 @@ impl FdTable {
     }
 
     /// An independent copy, for fork.
-    pub fn duplicate(&self) -> Arc<Self> {
-        Arc::new(Self::with(self.slots.lock().clone()))
+    ///
+    /// # Errors
+    /// `ENOMEM`: a large table, and no memory left for another.
+    pub fn duplicate(&self) -> Result<Arc<Self>, Errno> {
+        let slots = self.slots.lock();
+        let end = slots.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        let kept = Kept::new(Self::large(end)).map_err(|_| ENOMEM)?;
+        let copy = Self::with(slots[..end].to_vec());
+        *copy.kept.lock() = kept;
+        Ok(Arc::new(copy))
+    }
+
+    /// Bytes that a table with room for `count` descriptors counts for.
+    fn large(count: usize) -> usize {
+        const SMALL: usize = 1024;
+        if count > SMALL { count.saturating_mul(size_of::<Option<Fd>>()) } else { 0 }
+    }
+
+    /// Makes the table `len` long.
+    fn grow(&self, slots: &mut Vec<Option<Fd>>, len: usize) -> Result<(), Errno> {
+        if len > slots.capacity() {
+            let room = len.max(slots.capacity().saturating_mul(2));
+            self.kept.lock().resize(Self::large(room)).map_err(|_| ENOMEM)?;
+            slots.try_reserve_exact(room - slots.len()).map_err(|_| ENOMEM)?;
+        }
+        slots.resize(len, None);
+        Ok(())
     }
 
     /// The owner of the record locks that its tasks set.
@@ -94,7 +123,7 @@ impl FdTable {
     /// Puts `file` at the lowest free descriptor from `min` on, below `limit`.
     ///
     /// # Errors
-    /// `EMFILE`.
+    /// `EMFILE`; `ENOMEM`: too large a table.
     pub fn install(
         &self,
         file: Arc<FileDescription>,
@@ -110,7 +139,7 @@ impl FdTable {
             return Err(EMFILE);
         }
         if i >= slots.len() {
-            slots.resize(i + 1, None);
+            self.grow(&mut slots, i + 1)?;
         }
         slots[i] = Some(Fd { file, cloexec });
         if min <= used {
@@ -122,7 +151,7 @@ impl FdTable {
     /// Puts `file` at exactly `fd`; returns what was there, to be dropped by the caller.
     ///
     /// # Errors
-    /// `EBADF`: `fd` is negative or at the limit.
+    /// `EBADF`: `fd` is negative or at the limit; `ENOMEM`: too large a table.
     pub fn replace(
         &self,
         fd: i32,
@@ -136,7 +165,7 @@ impl FdTable {
         }
         let mut slots = self.slots.lock();
         if i >= slots.len() {
-            slots.resize(i + 1, None);
+            self.grow(&mut slots, i + 1)?;
         }
         Ok(slots[i].replace(Fd { file, cloexec }))
     }
