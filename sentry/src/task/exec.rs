@@ -293,8 +293,10 @@ impl Ctx<'_> {
             Params { mmap_base: layout.mmap_base, total_memory: self.task.kernel.system.total_memory },
         )?;
         mm.mdwe.store(self.mm.inherited_mdwe(), Ordering::Relaxed);
-        let new_cred = self.exec_cred(&file, &file.ops.metadata()?);
+        let meta = file.ops.metadata()?;
         self.end_other_threads()?;
+        // Nobody is left who could share the directories with others from now on.
+        let new_cred = self.exec_cred(&file, &meta);
         let program =
             Program { file, image, running, interpreter, mm, layout, stack_limit, random_bytes, new_cred };
         let replaced = self.replace_program(program, path, &args, &env);
@@ -413,7 +415,7 @@ impl Ctx<'_> {
         drop(old);
         // A table that nobody shares stays, with its record locks (the task's own look at it is the second reference).
         if Arc::strong_count(&self.files) > 2 {
-            self.files = self.files.duplicate();
+            self.files = self.files.duplicate()?;
         }
         let keys = self.task.take_keys().executed();
         *self.task.keys.lock() = keys;

@@ -79,6 +79,10 @@ impl Ctx<'_> {
             // Also when a thread that is not the leader ends last.
             tree.release_id(self.task.tid);
         }
+        if group.is_init() && group.live.load(Ordering::SeqCst) == 0 && kernel.accounting.is_on() {
+            // acct_exit_ns: nobody is left whom the file could tell of.
+            drop(kernel.accounting.set(self.task.pid_ns(), None));
+        }
         group.child_events.notify(Events::IN);
         crate::signal::async_io::send_due();
         super::current::set_current(None);
