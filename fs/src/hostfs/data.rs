@@ -434,13 +434,19 @@ impl Data {
         if !self.mode.is_writable || self.cache.lock().dirty.is_empty() {
             return Ok(());
         }
+        let result = self.write_dirty(range);
+        // Only now: what somebody heard between two of the writes is old.
+        let names: Vec<Weak<HostInode>> = self.inodes.lock().clone();
+        names.iter().filter_map(Weak::upgrade).for_each(|inode| inode.changed());
+        result
+    }
+
+    fn write_dirty(&self, range: Range<u64>) -> Result<(), Errno> {
         let fd = self.fd()?;
         let size = self.size(Some(&fd))?;
         let keep = self.mappings.is_written();
         let mut buf = vec![0u8; PAGE_SIZE as usize];
         let mut next = range.start & !(PAGE_SIZE - 1);
-        let names: Vec<Weak<HostInode>> = self.inodes.lock().clone();
-        names.iter().filter_map(Weak::upgrade).for_each(|inode| inode.changed());
         loop {
             let page = {
                 let mut cache = self.cache.lock();

@@ -227,7 +227,8 @@ impl HostInode {
         }
         let key = (self.stat.dev, self.stat.ino);
         let mut shared = self.fs.shared.lock();
-        let known = if self.has_names() { shared.get(&key).and_then(Weak::upgrade) } else { None };
+        // Another name of it may be gone that is still open.
+        let known = shared.get(&key).and_then(Weak::upgrade);
         let data = match known {
             Some(data) => data,
             None => {

@@ -180,3 +180,26 @@ fn an_exclusive_tree_shows_each_change() {
         assert_eq!(w.stat(b"/a/b", true).unwrap().nlink, 2);
     });
 }
+
+/// A name that is gone and still open has the same bytes as the one that is left.
+#[test]
+fn an_exclusive_file_that_lost_a_name_stays_one() {
+    let dir = Dir::new("lost-name");
+    std::fs::hard_link(dir.0.join("a/b/f"), dir.0.join("a/g")).unwrap();
+    let mode = Mode { is_writable: true, is_shared: false };
+    with(&dir, mode, |w, _| {
+        let gone = w.open(b"/a/g", oflag::RDWR, 0).unwrap();
+        w.unlink(b"/a/g").unwrap();
+        let left = w.open(b"/a/b/f", oflag::RDWR, 0).unwrap();
+        let text = |file: &crate::file::FileDescription| {
+            let mut text = Vec::new();
+            file.read_at(0, &mut text).unwrap();
+            text
+        };
+        assert_eq!(text(&left), b"hello");
+        gone.write_at(0, &mut &b"HELL"[..]).unwrap();
+        assert_eq!(text(&left), b"HELLo");
+        left.write_at(4, &mut &b"O!"[..]).unwrap();
+        assert_eq!((text(&gone).as_slice(), gone.ops.metadata().unwrap().size), (&b"HELLO!"[..], 6));
+    });
+}

@@ -8,7 +8,7 @@ use abi::errno::{EIO, ENOENT, EOPNOTSUPP};
 
 use super::{Origin, OverlayInode};
 use crate::file::oflag;
-use crate::vfs::{FileType, Inode, Owner, SetAttributes, XattrFlags};
+use crate::vfs::{FileType, Inode, Owner, SetAttributes, XattrFlags, note_attribute};
 
 /// Bytes moved at a time.
 const PIECE: usize = 256 << 10;
@@ -66,7 +66,10 @@ impl OverlayInode {
         };
         for name in lower.list_xattrs()? {
             match lower.xattr(&name) {
-                Ok(value) => upper.set_xattr(&name, &value, XattrFlags::Any)?,
+                Ok(value) => {
+                    note_attribute(&name);
+                    upper.set_xattr(&name, &value, XattrFlags::Any)?;
+                }
                 Err(EOPNOTSUPP) => {}
                 Err(e) => return Err(e),
             }

@@ -42,3 +42,4 @@ pub use open::open_tree;
 pub use perm::{check_inode, check_permission, may};
 pub use propagate::{MountChange, Propagation};
 pub use walk::{Rules, Walk};
+pub(crate) use xattr::note_attribute;

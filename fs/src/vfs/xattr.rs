@@ -44,6 +44,13 @@ pub(super) fn any_capabilities() -> bool {
     ANY_CAPABILITIES.load(Ordering::Relaxed)
 }
 
+/// An attribute called `name` comes to a file that can be written.
+pub(crate) fn note_attribute(name: &[u8]) {
+    if name == CAPABILITY {
+        ANY_CAPABILITIES.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Takes the capabilities from a file that is written or gets another owner.
 ///
 /// # Errors
@@ -134,9 +141,7 @@ impl Walk<'_> {
             self.set_acl(place, name, Some(value))?;
         } else {
             self.check_xattr(place, name, Use::Write)?;
-            if name == CAPABILITY {
-                ANY_CAPABILITIES.store(true, Ordering::Relaxed);
-            }
+            note_attribute(name);
             place.dentry.inode().set_xattr(name, value, flags)?;
         }
         self.tell_attribute(place);

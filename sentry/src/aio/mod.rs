@@ -304,8 +304,8 @@ impl Context {
         self.queue.notify(Events::READABLE);
     }
 
-    /// Up to `most` answers that nobody has fetched, and where they begin.
-    pub fn peek(&self, most: usize) -> (u32, Vec<IoEvent>) {
+    /// Where the answers begin that nobody has fetched, and how many there are.
+    pub fn unread(&self) -> (u32, u32) {
         // As the ring shows it: a program may reap by itself.
         let (shown, tail) = (self.ring.load(AT_HEAD), self.ring.load(AT_TAIL) % self.nr);
         let head = shown % self.nr;
@@ -313,22 +313,26 @@ impl Context {
             let _st = self.state.lock();
             self.ring.store(AT_HEAD, head);
         }
-        let count = ((tail + self.nr - head) % self.nr) as usize;
-        let mut events = vec![IoEvent::default(); count.min(most)];
-        for (i, event) in (head..).zip(&mut events) {
-            let at = self.ring.pages.offset + HEADER + u64::from(i % self.nr) * EVENT;
-            self.ring.memory.read(at, event.as_mut_bytes());
-        }
-        (head, events)
+        (head, (tail + self.nr - head) % self.nr)
     }
 
-    /// Takes `count` answers that [`Self::peek`] found at `head`; says whether nobody else did meanwhile.
-    pub fn advance(&self, head: u32, count: usize) -> bool {
+    /// `count` answers, the first of them at place `from`.
+    pub fn answers(&self, from: u64, count: usize) -> Vec<IoEvent> {
+        let mut events = vec![IoEvent::default(); count];
+        for (i, event) in (from..).zip(&mut events) {
+            let at = self.ring.pages.offset + HEADER + i % u64::from(self.nr) * EVENT;
+            self.ring.memory.read(at, event.as_mut_bytes());
+        }
+        events
+    }
+
+    /// Takes `count` answers that [`Self::unread`] found at `head`; says whether nobody else did meanwhile.
+    pub fn advance(&self, head: u32, count: u64) -> bool {
         let _st = self.state.lock();
         if self.head() != head {
             return false;
         }
-        self.ring.store(AT_HEAD, ((u64::from(head) + count as u64) % u64::from(self.nr)) as u32);
+        self.ring.store(AT_HEAD, ((u64::from(head) + count) % u64::from(self.nr)) as u32);
         true
     }
 

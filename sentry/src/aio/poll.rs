@@ -76,6 +76,10 @@ impl Poll {
         *poll.registration.lock() = Some(key);
         // What came before nobody has told of; and another thread may have ended it before it was registered.
         poll.end(context, poll.file.ops.ready() & wanted);
+        // Who destroyed the context may not have seen it.
+        if context.is_dead() {
+            poll.finish(context, Events::empty());
+        }
         let is_over = !context.state.lock().polls.contains_key(&poll.id);
         if is_over {
             poll.unregister();

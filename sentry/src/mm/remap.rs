@@ -84,7 +84,7 @@ impl MemoryManager {
                 return Err(EINVAL);
             }
             let target = new_addr..new_addr + call.new_len;
-            if st.vmas.count() + 2 >= max_map_count() - 3
+            if st.vmas.count() + 5 >= max_map_count()
                 || call.flags.contains(RemapFlags::FIXED) && st.vmas.is_reserved(&target)
             {
                 return Err(ENOMEM);

@@ -16,7 +16,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::file::check_end;
 use super::{Restart, Stop, SysResult, ioprio, range};
-use crate::aio::{Context, Poll, Ticket};
+use crate::aio::{Context, IoEvent, Poll, Ticket};
 use crate::mm::{FileMapping, MapBacking, MapRequest, MapType, VmFlags};
 use crate::task::Ctx;
 use crate::task::block::{Registration, Servers};
@@ -40,7 +40,7 @@ const KEY: u32 = 0;
 /// Where `aio_key` is in a `struct iocb`.
 const AT_KEY: u64 = 8;
 /// Answers that are copied at once.
-const BATCH: usize = 128;
+const BATCH: u64 = 128;
 
 /// `struct iocb`.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -330,23 +330,25 @@ fn read_timeout(cx: &Ctx<'_>, at: UserAddr) -> Result<Option<u64>, Errno> {
 /// # Errors
 /// `EFAULT`: not even the first could be stored; `EINVAL`: the context was destroyed.
 fn take(cx: &Ctx<'_>, context: &Context, to: UserAddr, most: u64) -> Result<u64, Errno> {
-    let mut done = 0;
-    let result = loop {
-        let left = usize::try_from(most - done).unwrap_or(usize::MAX);
-        let (head, events) = context.peek(left.min(BATCH));
-        if events.is_empty() {
-            break Ok(());
+    let (done, result) = loop {
+        // The program may write the ring's head meanwhile: what there is, is looked up once.
+        let (head, unread) = context.unread();
+        let wanted = most.min(unread.into());
+        let (mut done, mut result) = (0, Ok(()));
+        while done < wanted && result.is_ok() {
+            let events = context.answers(u64::from(head) + done, (wanted - done).min(BATCH) as usize);
+            let place = to.checked_add(done * size_of::<IoEvent>() as u64).ok_or(EFAULT);
+            result = place.and_then(|place| cx.mm.write_all(place, events.as_bytes()));
+            if result.is_ok() {
+                done += events.len() as u64;
+            }
         }
         // No guest memory is touched under a context's lock: it looks afterwards whether the answers are still its own.
-        let stored = to
-            .checked_add(done * size_of_val(&events[0]) as u64)
-            .ok_or(EFAULT)
-            .and_then(|to| cx.mm.write_all(to, events.as_bytes()));
-        if let Err(e) = stored {
-            break Err(e);
+        if done == 0 || context.advance(head, done) {
+            break (done, result);
         }
-        if context.advance(head, events.len()) {
-            done += events.len() as u64;
+        if cx.has_signal() {
+            break (0, Ok(()));
         }
     };
     match result {
