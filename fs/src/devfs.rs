@@ -110,8 +110,9 @@ impl FileOps for MemoryDevice {
         true
     }
 
+    /// Linux 6.12 drivers/char/mem.c, `null_lseek`; random.c has `noop_llseek`.
     fn stays_at_the_start(&self) -> bool {
-        matches!(self.kind, Kind::Null | Kind::Zero | Kind::Full)
+        true
     }
 
     fn read_at(&self, _offset: u64, dst: &mut dyn Sink) -> Result<usize, Errno> {
@@ -140,11 +141,6 @@ impl FileOps for MemoryDevice {
                 Ok(done)
             }
         }
-    }
-
-    /// These devices stay at 0, whatever the offset (Linux 6.12 drivers/char/mem.c, `null_lseek`).
-    fn keeps_position(&self) -> bool {
-        matches!(self.kind, Kind::Null | Kind::Zero | Kind::Full)
     }
 
     fn write_at(&self, _offset: u64, src: &mut dyn Source) -> Result<usize, Errno> {

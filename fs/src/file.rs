@@ -238,11 +238,6 @@ pub trait FileOps: Debug + Send + Sync + Any {
         true
     }
 
-    /// Whether every `lseek` leads to 0.
-    fn keeps_position(&self) -> bool {
-        false
-    }
-
     /// The first byte at or behind `offset` that is data (`SEEK_DATA`), or in a hole (`SEEK_HOLE`): the end of the file
     /// counts as a hole. `offset` lies below `size`.
     ///
@@ -666,10 +661,6 @@ impl FileDescription {
             let accepts = |n: &[u8]| n.starts_with(b"anon_inode:") && n != b"anon_inode:[io_uring]";
             let is_anonymous = self.ops.anonymous_name().is_some_and(|n| accepts(&n));
             return if is_anonymous { Ok(0) } else { Err(ESPIPE) };
-        }
-        if self.ops.keeps_position() {
-            *self.position.lock() = 0;
-            return Ok(0);
         }
         if whence > 1 && !self.ops.has_end() {
             return Err(EINVAL);

@@ -32,6 +32,9 @@ pub fn open(inode: &Arc<dyn Inode>) -> Box<dyn FileOps> {
 
 impl FileOps for Device {
     fn read_at(&self, _offset: u64, dst: &mut dyn Sink) -> Result<usize, Errno> {
+        if !self.connection.state.lock().is_mounted {
+            return Err(EPERM);
+        }
         let room = dst.remaining();
         if room < READ_MIN {
             return Err(EINVAL);
@@ -73,6 +76,9 @@ impl FileOps for Device {
     }
 
     fn write_at(&self, _offset: u64, src: &mut dyn Source) -> Result<usize, Errno> {
+        if !self.connection.state.lock().is_mounted {
+            return Err(EPERM);
+        }
         let len = src.remaining();
         if !(OUT_HEADER..=OUT_HEADER + DATA_MAX as usize + 4096).contains(&len) {
             return Err(EINVAL);

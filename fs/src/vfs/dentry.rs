@@ -524,9 +524,14 @@ impl VfsPath {
         }
     }
 
-    /// The absolute path as seen from `root`, with ` (deleted)` behind a removed name; a place outside `root` gets the
-    /// prefix `(unreachable)`, as getcwd(2) says.
+    /// The absolute path as seen from `root`, with ` (deleted)` behind a removed name; of a place outside `root` the path
+    /// from its last mount on, as `/proc` shows it (Linux fs/d_path.c, `d_path`).
     pub fn full_path(&self, root: &Self) -> Vec<u8> {
+        self.climb(root).0
+    }
+
+    /// The path as [`VfsPath::full_path`] has it, and whether it leads from `root`.
+    pub(super) fn climb(&self, root: &Self) -> (Vec<u8>, bool) {
         let mut names: Vec<Vec<u8>> = Vec::new();
         let mut at = self.clone();
         let mut reached = true;
@@ -550,7 +555,7 @@ impl VfsPath {
                 }
             }
         }
-        let mut path = if reached { Vec::new() } else { b"(unreachable)".to_vec() };
+        let mut path = Vec::new();
         for name in names.iter().rev() {
             path.push(b'/');
             path.extend_from_slice(name);
@@ -561,10 +566,10 @@ impl VfsPath {
         if self.dentry.is_dead() {
             path.extend_from_slice(b" (deleted)");
         }
-        path
+        (path, reached)
     }
 
-    /// As `full_path`, for getcwd(2).
+    /// As `full_path`, for getcwd(2), which puts `(unreachable)` before a place outside `root`.
     ///
     /// # Errors
     /// `ENOENT`: the directory was removed.
@@ -572,7 +577,10 @@ impl VfsPath {
         if self.dentry.is_dead() {
             return Err(ENOENT);
         }
-        let path = self.full_path(root);
+        let (mut path, reached) = self.climb(root);
+        if !reached {
+            path.splice(..0, *b"(unreachable)");
+        }
         if path.len() >= 4096 { Err(ENAMETOOLONG) } else { Ok(path) }
     }
 }

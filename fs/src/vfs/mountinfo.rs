@@ -60,8 +60,8 @@ impl MountNamespace {
     /// The mount's place as seen from `root`; `None` outside of it.
     pub fn place_of(&self, mount: &Arc<Mount>, root: &VfsPath) -> Option<Vec<u8>> {
         let at = mount.root_place();
-        let path = at.full_path(root);
-        if !path.starts_with(b"(unreachable)") {
+        let (path, reached) = at.climb(root);
+        if reached {
             return Some(path.strip_suffix(b" (deleted)").map_or(path.clone(), <[u8]>::to_vec));
         }
         // The first mount is below what is mounted on `/`.

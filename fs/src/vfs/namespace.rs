@@ -175,6 +175,10 @@ impl MountNamespace {
         self.adopt(tree);
         for (copy, place) in copies {
             let ns = place.mount.standing().namespace.clone();
+            // Before it is covered by what may be a deep stack.
+            for mount in copy.tree() {
+                mount.standing().namespace = ns.clone();
+            }
             // What is mounted there already stays on top.
             let covered = place.mount.child_at(&place.dentry);
             if let Some(covered) = &covered {
@@ -183,9 +187,6 @@ impl MountNamespace {
             copy.put(place);
             if let Some(covered) = covered {
                 covered.put(copy.root_place());
-            }
-            for mount in copy.tree() {
-                mount.standing().namespace = ns.clone();
             }
         }
         Ok(())
