@@ -23,6 +23,8 @@ use crate::thread::Thread;
 /// Less than this, ns, is estimated without asking the host. To ask makes entries in its /proc, and to remove these when the
 /// stub is reaped takes a processor for half a millisecond.
 const LITTLE: u64 = 5_000_000;
+/// The host is asked all the same after this time, ns: what stays took is the guest's word.
+const BELIEF: u64 = 50_000_000;
 
 /// The part of a context that other threads reach.
 pub(crate) struct Runner {
@@ -48,6 +50,8 @@ struct State {
     before: u64,
     /// Told by the host last: what was used, ns, and [`Runner::ran`] then.
     known: (u64, u64),
+    /// The time stamp counter when the host was asked last, or the guest thread was bound.
+    asked: u64,
     /// What the earlier guest threads have used.
     earlier: u64,
 }
@@ -69,6 +73,7 @@ impl Runner {
         let mut state = self.state.lock();
         state.bound = Some((thread.process().clone(), thread.tid()));
         state.before = thread.used_ns;
+        state.asked = host::clock::tsc();
     }
 
     /// The context has no guest thread any more; what that has used since it was bound, ns.
@@ -99,9 +104,10 @@ impl Runner {
     /// Ends the stay, which took `ran` ticks and in which this thread waited awake for `waited`. `interrupted` says that
     /// it ended without a trap, so a kick counts as delivered.
     pub(crate) fn leave(&self, interrupted: bool, ran: u64, waited: u64) {
-        self.ran.fetch_add(ran, Ordering::Relaxed);
         self.waited.fetch_add(waited, Ordering::Relaxed);
         let mut state = self.state.lock();
+        // It cannot have run for longer than the stay.
+        self.ran.fetch_add(ran.min(state.stay()), Ordering::Relaxed);
         state.inside = false;
         if interrupted {
             state.kicked = false;
@@ -123,7 +129,8 @@ impl Runner {
         let state = self.state.lock();
         let ran = self.ran.load(Ordering::Relaxed) + state.stay();
         let estimate = self.shared.ticks_to_ns(ran.saturating_sub(state.known.1));
-        if estimate < LITTLE {
+        let belief = self.shared.ticks_to_ns(host::clock::tsc().saturating_sub(state.asked));
+        if estimate < LITTLE && belief < BELIEF {
             return state.known.0 + estimate;
         }
         let bound = state.bound.clone();
@@ -133,6 +140,7 @@ impl Runner {
             .and_then(|(process, tid)| sys::thread_cpu_ns(process.pid(), tid));
         let mut state = self.state.lock();
         if let Some(told) = told {
+            state.asked = host::clock::tsc();
             let used = state.earlier + told.saturating_sub(state.before);
             state.known = (used.max(state.known.0), ran);
         }

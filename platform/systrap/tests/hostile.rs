@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use base::memmap::Access;
 use guest::*;
-use platform::Trap;
+use platform::{Platform, ThreadPage, Trap};
 use ringfence_platform_systrap::layout::{AREA_LEN, AREAS, STUB_TEXT};
 
 /// Offsets of the stub's system call instructions, as user code can read them.
@@ -156,4 +156,32 @@ fn a_thread_that_blocks_our_signals_is_ended() {
     let error = g.context.switch(&g.space, &mut g.regs).unwrap_err();
     assert!(error.to_string().contains("has died"), "{error}");
     watch.join().unwrap();
+}
+
+#[test]
+fn who_lies_about_time_is_charged_what_the_host_says() {
+    let Some(p) = platform() else { return };
+    let mut g = Guest::new(&p);
+    let window = p.window().unwrap();
+    let page = g.page(0);
+    let own = ThreadPage { addr: window.thread_page(0), offset: page.offset };
+    g.space.map(own.addr, page, RW).unwrap();
+    g.context.set_thread_page(Some(own));
+    // It uses the processor until the sentry sleeps, makes a request without its own code, and never says when.
+    let [a, b, c, d] = (own.addr as u32).to_le_bytes();
+    let code = [
+        0xb9, 0, 0, 0, 0x08, // mov ecx, 1 << 27
+        0xff, 0xc9, 0x75, 0xfc, // dec ecx; jnz
+        0xc7, 0x04, 0x25, a, b, c, d, 2, 0, 0, 0, // mov dword [page], REQUEST
+        0x83, 0x3c, 0x25, a, b, c, d, 2, 0x74, 0xf6, // cmp dword [page], REQUEST; je
+        0xeb, 0xe0, // jmp to the start
+    ];
+    g.memory().write(g.code.offset, &code);
+    g.regs.rip = CODE;
+    for _ in 0..2 {
+        assert_eq!(g.go(), Trap::Syscall);
+        g.regs.rip = CODE + 20;
+    }
+    let used = g.context.kicker().guest_cpu().unwrap().user_ns;
+    assert!(used > 10_000_000, "charged {used} ns");
 }
