@@ -279,13 +279,15 @@ impl State {
                 self.has_failed = false;
                 Ok(())
             }
-            Err(e @ Failure::Call(_)) if !self.has_failed => {
+            Err(e) => {
                 log::debug!("systrap: mapping guest memory: {e:?}");
-                self.has_failed = true;
+                // Also what the host did of the changes, which is not noted, must go.
                 self.drop_all(shared);
-                Ok(())
+                if matches!(e, Failure::Call(_)) && !std::mem::replace(&mut self.has_failed, true) {
+                    return Ok(());
+                }
+                Err(e.into_error("mapping guest memory"))
             }
-            Err(e) => Err(e.into_error("mapping guest memory")),
         }
     }
 }
