@@ -6,7 +6,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use abi::regs::{FLAG_TF, UserRegs};
 use platform::window::Zone;
@@ -146,6 +146,10 @@ impl SystrapContext {
                 spin = 0;
             }
             let Some((_, thread)) = &self.bound else { return Ok(()) };
+            if mailbox.state() == State::Busy {
+                // It may store its state yet and then wait on, for nobody.
+                thread.process().signal(thread.tid(), KICK);
+            }
             match thread.wait(spin, LOOK, None, || true).0 {
                 Wait::Trapped => break,
                 Wait::Dead => return Err(dead(&shared)),
@@ -280,7 +284,8 @@ impl SystrapContext {
             thread.resume(guests)
         };
         let mut spin = if woken && mine > 0 { mine + WAKE_TICKS } else { mine };
-        let (mut deaf, mut awake, mut slept) = (0, 0, false);
+        let (mut awake, mut slept) = (0, false);
+        let mut deaf = None;
         let is_alone = || shared.running.load(Ordering::Relaxed) * 2 <= shared.cpus;
         let end = loop {
             let (end, ticks) = thread.wait(spin, LOOK, mailbox, is_alone);
@@ -294,10 +299,9 @@ impl SystrapContext {
             }
             spin = 0;
             if self.runner.is_kicked() {
-                deaf += 1;
                 thread.nudge();
                 self.runner.kick();
-                if deaf > DEAF {
+                if deaf.get_or_insert_with(Instant::now).elapsed() > LOOK * DEAF {
                     log::warn!("systrap: a guest thread does not answer");
                     thread.process().kill_and_wait();
                 }
