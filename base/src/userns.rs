@@ -178,7 +178,11 @@ impl UserNamespace {
     /// # Errors
     /// `EINVAL`: neither `allow` nor `deny`; `EPERM`: too late.
     pub fn set_setgroups(&self, text: &[u8]) -> Result<(), Errno> {
-        let word = text.trim_ascii_end();
+        // Longer texts do not fit Linux's buffer, whatever they hold.
+        if text.len() >= 8 {
+            return Err(EINVAL);
+        }
+        let word = before_nul(text).trim_ascii_end();
         let mut maps = self.maps.lock();
         match word {
             b"allow" if maps.no_setgroups => Err(EPERM),
@@ -275,11 +279,16 @@ impl UserNamespace {
     }
 }
 
+/// Linux takes what is written for a C string.
+fn before_nul(text: &[u8]) -> &[u8] {
+    text.split(|&b| b == 0).next().unwrap_or_default()
+}
+
 fn parse_map(text: &[u8]) -> Result<Vec<Extent>, Errno> {
     if text.len() >= crate::PAGE_SIZE as usize {
         return Err(EINVAL);
     }
-    let text = std::str::from_utf8(text).map_err(|_| EINVAL)?;
+    let text = std::str::from_utf8(before_nul(text)).map_err(|_| EINVAL)?;
     let mut list: Vec<Extent> = Vec::new();
     for line in text.strip_suffix('\n').unwrap_or(text).split('\n') {
         let numbers: Vec<u32> = line

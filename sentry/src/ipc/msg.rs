@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use abi::Errno;
-use abi::errno::{E2BIG, EAGAIN, EIDRM, ENOMSG};
+use abi::errno::{E2BIG, EAGAIN, EIDRM, EINVAL, ENOMSG};
 use base::cred::Credentials;
 use base::lock::{Lock, rank};
 use base::wait::{Events, WaitQueue};
@@ -194,7 +194,8 @@ impl MsgQueue {
     /// Copies the text of a message without taking it: `MSG_COPY`.
     ///
     /// # Errors
-    /// As [`MsgQueue::receive`].
+    /// As [`MsgQueue::receive`]; `EINVAL`: the text is longer than `max`, and was to be cut (Linux ipc/msgutil.c,
+    /// `copy_msg`).
     pub fn copy(
         &self,
         cred: &Credentials,
@@ -209,11 +210,10 @@ impl MsgQueue {
         state.perm.check(cred, 0o444)?;
         let at = find(&state.messages, Wanted::Number(number)).ok_or(ENOMSG)?;
         let message = state.messages.get(at).ok_or(ENOMSG)?;
-        if !cut && message.text.len() as u64 > max {
-            return Err(E2BIG);
+        if message.text.len() as u64 > max {
+            return Err(if cut { EINVAL } else { E2BIG });
         }
-        let len = message.text.len().min(usize::try_from(max).unwrap_or(usize::MAX));
-        Ok((message.kind, message.text[..len].to_vec()))
+        Ok((message.kind, message.text.clone()))
     }
 }
 
