@@ -131,6 +131,20 @@ macro_rules! ipc_objects {
     };
 }
 
+macro_rules! count_row {
+    ($path:literal, $count:expr) => {
+        Row {
+            path: $path,
+            bounds: &[COUNT],
+            read: |_| vec![$count.load(Ordering::Relaxed) as i128],
+            write: |_, _, n| {
+                $count.store(usize::try_from(n).map_err(|_| EINVAL)?, Ordering::Relaxed);
+                Ok(())
+            },
+        }
+    };
+}
+
 macro_rules! key_row {
     ($path:literal, $field:ident, $bounds:expr) => {
         Row {
@@ -155,15 +169,7 @@ fn semaphores(limits: &IpcLimits) -> [&AtomicU64; 3] {
 }
 
 static ROWS: &[Row] = &[
-    Row {
-        path: "fs/inotify/max_queued_events",
-        bounds: &[COUNT],
-        read: |_| vec![fs::anon::inotify::QUEUE_MAX.load(Ordering::Relaxed) as i128],
-        write: |_, _, n| {
-            fs::anon::inotify::QUEUE_MAX.store(usize::try_from(n).map_err(|_| EINVAL)?, Ordering::Relaxed);
-            Ok(())
-        },
-    },
+    count_row!("fs/inotify/max_queued_events", fs::anon::inotify::QUEUE_MAX),
     ipc_row!("fs/mqueue/msg_default", mq_msg_default, 1..=HARD_MESSAGES),
     ipc_row!("fs/mqueue/msg_max", mq_msg_max, 1..=HARD_MESSAGES),
     ipc_row!("fs/mqueue/msgsize_default", mq_msgsize_default, 128..=HARD_SIZE),
@@ -252,15 +258,7 @@ static ROWS: &[Row] = &[
         read: |p| load(&p.kernel.settings.threads_max),
         write: |p, _, n| store(&p.kernel.settings.threads_max, n),
     },
-    Row {
-        path: "vm/max_map_count",
-        bounds: &[COUNT],
-        read: |_| vec![crate::mm::MAX_MAP_COUNT.load(Ordering::Relaxed) as i128],
-        write: |_, _, n| {
-            crate::mm::MAX_MAP_COUNT.store(usize::try_from(n).map_err(|_| EINVAL)?, Ordering::Relaxed);
-            Ok(())
-        },
-    },
+    count_row!("vm/max_map_count", crate::mm::MAX_MAP_COUNT),
 ];
 
 /// One number as `strtoul_lenient` with base 0 reads it.
@@ -269,6 +267,10 @@ fn number(word: &str) -> Option<i128> {
         Some(rest) => (-1, rest),
         None => (1, word),
     };
+    // What parses integers here would take a second sign.
+    if digits.contains('+') {
+        return None;
+    }
     let value = match digits.as_bytes() {
         [b'0', b'x' | b'X', _, ..] => u64::from_str_radix(digits.get(2..)?, 16),
         [b'0', _, ..] => u64::from_str_radix(digits.get(1..)?, 8),

@@ -32,7 +32,7 @@ static void number(const char *path, const char *const *texts) {
 
 CASE(sysctl, ipc) {
   NEED(S(unshare, CLONE_NEWIPC) == 0);
-  NUMBERS("kernel/msgmax", "100", "0", "-1", "0x10", "2147483648", "x", "", "5 6", "7x");
+  NUMBERS("kernel/msgmax", "100", "0", "-1", "0x10", "2147483648", "x", "", "5 6", "7x", "+1", "0x+1", "0+7", "-0x1", "--1");
   NUMBERS("kernel/msgmnb", "1000", "-1", "17");
   NUMBERS("kernel/msgmni", "5", "32768", "32769", "-1");
   NUMBERS("kernel/shmmni", "5", "32768", "32769", "-1");
