@@ -12,6 +12,7 @@ use std::sync::{Arc, Weak};
 use abi::Errno;
 use abi::errno::{EAGAIN, EEXIST, EINVAL, ENOSPC, ENOTTY};
 use base::io::Sink;
+use base::kept::Kept;
 use base::lock::{Lock, rank};
 use base::wait::{Events, WaitQueue};
 
@@ -89,7 +90,8 @@ impl Watch {
 #[derive(Debug, Default)]
 struct State {
     watches: HashMap<i32, Arc<Watch>>,
-    events: VecDeque<Event>,
+    /// With what each takes of the sandbox's memory: the limit of their number can be raised.
+    events: VecDeque<(Event, Kept)>,
     last_wd: i32,
 }
 
@@ -102,17 +104,21 @@ struct Instance {
 impl Instance {
     fn push(&self, event: Event) {
         let mut state = self.state.lock();
-        if state.events.back() == Some(&event) {
+        let is_last =
+            |state: &State, event: &Event| state.events.back().is_some_and(|(last, _)| last == event);
+        if is_last(&state, &event) {
             return;
         }
-        if state.events.len() >= QUEUE_MAX.load(Ordering::Relaxed) {
+        let has_room = state.events.len() < QUEUE_MAX.load(Ordering::Relaxed);
+        let kept = has_room.then(|| Kept::new(size_of::<(Event, Kept)>() + event.name.len()));
+        let Some(Ok(kept)) = kept else {
             let overflow = Event { wd: -1, mask: event::Q_OVERFLOW, cookie: 0, name: Box::default() };
-            if state.events.back() != Some(&overflow) {
-                state.events.push_back(overflow);
+            if !is_last(&state, &overflow) {
+                state.events.push_back((overflow, Kept::default()));
             }
             return;
-        }
-        state.events.push_back(event);
+        };
+        state.events.push_back((event, kept));
         drop(state);
         self.queue.notify(Events::READABLE);
     }
@@ -203,7 +209,7 @@ impl FileOps for Inotify {
         loop {
             let event = {
                 let mut state = self.0.state.lock();
-                let Some(next) = state.events.front() else { break };
+                let Some((next, _)) = state.events.front() else { break };
                 if next.len() > dst.remaining() {
                     if done == 0 {
                         return Err(EINVAL);
@@ -212,7 +218,7 @@ impl FileOps for Inotify {
                 }
                 state.events.pop_front()
             };
-            let Some(event) = event else { break };
+            let Some((event, _kept)) = event else { break };
             let bytes = event.bytes();
             match dst.put(&bytes) {
                 Ok(n) if n == bytes.len() => done += n,
@@ -264,7 +270,7 @@ impl FileOps for Inotify {
         if request != FIONREAD {
             return Err(ENOTTY);
         }
-        let len: usize = self.0.state.lock().events.iter().map(Event::len).sum();
+        let len: usize = self.0.state.lock().events.iter().map(|(event, _)| event.len()).sum();
         memory.write(arg, &(len as u32).to_le_bytes())?;
         Ok(0)
     }
