@@ -24,6 +24,8 @@ use base::wait::{Events, WaitQueue};
 use fs::file::FileDescription;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::mm::FixedPages;
+
 mod poll;
 
 pub use poll::Poll;
@@ -104,8 +106,7 @@ impl Quota {
 
 /// The pages of a ring, and where its program has mapped them.
 pub struct Ring {
-    memory: Arc<dyn Memory>,
-    pages: MemRange,
+    pages: FixedPages,
     /// The address of the owner's [`MappingSpace`], which tells it from spaces that inherit the mapping.
     owner: usize,
     /// Where the owner maps it: the context's name, which changes with mremap(2).
@@ -113,34 +114,36 @@ pub struct Ring {
 }
 
 impl Ring {
+    /// Where byte `at` is in the memory file.
+    fn at(&self, at: u64) -> u64 {
+        self.pages.pages().offset + at
+    }
+
     fn load(&self, at: u64) -> u32 {
-        self.memory.load_u32(self.pages.offset + at)
+        self.pages.memory().load_u32(self.at(at))
     }
 
     fn store(&self, at: u64, value: u32) {
-        self.memory.store_u32(self.pages.offset + at, value);
+        self.pages.memory().store_u32(self.at(at), value);
     }
 
     /// The bytes that are mapped.
     pub fn bytes(&self) -> u64 {
-        self.pages.len
+        self.pages.pages().len
     }
 }
 
 impl Mappable for Ring {
-    fn translate(&self, offset: u64, max_len: u64, _write: bool) -> Result<MemRange, MapError> {
-        self.cached(offset, max_len).ok_or(MapError::Bus)
+    fn translate(&self, offset: u64, max_len: u64, write: bool) -> Result<MemRange, MapError> {
+        self.pages.translate(offset, max_len, write)
     }
 
     fn cached(&self, offset: u64, max_len: u64) -> Option<MemRange> {
-        let len = self.pages.len.checked_sub(offset).filter(|&l| l > 0)?.min(max_len);
-        let range = MemRange { offset: self.pages.offset + offset, len };
-        self.memory.inc_ref(range);
-        Some(range)
+        self.pages.cached(offset, max_len)
     }
 
     fn tracks_dirty(&self) -> bool {
-        false
+        self.pages.tracks_dirty()
     }
 
     fn add_mapping(&self, space: &Weak<dyn MappingSpace>, addr: u64, offset: u64, _len: u64, _write: bool) {
@@ -151,14 +154,8 @@ impl Mappable for Ring {
 
     fn remove_mapping(&self, _: &Weak<dyn MappingSpace>, _: u64, _: u64, _: u64, _: bool) {}
 
-    fn sync(&self, _range: Range<u64>) -> Result<(), Errno> {
-        Ok(())
-    }
-}
-
-impl Drop for Ring {
-    fn drop(&mut self) {
-        self.memory.dec_ref(self.pages);
+    fn sync(&self, range: Range<u64>) -> Result<(), Errno> {
+        self.pages.sync(range)
     }
 }
 
@@ -232,7 +229,8 @@ impl Context {
             return Err(ENOMEM);
         };
         let nr = ((len - HEADER) / EVENT) as u32;
-        let ring = Ring { memory: memory.clone(), pages, owner, addr: AtomicU64::new(0) };
+        let pages = FixedPages::owning(memory, pages);
+        let ring = Ring { pages, owner, addr: AtomicU64::new(0) };
         for (at, value) in [(AT_NR, nr), (AT_MAGIC, MAGIC), (AT_COMPAT, 1), (AT_INCOMPAT, 0)] {
             ring.store(at, value);
         }
@@ -292,8 +290,8 @@ impl Context {
         let event = IoEvent { data: ticket.data, obj: ticket.obj, res, res2: 0 };
         {
             let mut st = self.state.lock();
-            let at = self.ring.pages.offset + HEADER + u64::from(st.tail) * EVENT;
-            self.ring.memory.write(at, event.as_bytes());
+            let at = self.ring.at(HEADER + u64::from(st.tail) * EVENT);
+            self.ring.pages.memory().write(at, event.as_bytes());
             st.tail = (st.tail + 1) % self.nr;
             st.active -= 1;
             self.ring.store(AT_TAIL, st.tail);
@@ -320,8 +318,8 @@ impl Context {
     pub fn answers(&self, from: u64, count: usize) -> Vec<IoEvent> {
         let mut events = vec![IoEvent::default(); count];
         for (i, event) in (from..).zip(&mut events) {
-            let at = self.ring.pages.offset + HEADER + i % u64::from(self.nr) * EVENT;
-            self.ring.memory.read(at, event.as_mut_bytes());
+            let at = self.ring.at(HEADER + i % u64::from(self.nr) * EVENT);
+            self.ring.pages.memory().read(at, event.as_mut_bytes());
         }
         events
     }

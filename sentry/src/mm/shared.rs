@@ -157,7 +157,17 @@ impl std::fmt::Debug for FixedPages {
 impl FixedPages {
     /// Takes over the references on `pages`.
     pub fn new(memory: &Arc<dyn Memory>, pages: MemRange) -> Arc<Self> {
-        Arc::new(Self { memory: memory.clone(), pages })
+        Arc::new(Self::owning(memory, pages))
+    }
+
+    /// As `new`, as a part of something else.
+    pub(crate) fn owning(memory: &Arc<dyn Memory>, pages: MemRange) -> Self {
+        Self { memory: memory.clone(), pages }
+    }
+
+    /// The memory that they are of.
+    pub(crate) fn memory(&self) -> &dyn Memory {
+        &*self.memory
     }
 
     /// As something to map; areas of it are named by [`super::VmName::Special`].
