@@ -53,6 +53,13 @@ impl Volume {
         self.mode.is_writable
     }
 
+    /// Whether both show a file, or one is below the other's folder.
+    fn meets(&self, other: &Self) -> bool {
+        let place = |v: &Self| std::fs::canonicalize(&v.host).unwrap_or_else(|_| v.host.clone());
+        let (a, b) = (place(self), place(other));
+        a.starts_with(&b) || b.starts_with(&a)
+    }
+
     /// Shows the volume in the sandbox; the place is made if it is not there.
     pub(crate) fn mount(&self, mounts: &Arc<MountNamespace>, memory: &Arc<dyn Memory>) -> Result<(), String> {
         let host = self.host.display();
@@ -77,6 +84,23 @@ impl Volume {
         let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return Err(EINVAL) };
         fs::hostfs::new(memory.clone(), Path::new(dir), self.mode)?.lookup(name.as_bytes())
     }
+}
+
+/// Each volume remembers by itself what it was told: an exclusive one must be the only way to its files.
+///
+/// # Errors
+/// Two volumes of which one is exclusive and one is writable show the same files.
+pub(crate) fn check_exclusive(volumes: &[Volume]) -> Result<(), String> {
+    for (i, a) in volumes.iter().enumerate() {
+        for b in volumes.iter().skip(i + 1) {
+            let is_exclusive = !a.mode.is_shared || !b.mode.is_shared;
+            if is_exclusive && (a.is_writable() || b.is_writable()) && a.meets(b) {
+                let (a, b) = (a.host.display(), b.host.display());
+                return Err(format!("--volume: {a} and {b} show the same files: make both shared"));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn errno(e: &std::io::Error) -> Errno {

@@ -147,6 +147,29 @@ fn bad_volumes_are_refused() {
     }
 }
 
+/// What an exclusive volume remembers would be wrong if another one led to the same files.
+#[test]
+fn an_exclusive_volume_is_the_only_way_to_its_files() {
+    if !have_kvm() {
+        return;
+    }
+    let dir = fresh("twice");
+    std::fs::create_dir(dir.join("inner")).expect("the directory can be made");
+    let (outer, inner) = (dir.display().to_string(), dir.join("inner").display().to_string());
+    let both = |first: String, second: String| {
+        let mut command = Command::new(ringfence());
+        command.args(["run", "-v", &first, "-v", &second, "--", "true"]);
+        run(command, b"", LIMIT)
+    };
+    let refused = both(format!("{outer}:/a:exclusive"), format!("{inner}:/b"));
+    assert_eq!(refused.status, Some(125));
+    assert!(refused.stderr_text().contains("make both shared"), "{}", refused.stderr_text());
+    for (first, second) in [("", ""), (":ro,exclusive", ":ro")] {
+        let outcome = both(format!("{outer}:/a{first}"), format!("{inner}:/b{second}"));
+        assert_eq!(outcome.status, Some(0), "{}", outcome.stderr_text());
+    }
+}
+
 /// A guest maps a file; the host cuts it. The guest gets SIGBUS, and everything else goes on.
 #[test]
 fn a_file_that_shrinks_under_a_mapping_is_a_bus_error_of_the_guest() {
