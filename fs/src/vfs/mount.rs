@@ -26,30 +26,38 @@ static IDS: Ids = Ids::after(ROOTFS_ID);
 static NEXT_DEV: AtomicU64 = AtomicU64::new(0x10);
 
 /// Numbers of which the lowest free one is given out, as Linux's IDA does.
-pub(super) struct Ids {
-    first: u64,
-    used: Lock<BTreeSet<u64>, { rank::LEAF }>,
+pub(super) struct Ids(Lock<Numbers, { rank::LEAF }>);
+
+struct Numbers {
+    /// From here on none was given out.
+    next: u64,
+    /// Those below that were given back.
+    free: BTreeSet<u64>,
 }
 
 impl Ids {
     pub(super) const fn after(last: u64) -> Self {
-        Self { first: last + 1, used: Lock::new(BTreeSet::new()) }
+        Self(Lock::new(Numbers { next: last + 1, free: BTreeSet::new() }))
     }
 
     pub(super) fn take(&self) -> u64 {
-        let mut used = self.used.lock();
-        // The numbers in use are almost always without gaps: look from the end only if there is one.
-        let all = used.len() as u64;
-        let mut id = self.first + all;
-        if used.last().is_some_and(|&last| last >= id) {
-            id = used.iter().zip(self.first..).find(|(used, n)| **used != *n).map_or(id, |(_, n)| n);
-        }
-        used.insert(id);
-        id
+        let mut numbers = self.0.lock();
+        numbers.free.pop_first().unwrap_or_else(|| {
+            let id = numbers.next;
+            numbers.next += 1;
+            id
+        })
     }
 
     pub(super) fn give(&self, id: u64) {
-        self.used.lock().remove(&id);
+        let mut numbers = self.0.lock();
+        numbers.free.insert(id);
+        while let Some(&last) = numbers.free.last()
+            && last + 1 == numbers.next
+        {
+            numbers.free.pop_last();
+            numbers.next = last;
+        }
     }
 }
 
