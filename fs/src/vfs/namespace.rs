@@ -9,7 +9,7 @@ use abi::errno::{EAGAIN, EBUSY, EINVAL, ELOOP, ENOENT, ENOSPC, ENOTDIR};
 use base::lock::{Lock, rank};
 
 use super::mount::{Mount, MountFlags, SuperBlock, TREE, down};
-use super::propagate::{CopyAs, MountChange, Propagation, copies_for, receivers};
+use super::propagate::{CopyAs, MountChange, copies_for, leave_groups, receivers};
 use super::{FileType, Inode, VfsPath};
 
 /// Mounts that one namespace may have (`fs.mount-max`).
@@ -438,22 +438,34 @@ fn is_below(place: &VfsPath, top: &VfsPath) -> bool {
 /// Source: Linux 6.12 fs/namespace.c, `umount_tree`; fs/pnode.c, `propagate_umount`.
 fn dissolve(mount: &Arc<Mount>) -> Vec<Arc<Mount>> {
     let mut gone = mount.tree();
+    let own = gone.len();
     let mut known: HashSet<*const Mount> = gone.iter().map(Arc::as_ptr).collect();
+    // Who is in a group sees what happens at a place of it once.
+    let mut told = HashSet::new();
     let mut next = 0;
     while let Some(at) = gone.get(next).and_then(|m| m.parent()) {
         next += 1;
+        let Some(group) = at.mount.standing().peers.clone() else { continue };
+        if !told.insert((Arc::as_ptr(&group), Arc::as_ptr(&at.dentry))) {
+            continue;
+        }
         for other in receivers(&at.mount) {
-            let Some(child) = other.child_at(&at.dentry) else { continue };
-            // What covers its root alone takes its place; anything else keeps it.
-            let covers = child.child_at(child.root());
-            let is_cover = |m: &Arc<Mount>| covers.as_ref().is_some_and(|c| Arc::ptr_eq(c, m));
-            let is_free = |m: &Arc<Mount>| known.contains(&Arc::as_ptr(m)) || is_cover(m);
-            let is_free = child.child_mounts().iter().all(is_free);
-            if is_free && known.insert(Arc::as_ptr(&child)) {
+            if let Some(child) = other.child_at(&at.dentry)
+                && known.insert(Arc::as_ptr(&child))
+            {
                 gone.push(child);
             }
         }
     }
+    // What covers its root alone takes its place; anything else that stays keeps it. Children were found after parents.
+    for child in gone.iter().skip(own).rev() {
+        let covers = child.child_at(child.root());
+        let is_cover = |m: &Arc<Mount>| covers.as_ref().is_some_and(|c| Arc::ptr_eq(c, m));
+        if !child.child_mounts().iter().all(|m| known.contains(&Arc::as_ptr(m)) || is_cover(m)) {
+            known.remove(&Arc::as_ptr(child));
+        }
+    }
+    gone.retain(|m| known.contains(&Arc::as_ptr(m)));
     // Children first, so that each still knows its parent.
     for mount in gone.iter().rev() {
         let cover = mount.child_at(mount.root()).filter(|m| !known.contains(&Arc::as_ptr(m)));
@@ -463,8 +475,8 @@ fn dissolve(mount: &Arc<Mount>) -> Vec<Arc<Mount>> {
             cover.put(place);
         }
         mount.standing().namespace = Weak::new();
-        mount.set_propagation(Propagation::Private);
     }
+    leave_groups(&gone);
     gone
 }
 
@@ -478,8 +490,8 @@ impl Drop for MountNamespace {
                 let gone = root.tree();
                 for mount in gone.iter().rev() {
                     mount.take();
-                    mount.set_propagation(Propagation::Private);
                 }
+                leave_groups(&gone);
                 gone
             };
             drop(gone);

@@ -3,7 +3,7 @@
 //! Peers share a group. A mount may follow a group as its slave, and have peers of its own at the same time. All of it
 //! changes under `TREE`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
 
 use base::lock::{Lock, rank};
@@ -202,6 +202,48 @@ impl Mount {
             }
         }
         pairs
+    }
+}
+
+/// Makes all of `gone` private, as `set_propagation` does with one: each group is looked at once.
+pub(super) fn leave_groups(gone: &[Arc<Mount>]) {
+    type Group = Arc<PeerGroup>;
+    let leaving: HashSet<*const Mount> = gone.iter().map(Arc::as_ptr).collect();
+    let stays = |m: &Weak<Mount>| m.strong_count() > 0 && !leaving.contains(&m.as_ptr());
+    // The groups that they leave, with the one that each follows; and those that they follow.
+    let mut left: HashMap<*const PeerGroup, (Group, Option<Group>)> = HashMap::new();
+    let mut followed: HashMap<*const PeerGroup, Group> = HashMap::new();
+    for mount in gone {
+        let (peers, master) = {
+            let mut standing = mount.standing();
+            standing.is_unbindable = false;
+            (standing.peers.take(), standing.master.take())
+        };
+        if let Some(master) = &master {
+            followed.insert(Arc::as_ptr(master), master.clone());
+        }
+        if let Some(peers) = peers {
+            left.insert(Arc::as_ptr(&peers), (peers, master));
+        }
+    }
+    for group in followed.values() {
+        group.members.lock().slaves.retain(stays);
+    }
+    left.retain(|_, (group, _)| {
+        let mut members = group.members.lock();
+        members.peers.retain(stays);
+        members.peers.is_empty()
+    });
+    // Who followed a group that is no more, follows whom that followed.
+    for (group, master) in left.values() {
+        let mut heir = master.clone();
+        while let Some((_, above)) = heir.as_ref().and_then(|h| left.get(&Arc::as_ptr(h))) {
+            heir = above.clone();
+        }
+        let slaves = std::mem::take(&mut group.members.lock().slaves);
+        for slave in living(&slaves) {
+            slave.follow(heir.clone(), None);
+        }
     }
 }
 
