@@ -324,6 +324,10 @@ impl Listing for StaticDir {
 }
 
 impl Inode for StaticDir {
+    fn is_always_empty(&self) -> bool {
+        self.children.is_empty()
+    }
+
     fn file_type(&self) -> Result<FileType, Errno> {
         Ok(FileType::Directory)
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use abi::Errno;
 use abi::errno::{EINVAL, ENODEV, ENOTDIR, EPERM};
 use base::cred::cap;
+use base::userns::UserNamespace;
 use fs::tty::devpts::{self, Devpts};
 use fs::vfs::{Inode, StatFs, SuperBlock, VfsPath, Walk};
 
@@ -28,9 +29,12 @@ pub fn make(
 ) -> Result<Arc<SuperBlock>, Errno> {
     if fstype == b"fuse" || fstype.starts_with(b"fuse.") {
         let root = fuse(options)?;
-        return Ok(SuperBlock::new(root, &String::from_utf8_lossy(fstype), readonly));
+        let owner = walk.cred.user_ns.clone();
+        return Ok(SuperBlock::owned(root, &String::from_utf8_lossy(fstype), readonly, owner));
     }
     let memory = kernel.memory.clone();
+    // Who may change it: the root of the namespace that it shows, or of the one that it was made in.
+    let mut owner = walk.cred.user_ns.clone();
     let device = || fs::devfs::open_device(memory.clone(), None);
     let (root, name) = match fstype {
         b"tmpfs" => (fs::tmpfs::mountable(memory.clone(), options, Some(device()))?, "tmpfs"),
@@ -45,13 +49,15 @@ pub fn make(
                 Some(task) => task.namespaces.lock().pid_for_children.clone(),
                 None => kernel.namespaces.pid_for_children.clone(),
             };
-            // Whoever mounts it must be trusted where the namespace belongs.
-            if !ns.owner.grants(walk.cred, cap::SYS_ADMIN) {
-                return Err(EPERM);
-            }
+            owner = trusted(walk, &ns.owner)?;
             (crate::proc::new_procfs(kernel, ns, Vec::new(), Vec::new()), "proc")
         }
-        b"sysfs" if options.is_empty() => (crate::proc::new_sysfs(kernel), "sysfs"),
+        b"sysfs" if options.is_empty() => {
+            if let Some(task) = current() {
+                owner = trusted(walk, &task.namespaces.lock().net.owner)?;
+            }
+            (crate::proc::new_sysfs(kernel), "sysfs")
+        }
         // Not for the root of a user namespace (Linux: no FS_USERNS_MOUNT).
         b"devtmpfs" if !walk.cred.has(cap::SYS_ADMIN) => return Err(EPERM),
         b"devtmpfs" if options.is_empty() => {
@@ -63,21 +69,34 @@ pub fn make(
         b"devpts" => (Devpts::new(&kernel.terminals, devpts_options(options)?).root(), "devpts"),
         b"overlay" => {
             let (root, is_writable) = overlay(walk, options)?;
-            return Ok(SuperBlock::new(root, "overlay", readonly || !is_writable));
+            let owner = walk.cred.user_ns.clone();
+            return Ok(SuperBlock::owned(root, "overlay", readonly || !is_writable, owner));
         }
         b"cgroup2" => {
             check_cgroup(options)?;
             let task = current().ok_or(EINVAL)?;
-            let root = (**task.namespaces.lock().cgroup).clone();
+            let group = task.namespaces.lock().cgroup.clone();
+            owner = trusted(walk, &group.owner)?;
+            let root = (**group).clone();
             (crate::cgroup::new_root(kernel, &root), "cgroup2")
         }
         b"mqueue" if options.is_empty() => {
-            (crate::ipc::mqueue_fs::new_root(&*current().ok_or(EINVAL)?), "mqueue")
+            let task = current().ok_or(EINVAL)?;
+            owner = trusted(walk, &task.namespaces.lock().ipc.owner)?;
+            (crate::ipc::mqueue_fs::new_root(&task), "mqueue")
         }
         b"sysfs" | b"devtmpfs" | b"mqueue" => return Err(EINVAL),
         _ => return Err(ENODEV),
     };
-    Ok(SuperBlock::new(root, name, readonly))
+    Ok(SuperBlock::owned(root, name, readonly, owner))
+}
+
+/// The owner of the namespace that a file system shows, if whoever mounts it is trusted there.
+///
+/// # Errors
+/// `EPERM`.
+fn trusted(walk: &Walk<'_>, owner: &Arc<UserNamespace>) -> Result<Arc<UserNamespace>, Errno> {
+    if owner.grants(walk.cred, cap::SYS_ADMIN) { Ok(owner.clone()) } else { Err(EPERM) }
 }
 
 /// Whether a file system of kind `fstype` knows `option`; the memory has `total` bytes.

@@ -48,11 +48,21 @@ struct Fs {
 enum Body {
     Regular(Arc<Data>),
     Directory(Lock<Directory, { rank::INODE }>),
-    Symlink(Box<[u8]>),
+    Symlink(Symlink),
     /// A device or socket.
     Special(u64),
     Fifo(Fifo),
 }
+
+/// Where a symbolic link leads.
+struct Symlink {
+    target: Box<[u8]>,
+    /// What it takes of the space: a page for a long one.
+    taken: u64,
+}
+
+/// Targets of symbolic links that lie in the inode, with the final zero (Linux 6.12 mm/shmem.c, `SHORT_SYMLINK_LEN`).
+const SHORT_SYMLINK_LEN: usize = 128;
 
 /// What changes of every inode.
 struct Attributes {
@@ -288,7 +298,7 @@ impl Inode for TmpInode {
         let (size, blocks, rdev) = match &self.body {
             Body::Regular(data) => (data.size(), data.allocated() / 512, 0),
             Body::Directory(dir) => (dir.lock().len() as u64 * 20 + 40, 0, 0),
-            Body::Symlink(target) => (target.len() as u64, 0, 0),
+            Body::Symlink(link) => (link.target.len() as u64, link.taken / 512, 0),
             Body::Fifo(_) => (0, 0, 0),
             Body::Special(rdev) => (0, 0, *rdev),
         };
@@ -361,7 +371,9 @@ impl Inode for TmpInode {
     }
 
     fn symlink(&self, name: &[u8], target: &[u8], owner: Owner) -> Result<Arc<dyn Inode>, Errno> {
-        let body = Body::Symlink(target.into());
+        let is_long = target.len() >= SHORT_SYMLINK_LEN;
+        let taken = if is_long { self.fs.space.take(base::PAGE_SIZE)? } else { 0 };
+        let body = Body::Symlink(Symlink { target: target.into(), taken });
         self.enter(name, Self::new(&self.fs, body, mode::IFLNK | 0o777, owner))
     }
 
@@ -413,7 +425,7 @@ impl Inode for TmpInode {
 
     fn read_link(&self) -> Result<Vec<u8>, Errno> {
         match &self.body {
-            Body::Symlink(target) => Ok(target.to_vec()),
+            Body::Symlink(link) => Ok(link.target.to_vec()),
             _ => Err(EINVAL),
         }
     }
@@ -510,6 +522,11 @@ impl Inode for TmpInode {
 impl Drop for TmpInode {
     fn drop(&mut self) {
         self.fs.space.remove_inode();
+        if let Body::Symlink(link) = &self.body
+            && link.taken > 0
+        {
+            self.fs.space.give(link.taken);
+        }
     }
 }
 

@@ -511,6 +511,11 @@ impl VfsPath {
         Arc::ptr_eq(&self.mount, &other.mount) && Arc::ptr_eq(&self.dentry, &other.dentry)
     }
 
+    /// Whether it is the root of its mount.
+    pub fn is_mount_root(&self) -> bool {
+        Arc::ptr_eq(&self.dentry, self.mount.root())
+    }
+
     /// The place above, across mounts; `None` at the root of the namespace.
     pub(super) fn up(&self) -> Option<Self> {
         let mut at = self.clone();

@@ -200,6 +200,11 @@ pub trait Inode: Debug + Send + Sync + Any {
         String::new()
     }
 
+    /// Whether it is a directory that will never have names: mounts on it hide nothing.
+    fn is_always_empty(&self) -> bool {
+        false
+    }
+
     /// Takes new options (`MS_REMOUNT`), separated by commas; asked of the root.
     ///
     /// # Errors

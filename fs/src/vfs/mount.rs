@@ -8,13 +8,19 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
-use abi::errno::{EBUSY, EROFS};
+use abi::errno::{EBUSY, ENOMEM, EROFS};
+use base::kept::Kept;
 use base::lock::{Lock, RwLock, rank};
+use base::userns::UserNamespace;
 use bitflags::bitflags;
 
+use super::namespace::Identity;
 use super::propagate::PeerGroup;
 use super::{Dentry, Inode, MountNamespace, VfsPath};
 use crate::notify::Watches;
+
+/// What a mount takes of the sentry's memory, about.
+const MOUNT_MEMORY: usize = size_of::<Mount>() + 256;
 
 /// Held by whoever changes the tree of mounts, in any namespace.
 pub(super) static TREE: Lock<(), { rank::MOUNT }> = Lock::new(());
@@ -91,11 +97,18 @@ bitflags! {
     }
 }
 
+impl MountFlags {
+    /// What is told of access times.
+    pub const ATIME: Self = Self::NOATIME.union(Self::STRICTATIME).union(Self::NODIRATIME);
+}
+
 /// What all mounts of one file system share.
 #[derive(Debug)]
 pub struct SuperBlock {
     fstype: String,
     dev: u64,
+    /// Whose root may change it.
+    owner: Arc<UserNamespace>,
     readonly: AtomicBool,
     /// Descriptions that can be written.
     writers: AtomicUsize,
@@ -106,8 +119,13 @@ pub struct SuperBlock {
 }
 
 impl SuperBlock {
-    /// Makes one for the file system under `root`.
+    /// Makes one for the file system under `root`, which belongs to the first user namespace.
     pub fn new(root: Arc<dyn Inode>, fstype: &str, readonly: bool) -> Arc<Self> {
+        Self::owned(root, fstype, readonly, UserNamespace::first())
+    }
+
+    /// As `new`; the file system belongs to user namespace `owner` (Linux `s_user_ns`).
+    pub fn owned(root: Arc<dyn Inode>, fstype: &str, readonly: bool, owner: Arc<UserNamespace>) -> Arc<Self> {
         let dev = root.metadata().map_or(0, |m| m.dev);
         let root = Dentry::new(None, b"", root);
         // Asked now: under the lock of the tree the file system is not called.
@@ -115,6 +133,7 @@ impl SuperBlock {
         Arc::new(Self {
             fstype: fstype.to_owned(),
             dev,
+            owner,
             readonly: AtomicBool::new(readonly),
             writers: AtomicUsize::new(0),
             root,
@@ -130,6 +149,11 @@ impl SuperBlock {
     /// `st_dev`.
     pub fn dev(&self) -> u64 {
         self.dev
+    }
+
+    /// The user namespace that it belongs to.
+    pub fn owner(&self) -> &Arc<UserNamespace> {
+        &self.owner
     }
 
     /// The root.
@@ -165,6 +189,8 @@ impl SuperBlock {
 pub(super) struct Standing {
     pub(super) parent: Option<VfsPath>,
     pub(super) namespace: Weak<MountNamespace>,
+    /// The same, as long as it is in the tree, without keeping it alive.
+    pub(super) identity: Option<Arc<Identity>>,
     /// Shared with these.
     pub(super) peers: Option<Arc<PeerGroup>>,
     /// Follows these.
@@ -172,6 +198,13 @@ pub(super) struct Standing {
     pub(super) is_unbindable: bool,
     /// `MNT_EXPIRE` marked it.
     pub(super) is_expiring: bool,
+    /// It may hide something from its namespace, so it does not go away alone (`MNT_LOCKED`).
+    pub(super) is_locked: bool,
+    /// Attributes that must stay (`MNT_LOCK_READONLY` and its like), and whether those of access times must.
+    pub(super) kept: MountFlags,
+    pub(super) keeps_atime: bool,
+    /// It went from the tree together with its parent and still covers this.
+    pub(super) stays_at: Option<Arc<Dentry>>,
 }
 
 /// A file system at a place of the tree.
@@ -190,6 +223,7 @@ pub struct Mount {
     standing: Lock<Standing, { rank::LEAF }>,
     /// What is mounted on its directories and files, by the dentry's address, which the mount keeps alive.
     children: RwLock<HashMap<usize, Arc<Mount>>, { rank::LEAF }>,
+    _kept: Kept,
 }
 
 fn key(dentry: &Arc<Dentry>) -> usize {
@@ -198,11 +232,26 @@ fn key(dentry: &Arc<Dentry>) -> usize {
 
 impl Mount {
     /// A mount that is nowhere yet, of `root` in the file system.
+    ///
+    /// # Errors
+    /// `ENOMEM`: mounts and other things take all that the sentry may keep.
     pub(super) fn new(
         sb: &Arc<SuperBlock>,
         root: &Arc<Dentry>,
         source: &str,
         flags: MountFlags,
+    ) -> Result<Arc<Self>, Errno> {
+        let kept = Kept::new(MOUNT_MEMORY + source.len()).map_err(|_| ENOMEM)?;
+        Ok(Self::counted(sb, root, source, flags, kept))
+    }
+
+    /// As `new`, when its memory is counted already.
+    pub(super) fn counted(
+        sb: &Arc<SuperBlock>,
+        root: &Arc<Dentry>,
+        source: &str,
+        flags: MountFlags,
+        kept: Kept,
     ) -> Arc<Self> {
         Arc::new(Self {
             id: IDS.take(),
@@ -215,6 +264,7 @@ impl Mount {
             watches: Watches::default(),
             standing: Lock::default(),
             children: RwLock::new(HashMap::new()),
+            _kept: kept,
         })
     }
 
@@ -357,6 +407,71 @@ impl Mount {
         Some(at)
     }
 
+    /// Puts it into a namespace, out of the one that it was in. With `TREE` held, or before anybody else knows it.
+    pub(super) fn move_to_namespace(&self, namespace: &Weak<MountNamespace>, identity: &Arc<Identity>) {
+        let mut standing = self.standing.lock();
+        standing.namespace = namespace.clone();
+        let old = standing.identity.replace(identity.clone());
+        drop(standing);
+        identity.count.fetch_add(1, Ordering::Relaxed);
+        if let Some(old) = old {
+            old.count.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes it out of its namespace. With `TREE` held.
+    pub(super) fn leave_namespace(&self) {
+        let mut standing = self.standing.lock();
+        standing.namespace = Weak::new();
+        let old = standing.identity.take();
+        drop(standing);
+        if let Some(old) = old {
+            old.count.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Leaves the mount where it is on a parent that goes from the tree, or went: who has that open sees it, and not
+    /// what it covers. With `TREE` held; returns the parent.
+    pub(super) fn leave_behind(self: &Arc<Self>) -> Option<VfsPath> {
+        let mut standing = self.standing.lock();
+        let at = standing.parent.take()?;
+        standing.stays_at = Some(at.dentry.clone());
+        Some(at)
+    }
+
+    /// Whether a locked mount covers something of it at or below `dentry` (Linux `has_locked_children`).
+    pub(super) fn has_locked_children(self: &Arc<Self>, dentry: &Arc<Dentry>) -> bool {
+        self.child_mounts().iter().any(|child| {
+            let (is_locked, at) = {
+                let standing = child.standing.lock();
+                (standing.is_locked, standing.parent.clone())
+            };
+            is_locked && at.is_some_and(|at| dentry.is_ancestor_of(&at.dentry))
+        })
+    }
+
+    /// What lies on top at the mount's root.
+    pub(super) fn topmost(self: &Arc<Self>) -> Arc<Self> {
+        let mut top = self.clone();
+        while let Some(over) = top.child_at(&top.root) {
+            top = over;
+        }
+        top
+    }
+
+    /// Keeps a less privileged namespace from taking away what hides something, and from attributes of its own (Linux
+    /// `lock_mnt_tree`).
+    pub(super) fn lock_tree(self: &Arc<Self>) {
+        for mount in self.tree() {
+            let protects = MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC;
+            let kept = mount.flags() & protects;
+            let mut standing = mount.standing.lock();
+            standing.kept |= kept;
+            standing.keeps_atime = true;
+            standing.is_locked |= !Arc::ptr_eq(&mount, self);
+        }
+    }
+
     /// The mount and all below it, parents first.
     pub(super) fn tree(self: &Arc<Self>) -> Vec<Arc<Self>> {
         let mut list = vec![self.clone()];
@@ -372,6 +487,16 @@ impl Mount {
 impl Drop for Mount {
     fn drop(&mut self) {
         IDS.give(self.id);
+        if let Some(at) = self.standing.get_mut().stays_at.take() {
+            at.remove_mount();
+        }
+        // What stayed on it goes one by one: a stack of mounts may be deep.
+        let mut list: Vec<Arc<Self>> = self.children.get_mut().drain().map(|(_, m)| m).collect();
+        while let Some(mount) = list.pop() {
+            if let Some(mut mount) = Arc::into_inner(mount) {
+                list.extend(mount.children.get_mut().drain().map(|(_, m)| m));
+            }
+        }
     }
 }
 

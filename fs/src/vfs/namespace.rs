@@ -1,29 +1,41 @@
-//! The mounts that a task sees, and how they change (mount(2), umount2(2), pivot_root(2), move_mount(2)).
+//! The mounts that a task sees (mount_namespaces(7)): what a namespace is, its copies, attributes of mounts, pivot_root(2).
 
-use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
-use abi::errno::{EAGAIN, EBUSY, EINVAL, ELOOP, ENOENT, ENOSPC, ENOTDIR};
+use abi::errno::{EBUSY, EINVAL, ENOENT, EPERM};
+use base::kept::Kept;
 use base::lock::{Lock, rank};
+use base::userns::UserNamespace;
 
 use super::mount::{Mount, MountFlags, SuperBlock, TREE, down};
-use super::propagate::{CopyAs, MountChange, copies_for, leave_groups, receivers};
-use super::{FileType, Inode, VfsPath};
+use super::propagate::{CopyAs, MountChange, Unbindable, leave_groups};
+use super::{Inode, VfsPath};
 
-/// Mounts that one namespace may have (`fs.mount-max`).
-const MOUNTS_MAX: usize = 100_000;
 /// Inode numbers of namespaces begin here, as Linux's do.
 static NEXT_NAMESPACE: AtomicU64 = AtomicU64::new(0xf000_0000);
+
+/// What mounts know of their namespace without keeping it alive.
+#[derive(Debug)]
+pub(super) struct Identity {
+    pub(super) id: u64,
+    pub(super) is_anonymous: bool,
+    /// The namespace that an anonymous one was copied from: others do not use it. 0 if it was copied from none.
+    pub(super) origin: u64,
+    /// The user namespace that it belongs to.
+    pub(super) owner: Arc<UserNamespace>,
+    /// How many mounts it has; changes under `TREE`.
+    pub(super) count: AtomicUsize,
+}
 
 /// The mounts that a task sees, or a tree that is mounted nowhere (`open_tree`, `fsmount`).
 #[derive(Debug)]
 pub struct MountNamespace {
-    id: u64,
     me: Weak<Self>,
-    root: Lock<Arc<Mount>, { rank::LEAF }>,
-    is_anonymous: bool,
+    pub(super) identity: Arc<Identity>,
+    pub(super) root: Lock<Arc<Mount>, { rank::LEAF }>,
 }
 
 impl MountNamespace {
@@ -35,33 +47,47 @@ impl MountNamespace {
     /// As `new`, with what `/proc/mounts` shows of the root.
     pub fn with_root(root: Arc<dyn Inode>, fstype: &str, source: &str, readonly: bool) -> Arc<Self> {
         let sb = SuperBlock::new(root, fstype, readonly);
-        Self::of_tree(Mount::new(&sb, sb.root(), source, MountFlags::empty()), false)
+        let mount = Mount::counted(&sb, sb.root(), source, MountFlags::empty(), Kept::default());
+        Self::of_tree(mount, None, &UserNamespace::first())
     }
 
-    fn of_tree(root: Arc<Mount>, is_anonymous: bool) -> Arc<Self> {
-        let ns = Arc::new_cyclic(|me| Self {
+    /// The namespace of a tree that is in none; `origin` says whether, and of what, it is an anonymous one.
+    pub(super) fn of_tree(root: Arc<Mount>, origin: Option<u64>, owner: &Arc<UserNamespace>) -> Arc<Self> {
+        let identity = Arc::new(Identity {
             id: NEXT_NAMESPACE.fetch_add(1, Ordering::Relaxed),
-            me: me.clone(),
-            root: Lock::new(root.clone()),
-            is_anonymous,
+            is_anonymous: origin.is_some(),
+            origin: origin.unwrap_or(0),
+            owner: owner.clone(),
+            count: AtomicUsize::new(0),
         });
-        ns.adopt(&root);
+        let ns = Arc::new_cyclic(|me| Self { me: me.clone(), identity, root: Lock::new(root.clone()) });
+        for mount in root.tree() {
+            mount.move_to_namespace(&ns.me, &ns.identity);
+        }
         ns
     }
 
     /// A mount of `sb` that is nowhere yet.
-    pub fn detached(sb: &Arc<SuperBlock>, source: &str, flags: MountFlags) -> Arc<Self> {
-        Self::of_tree(Mount::new(sb, sb.root(), source, flags), true)
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn detached(
+        &self,
+        sb: &Arc<SuperBlock>,
+        source: &str,
+        flags: MountFlags,
+    ) -> Result<Arc<Self>, Errno> {
+        Ok(Self::of_tree(Mount::new(sb, sb.root(), source, flags)?, Some(0), &self.identity.owner))
     }
 
     /// The number that `/proc/PID/ns/mnt` shows.
     pub fn id(&self) -> u64 {
-        self.id
+        self.identity.id
     }
 
-    /// Whether it is a tree that is mounted nowhere.
-    pub fn is_anonymous(&self) -> bool {
-        self.is_anonymous
+    /// The user namespace that it belongs to.
+    pub fn owner(&self) -> &Arc<UserNamespace> {
+        &self.identity.owner
     }
 
     /// The first mount.
@@ -74,14 +100,16 @@ impl MountNamespace {
         down(self.root_mount().root_place())
     }
 
-    fn adopt(&self, tree: &Arc<Mount>) {
-        for mount in tree.tree() {
-            mount.standing().namespace = self.me.clone();
-        }
+    /// Whether the mount is here (Linux `check_mnt`).
+    pub(super) fn has(&self, mount: &Mount) -> bool {
+        mount.standing().identity.as_ref().is_some_and(|ns| Arc::ptr_eq(ns, &self.identity))
     }
 
-    fn has(&self, mount: &Mount) -> bool {
-        std::ptr::eq(mount.standing().namespace.as_ptr(), self)
+    /// Whether the mount is here, or in an anonymous namespace that is for this one (Linux `may_use_mount`).
+    pub(super) fn may_use(&self, mount: &Mount) -> bool {
+        let Some(ns) = mount.standing().identity.clone() else { return false };
+        Arc::ptr_eq(&ns, &self.identity)
+            || ns.is_anonymous && (ns.origin == 0 || ns.origin == self.identity.id)
     }
 
     /// The mounts, in the order of mounting.
@@ -91,264 +119,93 @@ impl MountNamespace {
         list
     }
 
-    /// An independent copy of all mounts; `places` are moved along into the copy.
-    pub fn duplicate(&self, places: &mut [&mut VfsPath]) -> Arc<Self> {
+    /// An independent copy of all mounts, of user namespace `owner`; `places` are moved along into the copy.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    ///
+    /// Source: Linux 6.12 fs/namespace.c, `copy_mnt_ns`.
+    pub fn duplicate(
+        &self,
+        places: &mut [&mut VfsPath],
+        owner: &Arc<UserNamespace>,
+    ) -> Result<Arc<Self>, Errno> {
         let tree = TREE.lock();
         let root = self.root_mount();
-        let pairs = root.copy_tree(root.root(), CopyAs::Same, true);
+        let is_inner = *owner != self.identity.owner;
+        let copy_as = if is_inner { CopyAs::Inner } else { CopyAs::Same };
+        let pairs = root.copy_tree(root.root(), copy_as, Unbindable::Copy)?;
+        let places_of: HashMap<*const Mount, &Arc<Mount>> =
+            pairs.iter().map(|(old, new)| (Arc::as_ptr(old), new)).collect();
         for place in places {
-            if let Some((_, new)) = pairs.iter().find(|(old, _)| Arc::ptr_eq(old, &place.mount)) {
-                place.mount = new.clone();
+            if let Some(new) = places_of.get(&Arc::as_ptr(&place.mount)) {
+                place.mount = (*new).clone();
             }
         }
         let copy = pairs.into_iter().next().map_or(root, |(_, copy)| copy);
+        if is_inner {
+            copy.lock_tree();
+            // As if it lay on a root that nobody sees.
+            copy.standing().is_locked = true;
+        }
         drop(tree);
-        Self::of_tree(copy, false)
+        Ok(Self::of_tree(copy, None, owner))
     }
 
-    /// Mounts the file system under `root` at `at`; returns its root.
+    /// What `change` would set for `mount`.
     ///
     /// # Errors
-    /// As `mount_sb`.
-    pub fn mount(
-        &self,
-        at: &VfsPath,
-        root: Arc<dyn Inode>,
-        fstype: &str,
-        source: &str,
-        readonly: bool,
-    ) -> Result<VfsPath, Errno> {
-        let flags = if readonly { MountFlags::RDONLY } else { MountFlags::empty() };
-        self.mount_sb(at, &SuperBlock::new(root, fstype, readonly), source, flags)
+    /// `EPERM`: a more privileged namespace keeps what would go (Linux `can_change_locked_flags`).
+    fn changed_flags(mount: &Mount, change: MountChange) -> Result<MountFlags, Errno> {
+        let old = mount.flags();
+        let new = old.difference(change.clear).union(change.set);
+        let standing = mount.standing();
+        let moves_atime = standing.keeps_atime && (old ^ new).intersects(MountFlags::ATIME);
+        if !new.contains(standing.kept) || moves_atime { Err(EPERM) } else { Ok(new) }
     }
 
-    /// Mounts a file system at `at`; returns its root.
+    /// Whether `change` could be made of the mount at `at`; that somebody writes is not looked at.
     ///
     /// # Errors
-    /// `EINVAL`: `at` is in another namespace; `EBUSY`: the same file system is mounted there; `ENOENT`: `at` was removed;
-    /// `ENOTDIR`: one is a directory, the other is not; `ENOSPC`: too many mounts.
-    ///
-    /// Source: Linux 6.12 fs/namespace.c, `do_add_mount`.
-    pub fn mount_sb(
-        &self,
-        at: &VfsPath,
-        sb: &Arc<SuperBlock>,
-        source: &str,
-        flags: MountFlags,
-    ) -> Result<VfsPath, Errno> {
-        let _tree = TREE.lock();
-        let at = self.target(at)?;
-        if Arc::ptr_eq(at.mount.sb(), sb) && Arc::ptr_eq(&at.dentry, at.mount.root()) {
-            return Err(EBUSY);
-        }
-        let mount = Mount::new(sb, sb.root(), source, flags);
-        self.graft(&mount, at)?;
-        Ok(mount.root_place())
-    }
-
-    /// The place that a mount at `at` covers.
-    fn target(&self, at: &VfsPath) -> Result<VfsPath, Errno> {
-        let at = down(at.clone());
-        // Links of /proc go away with what they stand for (Linux 6.12 fs/proc, d_dont_cantmount).
-        if at.dentry.is_dead() || at.dentry.file_type()? == FileType::Symlink {
-            return Err(ENOENT);
-        }
-        if self.has(&at.mount) { Ok(at) } else { Err(EINVAL) }
-    }
-
-    /// Attaches a tree that is nowhere, and copies of it where `at` propagates to.
-    ///
-    /// Source: Linux 6.12 fs/namespace.c, `attach_recursive_mnt`.
-    fn graft(&self, tree: &Arc<Mount>, at: VfsPath) -> Result<(), Errno> {
-        if at.dentry.is_dir() != tree.root().is_dir() {
-            return Err(ENOTDIR);
-        }
-        let list = tree.tree();
-        if self.root_mount().tree().len() + list.len() > MOUNTS_MAX {
-            return Err(ENOSPC);
-        }
-        if at.mount.is_shared() {
-            list.iter().for_each(Mount::share);
-        }
-        let copies = copies_for(tree, &at);
-        tree.put(at);
-        self.adopt(tree);
-        for (copy, place) in copies {
-            let ns = place.mount.standing().namespace.clone();
-            // Before it is covered by what may be a deep stack.
-            for mount in copy.tree() {
-                mount.standing().namespace = ns.clone();
-            }
-            // What is mounted there already stays on top.
-            let covered = place.mount.child_at(&place.dentry);
-            if let Some(covered) = &covered {
-                covered.take();
-            }
-            copy.put(place);
-            if let Some(covered) = covered {
-                covered.put(copy.root_place());
-            }
-        }
-        Ok(())
-    }
-
-    /// Shows the tree under `from` at `at` too (`MS_BIND`), with the mounts in it when `recursive`.
-    ///
-    /// # Errors
-    /// `EINVAL`: `from` is in another namespace or unbindable; and those of `mount_sb`.
-    pub fn bind(&self, at: &VfsPath, from: &VfsPath, recursive: Recursive) -> Result<VfsPath, Errno> {
-        let _tree = TREE.lock();
-        let at = self.target(at)?;
-        let copy = self.copy_of(from, recursive)?;
-        self.graft(&copy, at)?;
-        Ok(copy.root_place())
-    }
-
-    fn copy_of(&self, from: &VfsPath, recursive: Recursive) -> Result<Arc<Mount>, Errno> {
-        if from.mount.is_unbindable() || !self.has(&from.mount) {
+    /// `EINVAL`, `EPERM`: as `change`.
+    pub fn may_change(&self, at: &VfsPath, change: MountChange) -> Result<(), Errno> {
+        if !at.is_mount_root() || !self.has(&at.mount) {
             return Err(EINVAL);
         }
-        match recursive {
-            Recursive::No => Ok(from.mount.copy(&from.dentry, CopyAs::Same)),
-            Recursive::Yes => {
-                let pairs = from.mount.copy_tree(&from.dentry, CopyAs::Same, false);
-                pairs.into_iter().next().map(|(_, copy)| copy).ok_or(EINVAL)
-            }
-        }
-    }
-
-    /// A copy of what is under `from` that is mounted nowhere (`OPEN_TREE_CLONE`).
-    ///
-    /// # Errors
-    /// As `bind`.
-    pub fn clone_tree(&self, from: &VfsPath, recursive: Recursive) -> Result<Arc<Self>, Errno> {
-        let copy = {
-            let _tree = TREE.lock();
-            self.copy_of(from, recursive)?
-        };
-        Ok(Self::of_tree(copy, true))
-    }
-
-    /// Mounts at `at` what `detached` holds; nothing is left in that.
-    ///
-    /// # Errors
-    /// `EINVAL`: it was mounted already; those of `mount_sb`.
-    pub fn attach(&self, at: &VfsPath, detached: &Arc<Self>) -> Result<(), Errno> {
-        let _tree = TREE.lock();
-        let at = self.target(at)?;
-        let root = detached.root_mount();
-        if !detached.is_anonymous || !detached.has(&root) || root.parent().is_some() {
-            return Err(EINVAL);
-        }
-        if at.mount.is_shared() && root.tree().iter().any(|m| m.is_unbindable()) {
-            return Err(EINVAL);
-        }
-        self.graft(&root, at)
-    }
-
-    /// Moves the mount whose root is `from` to `at` (`MS_MOVE`).
-    ///
-    /// # Errors
-    /// `EINVAL`: `from` is no root of a mount, or propagation forbids it; `ELOOP`: `at` is in what moves.
-    ///
-    /// Source: Linux 6.12 fs/namespace.c, `do_move_mount`.
-    pub fn move_mount(&self, at: &VfsPath, from: &VfsPath) -> Result<(), Errno> {
-        let _tree = TREE.lock();
-        let at = self.target(at)?;
-        let mount = &from.mount;
-        if !self.has(mount) || !Arc::ptr_eq(&from.dentry, mount.root()) {
-            return Err(EINVAL);
-        }
-        let parent = mount.parent().ok_or(EINVAL)?;
-        if parent.mount.is_shared() {
-            return Err(EINVAL);
-        }
-        if at.mount.is_shared() && mount.tree().iter().any(|m| m.is_unbindable()) {
-            return Err(EINVAL);
-        }
-        let mut above = Some(at.clone());
-        while let Some(place) = above {
-            if Arc::ptr_eq(&place.mount, mount) {
-                return Err(ELOOP);
-            }
-            above = place.mount.parent();
-        }
-        mount.take();
-        if let Err(e) = self.graft(mount, at) {
-            mount.put(parent);
-            return Err(e);
-        }
-        Ok(())
-    }
-
-    /// Takes away the mount whose root is `at`.
-    ///
-    /// # Errors
-    /// `EINVAL`: `at` is no root of a mount of this namespace, or it is the first; `EBUSY`: it is in use (not with
-    /// `Detach`); `EAGAIN`: `Expire` has marked it.
-    ///
-    /// Source: Linux 6.12 fs/namespace.c, `do_umount`.
-    pub fn umount(&self, at: VfsPath, how: Unmount) -> Result<(), Errno> {
-        /// Its place in the tree, and the caller's.
-        const OWN_REFERENCES: usize = 2;
-        let guard = TREE.lock();
-        let VfsPath { mount, dentry } = down(at);
-        if !Arc::ptr_eq(&dentry, mount.root()) || !self.has(&mount) {
-            return Err(EINVAL);
-        }
-        drop(dentry);
-        let parent = mount.parent().ok_or(EINVAL)?;
-        if how == Unmount::Expire {
-            if mount.has_children() || Arc::strong_count(&mount) > OWN_REFERENCES {
-                return Err(EBUSY);
-            }
-            if !std::mem::replace(&mut mount.standing().is_expiring, true) {
-                return Err(EAGAIN);
-            }
-        }
-        if how != Unmount::Detach {
-            if mount.has_children() || Arc::strong_count(&mount) > OWN_REFERENCES {
-                return Err(EBUSY);
-            }
-            for other in receivers(&parent.mount) {
-                if let Some(child) = other.child_at(&parent.dentry)
-                    && !child.has_children()
-                    && Arc::strong_count(&child) > OWN_REFERENCES
-                {
-                    return Err(EBUSY);
-                }
-            }
-        }
-        drop(parent);
-        let gone = dissolve(&mount);
-        drop(guard);
-        drop(gone);
-        Ok(())
+        Self::changed_flags(&at.mount, change).map(drop)
     }
 
     /// Changes attributes and propagation of the mount whose root is `at`, and with `recursive` of those below.
     ///
     /// # Errors
-    /// `EINVAL`: `at` is no root of a mount of this namespace.
+    /// `EINVAL`: `at` is no root of a mount of this namespace, nor of a detached tree; `EPERM`: a more privileged
+    /// namespace keeps an attribute; `EBUSY`: somebody writes to what would be read-only.
+    ///
+    /// Source: Linux 6.12 fs/namespace.c, `do_mount_setattr`, `mount_setattr_prepare`.
     pub fn change(&self, at: &VfsPath, change: MountChange, recursive: Recursive) -> Result<(), Errno> {
-        // Dropped after the lock: the last reference takes it.
-        let namespace = at.mount.namespace();
         let _tree = TREE.lock();
-        if !Arc::ptr_eq(&at.dentry, at.mount.root()) {
+        if !at.is_mount_root() {
             return Err(EINVAL);
         }
-        let is_ours = self.has(&at.mount) || namespace.as_ref().is_some_and(|ns| ns.is_anonymous);
-        if !is_ours {
+        let is_detached = {
+            let standing = at.mount.standing();
+            standing.parent.is_none() && standing.identity.as_ref().is_some_and(|ns| ns.is_anonymous)
+        };
+        if !is_detached && !self.has(&at.mount) {
             return Err(EINVAL);
         }
         let list = if recursive == Recursive::Yes { at.mount.tree() } else { vec![at.mount.clone()] };
-        let becomes_readonly = change.set.contains(MountFlags::RDONLY);
-        let is_busy = |m: &Arc<Mount>| !m.flags().contains(MountFlags::RDONLY) && m.has_writers();
-        if becomes_readonly && list.iter().any(is_busy) {
-            return Err(EBUSY);
-        }
+        let mut changed = Vec::with_capacity(list.len());
         for mount in list {
-            mount.set_flags(mount.flags().difference(change.clear).union(change.set));
+            let flags = Self::changed_flags(&mount, change)?;
+            let becomes_readonly = (flags - mount.flags()).contains(MountFlags::RDONLY);
+            if becomes_readonly && mount.has_writers() {
+                return Err(EBUSY);
+            }
+            changed.push((mount, flags));
+        }
+        for (mount, flags) in changed {
+            mount.set_flags(flags);
             if let Some(kind) = change.propagation {
                 mount.set_propagation(kind);
             }
@@ -374,20 +231,25 @@ impl MountNamespace {
         if !self.has(root_mount) || !self.has(new_mount) {
             return Err(EINVAL);
         }
+        if new_mount.standing().is_locked {
+            return Err(EINVAL);
+        }
         if new.dentry.is_dead() || put_old.dentry.is_dead() {
             return Err(ENOENT);
         }
         if Arc::ptr_eq(new_mount, root_mount) || Arc::ptr_eq(&put_old.mount, root_mount) {
             return Err(EBUSY);
         }
-        let is_root = |p: &VfsPath| Arc::ptr_eq(&p.dentry, p.mount.root());
-        if !is_root(root) || !is_root(new) {
+        if !root.is_mount_root() || !new.is_mount_root() {
             return Err(EINVAL);
         }
         if !is_below(&put_old, new) || !is_below(new, root) {
             return Err(EINVAL);
         }
         new_mount.take().ok_or(EINVAL)?;
+        if std::mem::take(&mut root_mount.standing().is_locked) {
+            new_mount.standing().is_locked = true;
+        }
         let above = root_mount.take();
         root_mount.put(put_old);
         match above {
@@ -409,17 +271,6 @@ pub enum Recursive {
     Yes,
 }
 
-/// How a mount is taken away (umount2(2)).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unmount {
-    /// If nobody uses it.
-    Now,
-    /// From the tree; who uses it goes on.
-    Detach,
-    /// If nobody has used it since the last such call.
-    Expire,
-}
-
 /// Whether `place` lies under `top`, across mounts.
 fn is_below(place: &VfsPath, top: &VfsPath) -> bool {
     let mut at = place.clone();
@@ -432,64 +283,17 @@ fn is_below(place: &VfsPath, top: &VfsPath) -> bool {
     top.dentry.is_ancestor_of(&at.dentry)
 }
 
-/// Takes `mount`, what is mounted in it, and what propagation brought elsewhere, out of the tree. With `TREE` held;
-/// what it returns is to be dropped without.
-///
-/// Source: Linux 6.12 fs/namespace.c, `umount_tree`; fs/pnode.c, `propagate_umount`.
-fn dissolve(mount: &Arc<Mount>) -> Vec<Arc<Mount>> {
-    let mut gone = mount.tree();
-    let own = gone.len();
-    let mut known: HashSet<*const Mount> = gone.iter().map(Arc::as_ptr).collect();
-    // Who is in a group sees what happens at a place of it once.
-    let mut told = HashSet::new();
-    let mut next = 0;
-    while let Some(at) = gone.get(next).and_then(|m| m.parent()) {
-        next += 1;
-        let Some(group) = at.mount.standing().peers.clone() else { continue };
-        if !told.insert((Arc::as_ptr(&group), Arc::as_ptr(&at.dentry))) {
-            continue;
-        }
-        for other in receivers(&at.mount) {
-            if let Some(child) = other.child_at(&at.dentry)
-                && known.insert(Arc::as_ptr(&child))
-            {
-                gone.push(child);
-            }
-        }
-    }
-    // What covers its root alone takes its place; anything else that stays keeps it. Children were found after parents.
-    for child in gone.iter().skip(own).rev() {
-        let covers = child.child_at(child.root());
-        let is_cover = |m: &Arc<Mount>| covers.as_ref().is_some_and(|c| Arc::ptr_eq(c, m));
-        if !child.child_mounts().iter().all(|m| known.contains(&Arc::as_ptr(m)) || is_cover(m)) {
-            known.remove(&Arc::as_ptr(child));
-        }
-    }
-    gone.retain(|m| known.contains(&Arc::as_ptr(m)));
-    // Children first, so that each still knows its parent.
-    for mount in gone.iter().rev() {
-        let cover = mount.child_at(mount.root()).filter(|m| !known.contains(&Arc::as_ptr(m)));
-        let place = mount.take();
-        if let (Some(cover), Some(place)) = (cover, place) {
-            cover.take();
-            cover.put(place);
-        }
-        mount.standing().namespace = Weak::new();
-    }
-    leave_groups(&gone);
-    gone
-}
-
 impl Drop for MountNamespace {
     fn drop(&mut self) {
         let root = self.root.get_mut().clone();
         // A detached tree that was mounted belongs to another namespace now.
-        if std::ptr::eq(root.standing().namespace.as_ptr(), self) {
+        if self.has(&root) {
             let gone = {
                 let _tree = TREE.lock();
                 let gone = root.tree();
                 for mount in gone.iter().rev() {
-                    mount.take();
+                    mount.leave_behind();
+                    mount.leave_namespace();
                 }
                 leave_groups(&gone);
                 gone

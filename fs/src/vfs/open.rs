@@ -120,7 +120,13 @@ impl Walk<'_> {
         if want & may::WRITE != 0 && !is_special(&meta) {
             place.mount.want_write()?;
         }
-        if matches!(kind, mode::IFCHR | mode::IFBLK) && place.mount.flags().contains(MountFlags::NODEV) {
+        // Device nodes count only where the sandbox's first root mounted (`SB_I_NODEV`).
+        let is_foreign = || {
+            let sb = place.mount.sb();
+            !sb.owner().is_first() && sb.fstype() != "devpts"
+        };
+        let has_no_devices = || place.mount.flags().contains(MountFlags::NODEV) || is_foreign();
+        if matches!(kind, mode::IFCHR | mode::IFBLK) && has_no_devices() {
             return Err(EACCES);
         }
         check_inode(place.dentry.inode().as_ref(), &meta, want, self.cred)?;

@@ -4,11 +4,14 @@
 //! changes under `TREE`.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
+use abi::Errno;
+use abi::errno::{ENOMEM, EPERM};
 use base::lock::{Lock, rank};
 
 use super::mount::{Ids, Mount, MountFlags};
+use super::ring::Ring;
 use super::{Dentry, VfsPath};
 
 static GROUPS: Ids = Ids::after(0);
@@ -22,16 +25,8 @@ pub(super) struct PeerGroup {
 
 #[derive(Debug, Default)]
 struct Members {
-    peers: Vec<Weak<Mount>>,
-    slaves: Vec<Weak<Mount>>,
-}
-
-fn living(list: &[Weak<Mount>]) -> Vec<Arc<Mount>> {
-    list.iter().filter_map(Weak::upgrade).collect()
-}
-
-fn forget(list: &mut Vec<Weak<Mount>>, mount: &Arc<Mount>) {
-    list.retain(|m| m.strong_count() > 0 && !std::ptr::eq(m.as_ptr(), Arc::as_ptr(mount)));
+    peers: Ring,
+    slaves: Ring,
 }
 
 impl PeerGroup {
@@ -39,22 +34,13 @@ impl PeerGroup {
         self.id
     }
 
-    fn peers(&self) -> Vec<Arc<Mount>> {
-        living(&self.members.lock().peers)
-    }
-
     /// The peers in their order, from the one behind `mount` on.
     fn peers_after(&self, mount: &Arc<Mount>) -> Vec<Arc<Mount>> {
-        let mut peers = self.peers();
-        if let Some(at) = peers.iter().position(|m| Arc::ptr_eq(m, mount)) {
-            peers.rotate_left(at);
-            peers.remove(0);
-        }
-        peers
+        self.members.lock().peers.list_after(Some(mount))
     }
 
     fn slaves(&self) -> Vec<Arc<Mount>> {
-        living(&self.members.lock().slaves)
+        self.members.lock().slaves.list_after(None)
     }
 }
 
@@ -62,12 +48,6 @@ impl Drop for PeerGroup {
     fn drop(&mut self) {
         GROUPS.give(self.id);
     }
-}
-
-/// Puts `mount` behind `old`, or in front of all.
-fn insert(list: &mut Vec<Weak<Mount>>, mount: &Arc<Mount>, old: Option<&Arc<Mount>>) {
-    let behind = old.and_then(|old| list.iter().position(|m| std::ptr::eq(m.as_ptr(), Arc::as_ptr(old))));
-    list.insert(behind.map_or(0, |at| at + 1), Arc::downgrade(mount));
 }
 
 /// How a mount takes part (`MS_SHARED` and its like).
@@ -90,11 +70,13 @@ pub(super) enum CopyAs {
     Same,
     /// A slave of the original, shared in turn or not.
     Slave { shared: bool },
+    /// As `Same`, but no peer: for a namespace that may not act on the original.
+    Inner,
 }
 
 impl Mount {
     fn join(self: &Arc<Self>, group: &Arc<PeerGroup>, peer: Option<&Arc<Self>>) {
-        insert(&mut group.members.lock().peers, self, peer);
+        group.members.lock().peers.insert(self, peer);
         let mut standing = self.standing();
         standing.peers = Some(group.clone());
         standing.is_unbindable = false;
@@ -103,11 +85,16 @@ impl Mount {
     fn follow(self: &Arc<Self>, master: Option<Arc<PeerGroup>>, fellow: Option<&Arc<Self>>) {
         let old = std::mem::replace(&mut self.standing().master, master.clone());
         if let Some(old) = old {
-            forget(&mut old.members.lock().slaves, self);
+            old.members.lock().slaves.remove(self);
         }
         if let Some(master) = master {
-            insert(&mut master.members.lock().slaves, self, fellow);
+            master.members.lock().slaves.insert(self, fellow);
         }
+    }
+
+    /// Follows `master` as before.
+    pub(super) fn follow_again(self: &Arc<Self>, master: Option<Arc<PeerGroup>>) {
+        self.follow(master, None);
     }
 
     /// Makes it shared, alone if it was not.
@@ -127,8 +114,12 @@ impl Mount {
             (standing.peers.take(), standing.master.clone())
         };
         let Some(group) = group else { return };
-        forget(&mut group.members.lock().peers, self);
-        if group.peers().is_empty() {
+        let is_last = {
+            let mut members = group.members.lock();
+            members.peers.remove(self);
+            members.peers.is_empty()
+        };
+        if is_last {
             for slave in group.slaves() {
                 slave.follow(master.clone(), None);
             }
@@ -153,14 +144,25 @@ impl Mount {
     /// A copy of this mount alone, with `root` as its root, that is nowhere yet.
     ///
     /// Source: Linux 6.12 fs/namespace.c, `clone_mnt`.
-    pub(super) fn copy(self: &Arc<Self>, root: &Arc<Dentry>, copy_as: CopyAs) -> Arc<Self> {
-        let copy = Self::new(self.sb(), root, self.source(), self.flags());
-        let (peers, master, is_unbindable) = {
-            let standing = self.standing();
-            (standing.peers.clone(), standing.master.clone(), standing.is_unbindable)
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(super) fn copy(self: &Arc<Self>, root: &Arc<Dentry>, copy_as: CopyAs) -> Result<Arc<Self>, Errno> {
+        let copy = Self::new(self.sb(), root, self.source(), self.flags())?;
+        let (peers, master, is_unbindable, kept, keeps_atime) = {
+            let s = self.standing();
+            (s.peers.clone(), s.master.clone(), s.is_unbindable, s.kept, s.keeps_atime)
         };
+        {
+            let mut standing = copy.standing();
+            (standing.kept, standing.keeps_atime) = (kept, keeps_atime);
+        }
         match copy_as {
-            CopyAs::Same => {
+            CopyAs::Inner if peers.is_some() => {
+                copy.follow(peers, None);
+                copy.standing().is_unbindable = is_unbindable;
+            }
+            CopyAs::Same | CopyAs::Inner => {
                 if let Some(group) = &peers {
                     copy.join(group, Some(self));
                 }
@@ -174,45 +176,91 @@ impl Mount {
                 }
             }
         }
-        copy
+        Ok(copy)
     }
 
-    /// A copy of this mount from `root` down, with what is mounted below: a tree that is nowhere yet.
+    /// A copy of this mount from `root` down, with what is mounted below: a tree that is nowhere yet. The first pair is
+    /// this mount and the copy's root.
+    ///
+    /// # Errors
+    /// `ENOMEM`; `EPERM`: something is locked and cannot be copied.
     ///
     /// Source: Linux 6.12 fs/namespace.c, `copy_tree`.
     pub(super) fn copy_tree(
         self: &Arc<Self>,
         root: &Arc<Dentry>,
         copy_as: CopyAs,
-        unbindable_too: bool,
-    ) -> Vec<(Arc<Self>, Arc<Self>)> {
-        let mut pairs = vec![(self.clone(), self.copy(root, copy_as))];
-        let mut next = 0;
-        while let Some((old, new)) = pairs.get(next).cloned() {
-            next += 1;
-            for child in old.child_mounts() {
-                let Some(at) = child.parent() else { continue };
-                let is_inside = next > 1 || root.is_ancestor_of(&at.dentry);
-                if !is_inside || !unbindable_too && child.is_unbindable() {
-                    continue;
-                }
-                let copy = child.copy(child.root(), copy_as);
-                copy.put(VfsPath { mount: new.clone(), dentry: at.dentry });
-                pairs.push((child, copy));
-            }
+        unbindable: Unbindable,
+    ) -> Result<Vec<Pair>, Errno> {
+        let mut pairs = vec![(self.clone(), self.copy(root, copy_as)?)];
+        let result = Self::copy_below(&mut pairs, root, copy_as, unbindable);
+        if let (Err(_), Some((_, top))) = (&result, pairs.first()) {
+            discard(top);
         }
-        pairs
+        result.map(|()| pairs)
+    }
+
+    fn copy_below(
+        pairs: &mut Vec<Pair>,
+        root: &Arc<Dentry>,
+        copy_as: CopyAs,
+        unbindable: Unbindable,
+    ) -> Result<(), Errno> {
+        // Each mount with what is below before the next one beside it: so the copies are numbered.
+        let mut waiting = Vec::new();
+        let below = |old: &Arc<Self>, new: &Arc<Self>| {
+            let children = old.child_mounts().into_iter().rev();
+            children.map(|child| (child, new.clone())).collect::<Vec<_>>()
+        };
+        if let Some((old, new)) = pairs.first() {
+            let is_inside = |m: &Arc<Self>| m.parent().is_some_and(|at| root.is_ancestor_of(&at.dentry));
+            waiting.extend(below(old, new).into_iter().filter(|(child, _)| is_inside(child)));
+        }
+        while let Some((child, parent)) = waiting.pop() {
+            let Some(at) = child.parent() else { continue };
+            let is_locked = child.standing().is_locked;
+            if unbindable == Unbindable::LeaveOut && child.is_unbindable() {
+                if is_locked {
+                    return Err(EPERM);
+                }
+                continue;
+            }
+            let copy = child.copy(child.root(), copy_as)?;
+            copy.standing().is_locked = is_locked;
+            copy.put(VfsPath { mount: parent, dentry: at.dentry });
+            waiting.extend(below(&child, &copy));
+            pairs.push((child, copy));
+        }
+        Ok(())
+    }
+}
+
+/// A mount and its copy.
+pub(super) type Pair = (Arc<Mount>, Arc<Mount>);
+
+/// What becomes of unbindable mounts when a tree is copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unbindable {
+    /// They are copied too.
+    Copy,
+    /// They are not.
+    LeaveOut,
+}
+
+/// Takes a tree apart that never came to be mounted. With `TREE` held.
+pub(super) fn discard(top: &Arc<Mount>) {
+    let gone = top.tree();
+    leave_groups(&gone);
+    for mount in gone.iter().rev() {
+        mount.take();
     }
 }
 
 /// Makes all of `gone` private, as `set_propagation` does with one: each group is looked at once.
 pub(super) fn leave_groups(gone: &[Arc<Mount>]) {
     type Group = Arc<PeerGroup>;
-    let leaving: HashSet<*const Mount> = gone.iter().map(Arc::as_ptr).collect();
-    let stays = |m: &Weak<Mount>| m.strong_count() > 0 && !leaving.contains(&m.as_ptr());
-    // The groups that they leave, with the one that each follows; and those that they follow.
+    // The groups that nobody is left in, with the one that each follows.
     let mut left: HashMap<*const PeerGroup, (Group, Option<Group>)> = HashMap::new();
-    let mut followed: HashMap<*const PeerGroup, Group> = HashMap::new();
     for mount in gone {
         let (peers, master) = {
             let mut standing = mount.standing();
@@ -220,28 +268,26 @@ pub(super) fn leave_groups(gone: &[Arc<Mount>]) {
             (standing.peers.take(), standing.master.take())
         };
         if let Some(master) = &master {
-            followed.insert(Arc::as_ptr(master), master.clone());
+            master.members.lock().slaves.remove(mount);
         }
         if let Some(peers) = peers {
-            left.insert(Arc::as_ptr(&peers), (peers, master));
+            let is_last = {
+                let mut members = peers.members.lock();
+                members.peers.remove(mount);
+                members.peers.is_empty()
+            };
+            if is_last {
+                left.insert(Arc::as_ptr(&peers), (peers, master));
+            }
         }
     }
-    for group in followed.values() {
-        group.members.lock().slaves.retain(stays);
-    }
-    left.retain(|_, (group, _)| {
-        let mut members = group.members.lock();
-        members.peers.retain(stays);
-        members.peers.is_empty()
-    });
     // Who followed a group that is no more, follows whom that followed.
     for (group, master) in left.values() {
         let mut heir = master.clone();
         while let Some((_, above)) = heir.as_ref().and_then(|h| left.get(&Arc::as_ptr(h))) {
             heir = above.clone();
         }
-        let slaves = std::mem::take(&mut group.members.lock().slaves);
-        for slave in living(&slaves) {
+        for slave in group.slaves() {
             slave.follow(heir.clone(), None);
         }
     }
@@ -251,6 +297,7 @@ pub(super) fn leave_groups(gone: &[Arc<Mount>]) {
 pub(super) fn receivers(mount: &Arc<Mount>) -> Vec<Arc<Mount>> {
     let mut seen = HashSet::from([Arc::as_ptr(mount)]);
     let own = mount.standing().peers.clone();
+    let mut known: HashSet<*const PeerGroup> = own.iter().map(Arc::as_ptr).collect();
     let mut groups: Vec<(Arc<PeerGroup>, Arc<Mount>)> = own.into_iter().map(|g| (g, mount.clone())).collect();
     let (mut found, mut next) = (Vec::new(), 0);
     while let Some((group, from)) = groups.get(next).cloned() {
@@ -258,7 +305,7 @@ pub(super) fn receivers(mount: &Arc<Mount>) -> Vec<Arc<Mount>> {
         for m in [from.clone()].into_iter().chain(group.peers_after(&from)).chain(group.slaves()) {
             if seen.insert(Arc::as_ptr(&m)) {
                 if let Some(own) = m.standing().peers.clone()
-                    && !groups.iter().any(|(g, _)| Arc::ptr_eq(g, &own))
+                    && known.insert(Arc::as_ptr(&own))
                 {
                     groups.push((own, m.clone()));
                 }
@@ -269,32 +316,43 @@ pub(super) fn receivers(mount: &Arc<Mount>) -> Vec<Arc<Mount>> {
     found
 }
 
-/// Copies `tree`, which is going to be mounted at `at`, for all who see what happens there; returns each copy with its
-/// place. The mounts of `tree` are shared already if `at.mount` is.
+/// A copy of a tree and where it is to be mounted.
+pub(super) type Copied = (Arc<Mount>, VfsPath);
+
+/// Copies `tree`, which is going to be mounted at `at`, for all who see what happens there; adds each copy with its
+/// place to `copies`. The mounts of `tree` are shared already if `at.mount` is; `is_new` says that the tree is mounted
+/// nowhere else. `may_mount` is asked for each place before.
+///
+/// # Errors
+/// `may_mount`'s, and those of copying. The copies made so far are in `copies`.
 ///
 /// Source: Linux 6.12 fs/pnode.c, `propagate_mnt`.
-pub(super) fn copies_for(tree: &Arc<Mount>, at: &VfsPath) -> Vec<(Arc<Mount>, VfsPath)> {
-    let Some(first) = at.mount.standing().peers.clone() else { return Vec::new() };
+pub(super) fn copies_for(
+    tree: &Arc<Mount>,
+    at: &VfsPath,
+    is_new: bool,
+    copies: &mut Vec<Copied>,
+    mut may_mount: impl FnMut(&Arc<Mount>) -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    let Some(first) = at.mount.standing().peers.clone() else { return Ok(()) };
     let mut seen = HashSet::from([Arc::as_ptr(&at.mount)]);
-    if tree.parent().is_none() {
-        // A new tree may hold peers of the place itself: nothing is mounted on them (`IS_MNT_NEW`).
-        let mut new = vec![tree.clone()];
-        while let Some(mount) = new.pop() {
-            seen.insert(Arc::as_ptr(&mount));
-            new.extend(mount.child_mounts());
-        }
+    if is_new {
+        // It may hold peers of the place itself: nothing is mounted on them (`IS_MNT_NEW`).
+        seen.extend(tree.tree().iter().map(Arc::as_ptr));
     }
     // Each group with the tree that its members' copies are peers of, or follow if it has none of its own yet.
+    let mut known = HashSet::from([Arc::as_ptr(&first)]);
     let mut groups = vec![(first, at.mount.clone(), tree.clone(), true)];
-    let (mut copies, mut next) = (Vec::new(), 0);
+    let mut next = 0;
     while let Some((group, from, mut template, mut is_own)) = groups.get(next).cloned() {
         next += 1;
         for m in [from.clone()].into_iter().chain(group.peers_after(&from)) {
             if !seen.insert(Arc::as_ptr(&m)) || !m.root().is_ancestor_of(&at.dentry) {
                 continue;
             }
+            may_mount(&m)?;
             let copy_as = if is_own { CopyAs::Same } else { CopyAs::Slave { shared: true } };
-            let copy = copy_of(&template, copy_as);
+            let copy = copy_of(&template, copy_as)?;
             if !is_own {
                 (template, is_own) = (copy.clone(), true);
             }
@@ -303,24 +361,38 @@ pub(super) fn copies_for(tree: &Arc<Mount>, at: &VfsPath) -> Vec<(Arc<Mount>, Vf
         for m in group.slaves() {
             let own = m.standing().peers.clone();
             if let Some(own) = own {
-                if !groups.iter().any(|(g, _, _, _)| Arc::ptr_eq(g, &own)) {
+                if known.insert(Arc::as_ptr(&own)) {
                     groups.push((own, m, template.clone(), false));
                 }
                 continue;
             }
             if seen.insert(Arc::as_ptr(&m)) && m.root().is_ancestor_of(&at.dentry) {
-                let copy = copy_of(&template, CopyAs::Slave { shared: false });
+                may_mount(&m)?;
+                let copy = copy_of(&template, CopyAs::Slave { shared: false })?;
                 copies.push((copy, VfsPath { mount: m, dentry: at.dentry.clone() }));
             }
         }
     }
-    copies
+    Ok(())
 }
 
-fn copy_of(tree: &Arc<Mount>, copy_as: CopyAs) -> Arc<Mount> {
-    let pairs = tree.copy_tree(tree.root(), copy_as, true);
-    // The first pair is the tree's own root.
-    pairs.into_iter().next().map_or_else(|| tree.copy(tree.root(), copy_as), |(_, copy)| copy)
+fn copy_of(tree: &Arc<Mount>, copy_as: CopyAs) -> Result<Arc<Mount>, Errno> {
+    let pairs = tree.copy_tree(tree.root(), copy_as, Unbindable::Copy)?;
+    pairs.into_iter().next().map(|(_, copy)| copy).ok_or(ENOMEM)
+}
+
+/// Gives `to` the groups of `from` (`MOVE_MOUNT_SET_GROUP`); `to` has none.
+pub(super) fn take_groups(to: &Arc<Mount>, from: &Arc<Mount>) {
+    let (peers, master) = {
+        let standing = from.standing();
+        (standing.peers.clone(), standing.master.clone())
+    };
+    if let Some(master) = master {
+        to.follow(Some(master), Some(from));
+    }
+    if let Some(peers) = peers {
+        to.join(&peers, Some(from));
+    }
 }
 
 /// Attributes that `mount_setattr` sets and clears.

@@ -56,7 +56,7 @@ impl Ctx<'_> {
     ///
     /// # Errors
     /// `EINVAL`: a kind that there is not; `EPERM`: no `CAP_SYS_ADMIN` in the user namespace that they will belong to;
-    /// `ENOSPC`.
+    /// `ENOSPC`, `ENOMEM`.
     pub(crate) fn new_namespaces(&self, flags: u64, fs: &mut FsContext) -> Result<Changed, Errno> {
         let mut cred = self.cred.clone();
         let mut namespaces = self.task.namespaces.lock().clone();
@@ -99,7 +99,7 @@ impl Ctx<'_> {
             new.cgroup = Namespace::new(owner, self.task.cgroup());
         }
         if flags & flag::NEWNS != 0 {
-            let mounts = fs.mounts.clone().duplicate(&mut [&mut fs.root, &mut fs.cwd]);
+            let mounts = fs.mounts.clone().duplicate(&mut [&mut fs.root, &mut fs.cwd], owner)?;
             fs.mounts = mounts.clone();
             new.mount = Namespace::new(owner, mounts);
         }

@@ -176,6 +176,12 @@ static ROWS: &[Row] = &[
     ipc_row!("fs/mqueue/msgsize_max", mq_msgsize_max, 128..=HARD_SIZE),
     ipc_row!("fs/mqueue/queues_max", mq_queues_max, COUNT),
     Row {
+        path: "fs/mount-max",
+        bounds: &[1..=i32::MAX as i128],
+        read: |_| load(&fs::vfs::MOUNT_MAX),
+        write: |_, _, n| store(&fs::vfs::MOUNT_MAX, n),
+    },
+    Row {
         path: "fs/nr_open",
         bounds: &[NR_OPEN],
         read: |p| load(&p.kernel.settings.nr_open),

@@ -388,9 +388,16 @@ pub(super) fn sys_sendfile(
     if given.is_some() {
         input.check_position()?;
     }
-    if i64::try_from(count).is_err() || given.is_some_and(i64::is_negative) {
+    let begin = match given {
+        Some(at) => at,
+        None if input.ops.is_seekable() => input.seek(0, 1)? as i64,
+        None => 0,
+    };
+    let count_i = i64::try_from(count).map_err(|_| EINVAL)?;
+    if begin < 0 || begin.checked_add(count_i).is_none() {
         return Err(EINVAL.into());
     }
+    let count = count.min(0x7fff_f000);
     let output = cx.file(out_fd)?;
     if !output.is_writable() {
         return Err(EBADF.into());
@@ -412,6 +419,10 @@ pub(super) fn sys_sendfile(
         }
         return Ok(moved);
     }
+    let out_at = if output.ops.is_seekable() { output.seek(0, 1)? } else { 0 };
+    if i64::try_from(out_at + count).is_err() {
+        return Err(EINVAL.into());
+    }
     let kind = input.ops.metadata()?.file_type();
     let has_position = input.ops.is_seekable() || kind == FileType::Anonymous;
     if !has_position || output.flags() & oflag::APPEND != 0 {
@@ -420,10 +431,7 @@ pub(super) fn sys_sendfile(
     if matches!(kind, FileType::Anonymous | FileType::Directory) {
         return if count == 0 { Ok(0) } else { Err(EINVAL.into()) };
     }
-    let mut at = match given {
-        Some(o) => u64::try_from(o).map_err(|_| EINVAL)?,
-        None => input.seek(0, 1)?,
-    };
+    let mut at = u64::try_from(begin).map_err(|_| EINVAL)?;
     cx.before_write(&output, 1)?;
     let mut done = 0u64;
     let mut buf = vec![0u8; 64 << 10];

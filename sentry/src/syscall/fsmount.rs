@@ -13,11 +13,11 @@ use base::io::Sink;
 use base::lock::{Lock, rank};
 use fs::anon::anon_metadata;
 use fs::file::{FileDescription, FileOps, Metadata, oflag};
-use fs::vfs::{Mount, MountChange, MountFlags, MountNamespace, ROOTFS_ID, SuperBlock, root_in_fs};
+use fs::vfs::{Mount, MountChange, MountFlags, MountNamespace, Onto, ROOTFS_ID, SuperBlock, root_in_fs};
 
 use super::SysResult;
 use super::mount::{
-    ATIME, MS_PRIVATE, MS_SHARED, MS_SLAVE, MS_UNBINDABLE, path_file, propagation, reconfigure, recursive,
+    MS_PRIVATE, MS_SHARED, MS_SLAVE, MS_UNBINDABLE, path_file, propagation, reconfigure, recursive,
 };
 use crate::filesystems;
 use crate::task::Ctx;
@@ -36,8 +36,11 @@ enum Phase {
     Made(Arc<SuperBlock>),
     /// `fspick`: options of a mounted one are being given.
     Reconfigure(Arc<SuperBlock>),
-    /// Mounted, or it could not be made.
-    Done,
+    /// It could not be made or changed.
+    Failed {
+        /// It was made before.
+        is_made: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -180,7 +183,7 @@ pub(super) fn sys_fsconfig(
                 if !matches!(state.phase, Phase::Create) {
                     return Err(EBUSY.into());
                 }
-                state.phase = Phase::Done;
+                state.phase = Phase::Failed { is_made: false };
                 (state.options.clone(), state.readonly)
             };
             let kernel = cx.task.kernel.clone();
@@ -194,14 +197,16 @@ pub(super) fn sys_fsconfig(
             }
         }
         RECONFIGURE => {
-            cx.check_mount()?;
             let (sb, options, readonly) = {
                 let mut state = fc.state.lock();
                 let Phase::Reconfigure(sb) = &state.phase else { return Err(EBUSY.into()) };
                 let sb = sb.clone();
+                state.phase = Phase::Failed { is_made: true };
                 (sb, std::mem::take(&mut state.options), state.readonly)
             };
+            cx.check_owner(&sb)?;
             reconfigure(&sb, &options, readonly)?;
+            fc.state.lock().phase = Phase::Reconfigure(sb);
         }
         // No file system here takes blobs, paths or descriptors.
         _ => return Err(EINVAL.into()),
@@ -265,20 +270,26 @@ pub(super) fn sys_fsmount(cx: &mut Ctx<'_>, fd: i32, flags: u32, attrs: u32) -> 
     let mut set = attributes(attrs.into())?;
     let file = cx.file(fd)?;
     let fc = context(&file)?;
-    let (sb, source) = {
+    let made = || match &fc.state.lock().phase {
+        Phase::Made(sb) => Ok(sb.clone()),
+        Phase::Reconfigure(_) | Phase::Failed { is_made: true } => Err(EBUSY),
+        Phase::Create | Phase::Failed { is_made: false } => Err(EINVAL),
+    };
+    let sb = made()?;
+    cx.mounts().check_revealing(&sb, set)?;
+    made()?;
+    let source = {
         let mut state = fc.state.lock();
-        let sb = match &state.phase {
-            Phase::Made(sb) => sb.clone(),
-            Phase::Done | Phase::Reconfigure(_) => return Err(EBUSY.into()),
-            Phase::Create => return Err(EINVAL.into()),
-        };
-        state.phase = Phase::Done;
-        (sb, state.source.clone().unwrap_or_else(|| "none".to_owned()))
+        // From now on it is like one that fspick(2) opened.
+        state.phase = Phase::Reconfigure(sb.clone());
+        state.options.clear();
+        state.readonly = sb.is_readonly();
+        state.source.clone().unwrap_or_else(|| "none".to_owned())
     };
     if sb.is_readonly() {
         set |= MountFlags::RDONLY;
     }
-    let tree = MountNamespace::detached(&sb, &source, set);
+    let tree = cx.mounts().detached(&sb, &source, set)?;
     Ok(cx.install(fs::vfs::open_tree(tree), flags & 1 != 0)? as u64)
 }
 
@@ -332,6 +343,8 @@ pub(super) fn sys_open_tree_attr(
 }
 
 /// `move_mount(2)`.
+///
+/// Source: Linux 6.18 fs/namespace.c.
 pub(super) fn sys_move_mount(
     cx: &mut Ctx<'_>,
     from_dir: i32,
@@ -341,23 +354,23 @@ pub(super) fn sys_move_mount(
     flags: u32,
 ) -> SysResult {
     const SET_GROUP: u32 = 0x100;
+    const BENEATH: u32 = 0x200;
     cx.check_mount()?;
-    // MOVE_MOUNT_BENEATH (0x200) and SET_GROUP are not known here.
-    if flags & !0x77 != 0 || flags & SET_GROUP != 0 {
+    if flags & !0x377 != 0 || flags & (SET_GROUP | BENEATH) == SET_GROUP | BENEATH {
         return Err(EINVAL.into());
     }
-    let from = cx.place_at(from_dir, from, flags & 1 != 0, flags & 4 != 0)?;
     let to = cx.place_at(to_dir, to, flags & 0x10 != 0, flags & 0x40 != 0)?;
-    let mounts = cx.mounts();
-    match from.mount.namespace() {
-        Some(ns) if ns.is_anonymous() => {
-            if !Arc::ptr_eq(&from.mount, &ns.root_mount()) || !Arc::ptr_eq(&from.dentry, from.mount.root()) {
-                return Err(EINVAL.into());
-            }
-            mounts.attach(&to, &ns)?;
-        }
-        _ => mounts.move_mount(&to, &from)?,
+    let from = cx.place_at(from_dir, from, flags & 1 != 0, flags & 4 != 0)?;
+    let (mounts, root) = {
+        let fs = cx.fs.lock();
+        (fs.mounts.clone(), fs.root.clone())
+    };
+    if flags & SET_GROUP != 0 {
+        mounts.set_group(&to, &from, &cx.cred)?;
+        return Ok(0);
     }
+    let onto = if flags & BENEATH != 0 { Onto::Beneath } else { Onto::Top };
+    mounts.move_mount(&to, &from, onto, &root)?;
     Ok(0)
 }
 
@@ -393,7 +406,9 @@ fn mount_change(cx: &Ctx<'_>, attr: UserAddr, size: u64) -> Result<Option<MountC
     }
     let mut change = MountChange { set: attributes(set)?, ..MountChange::default() };
     change.clear = match clear & ATIME_FIELD {
-        ATIME_FIELD => attributes(clear & !ATIME_FIELD)? | ATIME.difference(MountFlags::NODIRATIME),
+        ATIME_FIELD => {
+            attributes(clear & !ATIME_FIELD)? | MountFlags::ATIME.difference(MountFlags::NODIRATIME)
+        }
         0 if set & ATIME_FIELD == 0 => attributes(clear)?,
         _ => return Err(EINVAL),
     };

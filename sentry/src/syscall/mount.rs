@@ -7,7 +7,7 @@ use abi::{Errno, UserAddr};
 use base::cred::cap;
 use fs::file::FileDescription;
 use fs::vfs::{
-    MountChange, MountFlags, MountNamespace, Propagation, Recursive, SuperBlock, Unmount, VfsPath,
+    MountChange, MountFlags, MountNamespace, Onto, Propagation, Recursive, SuperBlock, Unmount, VfsPath,
 };
 
 use super::SysResult;
@@ -28,10 +28,6 @@ const MS_NOATIME: u64 = 1024;
 const MS_NODIRATIME: u64 = 2048;
 const MS_RELATIME: u64 = 1 << 21;
 const MS_STRICTATIME: u64 = 1 << 24;
-/// What is told of access times.
-pub(super) const ATIME: MountFlags =
-    MountFlags::NOATIME.union(MountFlags::STRICTATIME).union(MountFlags::NODIRATIME);
-
 /// The attributes of a mount that `MS_*` flags mean.
 ///
 /// Source: Linux 6.12 fs/namespace.c, `path_mount`.
@@ -78,6 +74,12 @@ impl Ctx<'_> {
     pub(super) fn check_mount(&self) -> Result<(), Errno> {
         let ns = self.task.namespaces.lock().mount.clone();
         if ns.owner.grants(&self.cred, cap::SYS_ADMIN) { Ok(()) } else { Err(EPERM) }
+    }
+
+    /// # Errors
+    /// `EPERM`: the task may not change the file system itself.
+    pub(super) fn check_owner(&self, sb: &SuperBlock) -> Result<(), Errno> {
+        if sb.owner().grants(&self.cred, cap::SYS_ADMIN) { Ok(()) } else { Err(EPERM) }
     }
 
     /// The place that `path` names from `dirfd`; with `empty` an empty path means `dirfd` itself.
@@ -140,7 +142,7 @@ pub(super) fn sys_mount(
     let mut set = attributes(flags);
     let says_atime = flags & (MS_NOATIME | MS_NODIRATIME | MS_RELATIME | MS_STRICTATIME) != 0;
     if flags & MS_REMOUNT != 0 && !says_atime {
-        set |= at.mount.flags() & ATIME;
+        set |= at.mount.flags() & MountFlags::ATIME;
     }
     let all = recursive(flags & MS_REC != 0);
     if flags & MS_REMOUNT != 0 {
@@ -148,7 +150,9 @@ pub(super) fn sys_mount(
             return Err(EINVAL.into());
         }
         let change = MountChange { set, clear: MountFlags::all(), propagation: None };
+        mounts.may_change(&at, change)?;
         if flags & MS_BIND == 0 {
+            cx.check_owner(at.mount.sb())?;
             reconfigure(at.mount.sb(), &data, flags & MS_RDONLY != 0)?;
         }
         mounts.change(&at, change, Recursive::No)?;
@@ -164,12 +168,14 @@ pub(super) fn sys_mount(
     } else if flags & MS_MOVE != 0 {
         let source = source.filter(|s| !s.is_empty()).ok_or(EINVAL)?;
         let from = cx.walk().resolve(&source, true)?;
-        mounts.move_mount(&at, &from)?;
+        let root = cx.fs.lock().root.clone();
+        mounts.move_mount(&at, &from, Onto::Top, &root)?;
     } else {
         let fstype = fstype.ok_or(EINVAL)?;
         let kernel = cx.task.kernel.clone();
         let sb = filesystems::make(&kernel, &cx.walk(), &fstype, &data, flags & MS_RDONLY != 0)?;
         let source = source.map_or_else(|| "none".to_owned(), |s| String::from_utf8_lossy(&s).into_owned());
+        mounts.check_revealing(&sb, set)?;
         mounts.mount_sb(&at, &sb, &source, set)?;
     }
     Ok(0)
@@ -202,16 +208,21 @@ pub(super) fn sys_umount2(cx: &mut Ctx<'_>, target: UserAddr, flags: u32) -> Sys
     let path = cx.path(target)?;
     let at = cx.walk().resolve(&path, flags & NOFOLLOW == 0)?;
     cx.check_mount()?;
+    let mounts = cx.mounts();
+    let at = mounts.umount_target(at)?;
+    if flags & FORCE != 0 && !cx.cred.has(cap::SYS_ADMIN) {
+        return Err(EPERM.into());
+    }
     if flags & EXPIRE != 0 && flags & (FORCE | DETACH) != 0 {
         return Err(EINVAL.into());
     }
-    let mounts = cx.mounts();
     let is_root = {
         let fs = cx.fs.lock();
         Arc::ptr_eq(&fs.root.mount, &at.mount)
     };
-    if is_root && flags & (DETACH | EXPIRE) == 0 && Arc::ptr_eq(&at.dentry, at.mount.root()) {
+    if is_root && flags & (DETACH | EXPIRE) == 0 {
         // The root goes read-only instead (`do_umount_root`).
+        cx.check_owner(at.mount.sb())?;
         at.mount.sb().set_readonly(true)?;
         return Ok(0);
     }

@@ -378,7 +378,7 @@ syscalls! {
     426 io_uring_enter = uring::sys_io_uring_enter(fd: u32, submit: u32, complete: u32, flags: u32, arg: UserAddr, size: u64), Partial("no xattr, zero-copy, futex, waitid and driver operations");
     427 io_uring_register = uring::sys_io_uring_register(fd: u32, opcode: u32, arg: UserAddr, count: u32), Partial("buffers are not pinned: unmapped ones fail; no NAPI, clocks or buffer rings in the kernel's memory");
     428 open_tree = fsmount::sys_open_tree(dirfd: i32, path: UserAddr, flags: u32), Full;
-    429 move_mount = fsmount::sys_move_mount(from_dir: i32, from: UserAddr, to_dir: i32, to: UserAddr, flags: u32), Partial("no MOVE_MOUNT_SET_GROUP, MOVE_MOUNT_BENEATH");
+    429 move_mount = fsmount::sys_move_mount(from_dir: i32, from: UserAddr, to_dir: i32, to: UserAddr, flags: u32), Full;
     430 fsopen = fsmount::sys_fsopen(fstype: UserAddr, flags: u32), Full;
     431 fsconfig = fsmount::sys_fsconfig(fd: i32, command: u32, key: UserAddr, value: UserAddr, aux: i32), Partial("no file system takes blobs, paths or descriptors");
     432 fsmount = fsmount::sys_fsmount(fd: i32, flags: u32, attrs: u32), Full;

@@ -162,7 +162,8 @@ impl Ctx<'_> {
                 }
                 self.mm.write_value(addr, &self.task.shown_id(sid))?;
             }
-            TIOCSCTTY if !target.is_master => self.take_terminal(file, tty, arg)?,
+            // Asked of the master, it is about the terminal behind it.
+            TIOCSCTTY => self.take_terminal(file, tty, arg)?,
             TIOCNOTTY if !target.is_master => self.give_terminal_up(tty)?,
             TIOCSTI => {
                 // Without the sysctl dev.tty.legacy_tiocsti this takes a privilege (since Linux 6.2).

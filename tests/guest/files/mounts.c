@@ -18,54 +18,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static char top[64];
-#define SHOW(call) show(#call, (call))
-static void show(const char *what, long r) { printf("%s: %s\n", what, r < 0 ? strerrorname_np(errno) : r ? "+" : "0"); }
-
-static long ids[400];
-static int known;
-static int number(long id) {
-    for (int i = 0; i < known; i++)
-        if (ids[i] == id) return i;
-    ids[known] = id;
-    return known++;
-}
-
-// The lines of mountinfo under our directory, with ids replaced and device numbers left out.
-static void info(const char *title) {
-    printf("-- %s\n", title);
-    FILE *f = fopen("/proc/self/mountinfo", "r");
-    char *line = NULL;
-    size_t cap = 0;
-    while (getline(&line, &cap, f) > 0) {
-        char root[512], at[512], opts[256], rest[2000] = "";
-        int id, parent, ma, mi, n = 0;
-        if (sscanf(line, "%d %d %d:%d %511s %511s %255s%n", &id, &parent, &ma, &mi, root, at, opts, &n) < 7) continue;
-        if (strncmp(at, top, strlen(top))) continue;
-        char *p = line + n;
-        for (char *w = strtok(p, " \n"); w; w = strtok(NULL, " \n")) {
-            char *colon = strchr(w, ':');
-            if (colon && (!strncmp(w, "shared:", 7) || !strncmp(w, "master:", 7) || !strncmp(w, "propagate_from:", 15)))
-                sprintf(rest + strlen(rest), " %.*s%d", (int)(colon + 1 - w), w, number(1000000 + atol(colon + 1)));
-            else
-                sprintf(rest + strlen(rest), " %s", w);
-        }
-        int up = !strcmp(at, top) ? -1 : number(parent);
-        printf("%d %d %s %s %s%s\n", number(id), up, root, at + strlen(top), opts, rest);
-    }
-    free(line);
-    fclose(f);
-}
-
-static char *in(const char *name) {
-    static char bufs[8][128];
-    static int i;
-    char *b = bufs[i++ % 8];
-    sprintf(b, "%s%s", top, name);
-    return b;
-}
-static void touch(const char *name) { close(open(in(name), O_CREAT | O_WRONLY, 0644)); }
-static int is(const char *name) { return !access(in(name), F_OK); }
+#include "mounts.h"
 static int Mount(const char *s, const char *t, const char *ty, unsigned long f, const char *d) { return mount(s, t, ty, f, d); }
 
 static void errors(void) {
@@ -307,6 +260,40 @@ static void overlay(void) {
     SHOW(umount2(in("/w"), 0));
 }
 
+// A long target takes a page of the size limit, until the inode goes.
+static void long_links(void) {
+    puts("long links");
+    char target[300];
+    struct stat st;
+    memset(target, 't', sizeof target);
+    SHOW(Mount("x", in("/a"), "tmpfs", 0, "size=8k"));
+    for (int n = 126; n < 129; n++) {
+        target[n] = 0;
+        SHOW(symlink(target, in(n == 126 ? "/a/s" : n == 127 ? "/a/t" : "/a/u")));
+        target[n] = 't';
+    }
+    lstat(in("/a/t"), &st);
+    printf("%ld %ld\n", (long)st.st_size, (long)st.st_blocks);
+    lstat(in("/a/u"), &st);
+    printf("%ld %ld\n", (long)st.st_size, (long)st.st_blocks);
+    target[250] = 0;
+    SHOW(symlink(target, in("/a/v")));
+    SHOW(symlink(target, in("/a/w")));
+    SHOW(symlink(target, in("/a/x")));
+    struct statfs fs;
+    statfs(in("/a"), &fs);
+    printf("%ld %ld\n", (long)fs.f_blocks, (long)fs.f_bfree);
+    int fd = open(in("/a/v"), O_PATH | O_NOFOLLOW);
+    SHOW(unlink(in("/a/v")));
+    SHOW(symlink(target, in("/a/x")));
+    close(fd);
+    SHOW(symlink(target, in("/a/x")));
+    SHOW(link(in("/a/x"), in("/a/y")));
+    statfs(in("/a"), &fs);
+    printf("%ld %ld\n", (long)fs.f_blocks, (long)fs.f_bfree);
+    SHOW(umount2(in("/a"), 0));
+}
+
 static void pivot(void) {
     fflush(stdout);
     if (fork()) {
@@ -347,6 +334,7 @@ int main(void) {
     propagation();
     descriptors();
     overlay();
+    long_links();
     pivot();
     if (setuid(1000)) return 1;
     SHOW(Mount("x", in("/a"), "tmpfs", 0, 0));
