@@ -147,3 +147,32 @@ impl WaitQueue {
         self.len.load(Ordering::SeqCst) == 0
     }
 }
+/// Something whose changes are counted and told, as by files that poll(2) reports `POLLPRI` for.
+#[derive(Debug, Default)]
+pub struct Changes {
+    count: AtomicU64,
+    queue: WaitQueue,
+}
+
+impl Changes {
+    /// Nothing has changed yet.
+    pub const fn new() -> Self {
+        Self { count: AtomicU64::new(0), queue: WaitQueue::new() }
+    }
+
+    /// It has changed.
+    pub fn tell(&self) {
+        self.count.fetch_add(1, Ordering::AcqRel);
+        self.queue.notify(Events::ERR | Events::PRI);
+    }
+
+    /// How often it has changed.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// Who waits for a change.
+    pub fn queue(&self) -> &WaitQueue {
+        &self.queue
+    }
+}

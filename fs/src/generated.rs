@@ -13,6 +13,7 @@ use abi::errno::{EACCES, EINVAL, EIO, ENOENT};
 use base::io::{Sink, Source};
 use base::lock::{Lock, rank};
 use base::time::Time;
+use base::wait::{Changes, Events, WaitQueue};
 
 use crate::file::{DirEntry, FileOps, Metadata, oflag};
 use crate::vfs::{FileType, Inode, Owner, SetAttributes, StatFs, mode};
@@ -34,6 +35,45 @@ pub trait Text: Send + Sync {
     /// The file's; `EIO` when it cannot be written.
     fn write(&self, _offset: u64, _bytes: &[u8]) -> Result<usize, Errno> {
         Err(EIO)
+    }
+
+    /// What poll(2) tells of while the file is open; asked when it is opened.
+    fn watched(&self) -> Watched {
+        Watched::No
+    }
+}
+
+/// What poll(2) tells of a file.
+pub enum Watched {
+    /// It cannot be waited for.
+    No,
+    /// Nothing ever happens.
+    Still,
+    /// `POLLERR | POLLPRI` once after each change; `writable` says what it is ready for else.
+    Changing {
+        /// What changes.
+        changes: Arc<Changes>,
+        /// `POLLOUT` is told too, while nothing has changed.
+        writable: bool,
+    },
+}
+
+/// What an open text keeps of a [`Watched`].
+enum Watch {
+    Still(WaitQueue),
+    Changing { changes: Arc<Changes>, writable: bool, seen: AtomicU64 },
+}
+
+impl Watch {
+    fn new(watched: Watched) -> Option<Self> {
+        match watched {
+            Watched::No => None,
+            Watched::Still => Some(Self::Still(WaitQueue::new())),
+            Watched::Changing { changes, writable } => {
+                let seen = AtomicU64::new(changes.count());
+                Some(Self::Changing { changes, writable, seen })
+            }
+        }
     }
 }
 
@@ -84,12 +124,18 @@ pub struct OpenText {
     source: Arc<dyn Text>,
     meta: Metadata,
     text: Lock<Option<Arc<[u8]>>, { rank::LEAF }>,
+    watch: Option<Watch>,
 }
 
 impl OpenText {
     /// Opens a text.
     pub fn new(source: Arc<dyn Text>, meta: Metadata) -> Self {
-        Self { source, meta, text: Lock::new(None) }
+        let watched = source.watched();
+        Self::with(source, meta, watched)
+    }
+
+    fn with(source: Arc<dyn Text>, meta: Metadata, watched: Watched) -> Self {
+        Self { source, meta, text: Lock::new(None), watch: Watch::new(watched) }
     }
 
     fn text(&self, anew: bool) -> Result<Arc<[u8]>, Errno> {
@@ -132,6 +178,30 @@ impl FileOps for OpenText {
         let mut bytes = vec![0; src.remaining().min(WRITE_MAX)];
         let n = src.take(&mut bytes)?;
         self.source.write(offset, bytes.get(..n).unwrap_or_default())
+    }
+
+    /// A change is told once: to be asked is to have been told (Linux fs/proc_namespace.c, `mounts_poll`).
+    fn ready(&self) -> Events {
+        match &self.watch {
+            Some(Watch::Changing { changes, writable, seen }) => {
+                let now = changes.count();
+                if seen.swap(now, Ordering::AcqRel) != now {
+                    Events::READABLE | Events::ERR | Events::PRI
+                } else if *writable {
+                    Events::READABLE | Events::WRITABLE
+                } else {
+                    Events::READABLE
+                }
+            }
+            _ => Events::READABLE | Events::WRITABLE,
+        }
+    }
+
+    fn wait_queue(&self) -> Option<&WaitQueue> {
+        match self.watch.as_ref()? {
+            Watch::Still(queue) => Some(queue),
+            Watch::Changing { changes, .. } => Some(changes.queue()),
+        }
     }
 
     fn truncate(&self, _size: u64) -> Result<(), Errno> {
@@ -400,7 +470,12 @@ impl Inode for StaticText {
             return Err(EACCES);
         }
         let meta = self.metadata()?;
-        Ok(Box::new(OpenText::new(self.source.clone(), meta)))
+        let watched = match self.source.watched() {
+            // All of /proc but the tasks can be waited for (Linux fs/proc/inode.c, `proc_reg_poll`; proc_sysctl.c).
+            Watched::No if self.stamp.kind == StatFs::PROC => Watched::Still,
+            watched => watched,
+        };
+        Ok(Box::new(OpenText::with(self.source.clone(), meta, watched)))
     }
 
     fn statfs(&self) -> Result<StatFs, Errno> {

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use abi::Errno;
 use abi::errno::{EACCES, ENOENT};
 use base::time::Time;
+use base::wait::Changes;
 
 use crate::file::{FileDescription, FileOps, Metadata};
 use crate::generated::{Entry, Listing, Named, OpenDir, Stamp};
@@ -92,6 +93,9 @@ pub trait Task: Send + Sync + Any {
     /// # Errors
     /// As write(2) to the file; `EINVAL` where nothing can be written.
     fn write(&self, file: TaskFile, bytes: &[u8]) -> Result<usize, Errno>;
+
+    /// Where changes of the mounts that it sees are told.
+    fn mount_changes(&self) -> Option<Arc<Changes>>;
     /// Where a link leads.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use super::fd::{FdDir, FdView};
 use super::ns::NsDir;
 use super::{Proc, Task, TaskAccess, denied, parse_id};
 use crate::file::{FileOps, Metadata};
-use crate::generated::{Entry, Listing, OpenDir, OpenText, Stamp, Text, accept_size_only};
+use crate::generated::{Entry, Listing, OpenDir, OpenText, Stamp, Text, Watched, accept_size_only};
 use crate::vfs::{FileType, Inode, MagicTarget, SetAttributes, StatFs, mode};
 
 /// The texts of a task's directory, named as in proc(5).
@@ -219,7 +219,8 @@ impl Inode for TaskDir {
     }
 
     fn metadata(&self) -> Result<Metadata, Errno> {
-        self.0.check_exists()?;
+        // Linux fs/proc/base.c, `proc_pid_permission`.
+        self.0.check_exists().map_err(|_| ESRCH)?;
         Ok(self.0.stamp(0).metadata(mode::IFDIR | 0o555, if self.0.whole { 9 } else { 7 }, 0))
     }
 
@@ -228,7 +229,7 @@ impl Inode for TaskDir {
     }
 
     fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>, Errno> {
-        self.0.check_exists()?;
+        self.0.check_exists().map_err(|_| ESRCH)?;
         if let Some((_, inode)) = self.0.proc.per_task.iter().find(|(n, _)| n.as_bytes() == name) {
             return Ok(inode.clone());
         }
@@ -407,6 +408,16 @@ impl Text for TaskNode {
             _ => Err(abi::errno::EINVAL),
         }
     }
+
+    fn watched(&self) -> Watched {
+        match self.row.kind {
+            Kind::Text(TaskFile::Mounts | TaskFile::MountInfo) => match self.handle.task.mount_changes() {
+                Some(changes) => Watched::Changing { changes, writable: false },
+                None => Watched::No,
+            },
+            _ => Watched::No,
+        }
+    }
 }
 
 /// A task's memory, as an open file reads and writes it.
@@ -442,6 +453,10 @@ const PIECE: usize = 4096;
 impl FileOps for OpenMemory {
     fn is_seekable(&self) -> bool {
         true
+    }
+
+    fn has_end(&self) -> bool {
+        false
     }
 
     fn takes_outer_locks(&self) -> bool {

@@ -195,6 +195,7 @@ impl MountNamespace {
             }
             covered.put(top.root_place());
         }
+        ns.changes.tell();
     }
 
     /// Shows the tree under `from` at `at` too (`MS_BIND`), with the mounts in it when `recursive`.

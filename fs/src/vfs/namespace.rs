@@ -9,6 +9,7 @@ use abi::errno::{EBUSY, EINVAL, ENOENT, EPERM};
 use base::kept::Kept;
 use base::lock::{Lock, rank};
 use base::userns::UserNamespace;
+use base::wait::Changes;
 
 use super::mount::{Mount, MountFlags, SuperBlock, TREE, down};
 use super::propagate::{CopyAs, MountChange, Unbindable, leave_groups};
@@ -28,6 +29,8 @@ pub(super) struct Identity {
     pub(super) owner: Arc<UserNamespace>,
     /// How many mounts it has; changes under `TREE`.
     pub(super) count: AtomicUsize,
+    /// Told when its tree or an attribute in it changes.
+    pub(super) changes: Arc<Changes>,
 }
 
 /// The mounts that a task sees, or a tree that is mounted nowhere (`open_tree`, `fsmount`).
@@ -59,6 +62,7 @@ impl MountNamespace {
             origin: origin.unwrap_or(0),
             owner: owner.clone(),
             count: AtomicUsize::new(0),
+            changes: Arc::default(),
         });
         let ns = Arc::new_cyclic(|me| Self { me: me.clone(), identity, root: Lock::new(root.clone()) });
         for mount in root.tree() {
@@ -88,6 +92,11 @@ impl MountNamespace {
     /// The user namespace that it belongs to.
     pub fn owner(&self) -> &Arc<UserNamespace> {
         &self.identity.owner
+    }
+
+    /// What is told when its tree or an attribute in it changes.
+    pub fn changes(&self) -> &Arc<Changes> {
+        &self.identity.changes
     }
 
     /// The first mount.
@@ -204,6 +213,9 @@ impl MountNamespace {
             }
             changed.push((mount, flags));
         }
+        if change.propagation.is_none() || !(change.set | change.clear).is_empty() {
+            self.identity.changes.tell();
+        }
         for (mount, flags) in changed {
             mount.set_flags(flags);
             if let Some(kind) = change.propagation {
@@ -247,6 +259,7 @@ impl MountNamespace {
             return Err(EINVAL);
         }
         new_mount.take().ok_or(EINVAL)?;
+        self.identity.changes.tell();
         if std::mem::take(&mut root_mount.standing().is_locked) {
             new_mount.standing().is_locked = true;
         }

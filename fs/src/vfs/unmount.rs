@@ -122,6 +122,7 @@ fn dissolve(mount: &Arc<Mount>, how: Unmount) -> Vec<Arc<Mount>> {
         }
     }
     gone.retain(|m| known.contains(&Arc::as_ptr(m)));
+    let mut told = HashSet::new();
     // Children first, so that each still knows its parent.
     for mount in gone.iter().rev() {
         let cover = mount.child_at(mount.root()).filter(|m| !known.contains(&Arc::as_ptr(m)));
@@ -135,7 +136,11 @@ fn dissolve(mount: &Arc<Mount>, how: Unmount) -> Vec<Arc<Mount>> {
             cover.take();
             cover.put(place);
         }
+        let ns = mount.standing().identity.clone();
         mount.leave_namespace();
+        if let Some(ns) = ns.filter(|ns| told.insert(Arc::as_ptr(ns))) {
+            ns.changes.tell();
+        }
     }
     leave_groups(&gone);
     gone

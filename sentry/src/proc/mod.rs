@@ -9,7 +9,7 @@ mod machine;
 mod net;
 mod status;
 mod sys;
-mod sysctl;
+pub mod sysctl;
 mod task;
 mod tunable;
 
@@ -20,6 +20,7 @@ use abi::Errno;
 use abi::errno::{EACCES, EINVAL, EIO, ENOENT, EPERM, ESRCH};
 use base::cred::{Credentials, cap};
 use base::time::Time;
+use base::wait::Changes;
 use fs::file::{FileDescription, FileOps, Metadata};
 use fs::generated::Named;
 use fs::procfs::{Descriptor, OpenMemory, TaskAccess, TaskFile, TaskId, TaskLink, TaskMemory};
@@ -188,6 +189,13 @@ impl ProcTask {
         if Arc::ptr_eq(&task.group, &self.group) { Ok(task) } else { Err(ESRCH) }
     }
 
+    /// Whether nobody has waited for the process yet.
+    fn is_known(&self) -> bool {
+        let Ok(kernel) = self.kernel() else { return false };
+        let tree = kernel.tree.lock();
+        tree.processes.get(&self.group.pid).is_some_and(|p| Arc::ptr_eq(&p.group, &self.group))
+    }
+
     fn view(&self) -> Result<View, Errno> {
         if let Ok(task) = self.task() {
             let (name, cred, mask) = {
@@ -198,7 +206,8 @@ impl ProcTask {
             let started_ns = task.account.started_ns();
             return Ok(View { task: Some(task), name, cred, mask, attributes, started_ns });
         }
-        let dead = if self.tid == self.group.pid { self.group.dead_leader.lock().clone() } else { None };
+        let is_left = self.tid == self.group.pid && self.is_known();
+        let dead = if is_left { self.group.dead_leader.lock().clone() } else { None };
         let DeadLeader { name, cred, mask, attributes, started_ns } = dead.ok_or(ESRCH)?;
         Ok(View { task: None, name, cred, mask, attributes, started_ns })
     }
@@ -321,6 +330,10 @@ impl fs::procfs::Task for ProcTask {
         }
     }
 
+    fn mount_changes(&self) -> Option<Arc<Changes>> {
+        Some(self.mounts().ok()?.0.changes().clone())
+    }
+
     fn descriptors(&self) -> Result<Vec<i32>, Errno> {
         self.check(TaskAccess::Read).map_err(|e| if e == EPERM { EACCES } else { e })?;
         let Ok(task) = self.task() else { return Ok(Vec::new()) };
@@ -347,20 +360,22 @@ impl fs::procfs::Task for ProcTask {
     }
 
     fn memory(&self, meta: Metadata) -> Result<Box<dyn FileOps>, Errno> {
-        let memory = TaskSpace(self.mm().map_err(|_| EINVAL)?);
+        let memory = TaskSpace(Arc::downgrade(&self.mm().map_err(|_| EINVAL)?));
         Ok(Box::new(OpenMemory::new(Box::new(memory), meta)))
     }
 }
 
-/// An address space behind `/proc/PID/mem`.
-struct TaskSpace(Arc<MemoryManager>);
+/// An address space behind `/proc/PID/mem`: nothing to read once nobody runs in it.
+struct TaskSpace(Weak<MemoryManager>);
 
 impl TaskMemory for TaskSpace {
     fn peek(&self, addr: u64, buf: &mut [u8]) -> Result<usize, Errno> {
-        self.0.peek(abi::UserAddr(addr), buf).map_err(|_| EIO)
+        let Some(mm) = self.0.upgrade() else { return Ok(0) };
+        mm.peek(abi::UserAddr(addr), buf).map_err(|_| EIO)
     }
 
     fn poke(&self, addr: u64, bytes: &[u8]) -> Result<usize, Errno> {
-        self.0.poke(abi::UserAddr(addr), bytes).map_err(|_| EIO)
+        let Some(mm) = self.0.upgrade() else { return Ok(0) };
+        mm.poke(abi::UserAddr(addr), bytes).map_err(|_| EIO)
     }
 }

@@ -1,11 +1,12 @@
 //! `/proc/sys` (sysctl(8)).
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, LazyLock, Weak};
 
 use abi::Errno;
 use abi::errno::{EINVAL, EPERM, ESRCH};
 use base::cred::cap;
-use fs::generated::{Builder, Named, Text};
+use base::wait::Changes;
+use fs::generated::{Builder, Named, Text, Watched};
 use fs::vfs::{Inode, StatFs};
 
 use super::machine::made;
@@ -49,6 +50,7 @@ const OVERFLOW_ID: u32 = 65534;
 /// One of the machine's names, as a file.
 struct NameFile {
     pick: fn(&mut Names) -> &mut Vec<u8>,
+    changes: fn() -> &'static Arc<Changes>,
 }
 
 impl Text for NameFile {
@@ -70,8 +72,25 @@ impl Text for NameFile {
         // Linux kernel/sysctl.c `_proc_do_string`: up to a newline or a zero byte, and what is too long is cut.
         let end = bytes.iter().position(|&b| b == b'\n' || b == 0).unwrap_or(bytes.len()).min(64);
         *(self.pick)(&mut uts.lock()) = bytes[..end].to_vec();
+        (self.changes)().tell();
         Ok(bytes.len())
     }
+
+    fn watched(&self) -> Watched {
+        Watched::Changing { changes: (self.changes)().clone(), writable: true }
+    }
+}
+
+/// Told when a host name changes, in any namespace (Linux kernel/utsname_sysctl.c, `hostname_poll`).
+pub fn host_name_changes() -> &'static Arc<Changes> {
+    static CHANGES: LazyLock<Arc<Changes>> = LazyLock::new(Arc::default);
+    &CHANGES
+}
+
+/// As `host_name_changes`, of domain names.
+pub fn domain_name_changes() -> &'static Arc<Changes> {
+    static CHANGES: LazyLock<Arc<Changes>> = LazyLock::new(Arc::default);
+    &CHANGES
 }
 
 /// `/proc/sys/fs/aio-max-nr`.
@@ -161,9 +180,10 @@ pub(super) fn tree(kernel: &Arc<Kernel>) -> Arc<dyn Inode> {
         .iter()
         .map(|&(path, make)| (path.to_owned(), builder.text(made(&weak, move |k| make(k) + "\n"))))
         .collect();
-    let name = |pick| builder.file(0o644, NameFile { pick });
-    files.push(("kernel/hostname".to_owned(), name(|n| &mut n.host)));
-    files.push(("kernel/domainname".to_owned(), name(|n| &mut n.domain)));
+    let host = NameFile { pick: |n| &mut n.host, changes: host_name_changes };
+    let domain = NameFile { pick: |n| &mut n.domain, changes: domain_name_changes };
+    files.push(("kernel/hostname".to_owned(), builder.file(0o644, host)));
+    files.push(("kernel/domainname".to_owned(), builder.file(0o644, domain)));
     files.push(("fs/aio-max-nr".to_owned(), builder.file(0o644, AioMaxNr(weak.clone()))));
     files.extend(super::tunable::files(kernel, &builder));
     for file in net::sysctl::FILES {

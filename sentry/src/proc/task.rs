@@ -67,6 +67,7 @@ impl ProcTask {
             }
             TaskFile::OomScore => Ok(format!("{}\n", self.oom_score()?).into_bytes()),
             TaskFile::OomScoreAdj => {
+                self.view()?;
                 Ok(format!("{}\n", self.group.attributes.lock().oom_score_adj).into_bytes())
             }
             TaskFile::Personality => {
@@ -174,7 +175,7 @@ impl ProcTask {
     }
 
     /// The mounts that it sees, and what `/` is for it.
-    fn mounts(&self) -> Result<(Arc<MountNamespace>, VfsPath), Errno> {
+    pub(super) fn mounts(&self) -> Result<(Arc<MountNamespace>, VfsPath), Errno> {
         let task = self.task().map_err(|_| EINVAL)?;
         let fs = task.fs.lock().clone();
         let fs = fs.lock();

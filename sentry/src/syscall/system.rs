@@ -7,6 +7,7 @@ use fs::file::FileDescription;
 use fs::vfs::{FileType, Mount, MountFlags, StatFs};
 
 use super::SysResult;
+use crate::proc::sysctl::{domain_name_changes, host_name_changes};
 use crate::proc::ticks;
 use crate::system::{MACHINE, Names, RELEASE, SYSNAME, VERSION};
 use crate::task::{Ctx, Usage};
@@ -123,7 +124,9 @@ fn set_name(cx: &mut Ctx<'_>, name: UserAddr, len: i32, pick: fn(&mut Names) -> 
 /// # Errors
 /// `EPERM`: no `CAP_SYS_ADMIN`; `EINVAL`: `len` is not 0 to 64; `EFAULT`.
 pub(super) fn sys_sethostname(cx: &mut Ctx<'_>, name: UserAddr, len: i32) -> SysResult {
-    set_name(cx, name, len, |n| &mut n.host)
+    set_name(cx, name, len, |n| &mut n.host)?;
+    host_name_changes().tell();
+    Ok(0)
 }
 
 /// `setdomainname(2)`.
@@ -131,7 +134,9 @@ pub(super) fn sys_sethostname(cx: &mut Ctx<'_>, name: UserAddr, len: i32) -> Sys
 /// # Errors
 /// As `sethostname`.
 pub(super) fn sys_setdomainname(cx: &mut Ctx<'_>, name: UserAddr, len: i32) -> SysResult {
-    set_name(cx, name, len, |n| &mut n.domain)
+    set_name(cx, name, len, |n| &mut n.domain)?;
+    domain_name_changes().tell();
+    Ok(0)
 }
 
 /// `personality(2)`: returns the former one.
