@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::landlock::Domain;
 use crate::userns::UserNamespace;
 
 /// A set of capabilities, as bits (`CAP_CHOWN` is bit 0).
@@ -31,6 +32,7 @@ pub mod cap {
     pub const SYS_PTRACE: u32 = 19;
     pub const SYS_PACCT: u32 = 20;
     pub const SYS_ADMIN: u32 = 21;
+    pub const PERFMON: u32 = 38;
     pub const CHECKPOINT_RESTORE: u32 = 40;
     pub const SYS_BOOT: u32 = 22;
     pub const SYS_NICE: u32 = 23;
@@ -78,6 +80,8 @@ pub struct Credentials {
     pub securebits: u32,
     /// Where the capabilities count.
     pub user_ns: Arc<UserNamespace>,
+    /// What the task has forbidden itself.
+    pub landlock: Option<Arc<Domain>>,
 }
 
 impl Credentials {
@@ -106,6 +110,7 @@ impl Credentials {
             ambient: CapSet::EMPTY,
             securebits: 0,
             user_ns: UserNamespace::first(),
+            landlock: None,
         }
     }
 

@@ -20,7 +20,7 @@ use base::wait::{Events, WaitKey, WaitQueue, Wake};
 use crate::dnotify::Notice;
 use crate::locks::FileId;
 use crate::notify::{self, event};
-use crate::vfs::{FileType, Inode, SetAttributes, VfsPath, Writer};
+use crate::vfs::{FileType, Forbidden, Inode, SetAttributes, VfsPath, Writer};
 
 /// `open(2)` flags (x86-64).
 #[expect(missing_docs, reason = "open(2) explains each")]
@@ -342,12 +342,14 @@ pub struct FileDescription {
     write_hint: AtomicU8,
     /// Who opened it (`f_cred`), for what was opened by a path.
     opener: OnceLock<Arc<Credentials>>,
+    /// What whoever opened it had forbidden itself (landlock(7)).
+    forbidden: Forbidden,
 }
 
 impl FileDescription {
     /// Makes a description; `flags` are those of `open` without the creation flags.
     pub fn new(ops: Box<dyn FileOps>, path: Option<VfsPath>, flags: u32) -> Arc<Self> {
-        Self::make(ops, path, flags, FileType::Regular, None)
+        Self::make(ops, path, flags, FileType::Regular, None, Forbidden::default())
     }
 
     /// As `new`, for a file of a known kind that was opened at `place`.
@@ -358,7 +360,19 @@ impl FileDescription {
         kind: FileType,
         writer: Option<Writer>,
     ) -> Arc<Self> {
-        Self::make(ops, Some(place), flags, kind, writer)
+        Self::make(ops, Some(place), flags, kind, writer, Forbidden::default())
+    }
+
+    /// As `opened`, by somebody who has forbidden itself some of what can be done with it.
+    pub(crate) fn opened_with(
+        ops: Box<dyn FileOps>,
+        place: VfsPath,
+        flags: u32,
+        kind: FileType,
+        writer: Option<Writer>,
+        forbidden: Forbidden,
+    ) -> Arc<Self> {
+        Self::make(ops, Some(place), flags, kind, writer, forbidden)
     }
 
     fn make(
@@ -367,6 +381,7 @@ impl FileDescription {
         flags: u32,
         kind: FileType,
         writer: Option<Writer>,
+        forbidden: Forbidden,
     ) -> Arc<Self> {
         if let Some(path) = &path {
             path.dentry.add_open(only_reads(flags));
@@ -396,12 +411,18 @@ impl FileDescription {
             notice: OnceLock::new(),
             write_hint: AtomicU8::new(0),
             opener: OnceLock::new(),
+            forbidden,
         })
     }
 
     /// Notes who opened it.
     pub fn set_opener(&self, cred: &Arc<Credentials>) {
         let _ = self.opener.set(cred.clone());
+    }
+
+    /// What whoever opened it had forbidden itself.
+    pub fn forbidden(&self) -> Forbidden {
+        self.forbidden
     }
 
     /// Who opened it, if it was opened by a path.
@@ -657,10 +678,11 @@ impl FileDescription {
         }
         if !self.ops.is_seekable() {
             // Linux's anonymous inodes accept the call and stay where they are (`noop_llseek`).
-            // Rings have no such operation.
-            let accepts = |n: &[u8]| n.starts_with(b"anon_inode:") && n != b"anon_inode:[io_uring]";
-            let is_anonymous = self.ops.anonymous_name().is_some_and(|n| accepts(&n));
-            return if is_anonymous { Ok(0) } else { Err(ESPIPE) };
+            const ACCEPT: [&[u8]; 6] =
+                [b"[eventfd]", b"[eventpoll]", b"[timerfd]", b"[signalfd]", b"[fanotify]", b"inotify"];
+            let name = self.ops.anonymous_name().unwrap_or_default();
+            let accepts = name.strip_prefix(b"anon_inode:").is_some_and(|kind| ACCEPT.contains(&kind));
+            return if accepts { Ok(0) } else { Err(ESPIPE) };
         }
         if whence > 1 && !self.ops.has_end() {
             return Err(EINVAL);

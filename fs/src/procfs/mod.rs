@@ -50,6 +50,8 @@ pub struct Descriptor {
 pub enum TaskAccess {
     /// `PTRACE_MODE_READ`.
     Read,
+    /// The same of the memory (`mm_access`).
+    Memory,
     /// `PTRACE_MODE_ATTACH`.
     Attach,
 }

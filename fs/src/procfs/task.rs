@@ -381,7 +381,7 @@ impl Inode for TaskNode {
             }
             Kind::Text(file) => {
                 if is_private(file) {
-                    denied(self.handle.task.check(TaskAccess::Read))?;
+                    denied(self.handle.task.check(TaskAccess::Memory))?;
                 }
                 Ok(Box::new(OpenText::new(self, meta)))
             }

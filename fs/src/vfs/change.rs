@@ -3,6 +3,7 @@
 use abi::Errno;
 use abi::errno::{EACCES, EBUSY, EEXIST, EINVAL, EISDIR, ENOENT, ENOTDIR, ENOTEMPTY, EPERM, EXDEV};
 use base::cred::cap;
+use base::landlock::access;
 use base::lock::{Lock, rank};
 use base::time::Time;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::sync::atomic::Ordering;
 
 use super::acl;
 use super::dentry::Children;
+use super::landlock::{Between, Refer, Side, right_to_make};
 use super::perm::{check_inode, is_fixed, is_owner, is_sticky, may};
 use super::walk::Parent;
 use super::xattr::drop_capabilities;
@@ -52,6 +54,7 @@ impl Walk<'_> {
         path: &[u8],
         bits: u32,
         kind: FileType,
+        right: u16,
         make: impl FnOnce(&dyn Inode, &[u8], u32, Owner) -> Result<Arc<dyn Inode>, Errno>,
     ) -> Result<(), Errno> {
         let is_dir = kind == FileType::Directory;
@@ -60,6 +63,7 @@ impl Walk<'_> {
             return Err(EEXIST);
         }
         self.check_search(&dir)?;
+        let may_make = self.landlock(&dir, right);
         let mut children = dir.dentry.lock_cached();
         let found = match &mut children {
             Some(children) => dir.dentry.child_locked(children, &name),
@@ -71,6 +75,7 @@ impl Walk<'_> {
             Err(ENOENT) => {}
             Err(e) => return Err(e),
         }
+        may_make.or_else(|e| dir.mount.want_write().and(Err(e)))?;
         let (owner, bits, lists) = self.prepare(&dir, bits, is_dir)?;
         let inode = make(&**dir.dentry.inode(), &name, bits, owner)?;
         if kind != FileType::Symlink {
@@ -88,9 +93,8 @@ impl Walk<'_> {
     /// # Errors
     /// Those of mkdir(2).
     pub fn mkdir(&self, path: &[u8], mode: u32) -> Result<(), Errno> {
-        self.make(path, mode & 0o1777, FileType::Directory, |dir, name, bits, owner| {
-            dir.mkdir(name, bits, owner)
-        })
+        let (kind, right) = (FileType::Directory, access::MAKE_DIR);
+        self.make(path, mode & 0o1777, kind, right, |dir, name, bits, owner| dir.mkdir(name, bits, owner))
     }
 
     /// `mknod`; `mode` holds the type.
@@ -106,12 +110,15 @@ impl Walk<'_> {
             _ => return Err(EINVAL),
         };
         let has = self.cred.has(cap::MKNOD);
-        self.make(path, mode & 0o7777, FileType::from_mode(kind), |dir, name, bits, owner| match kind {
-            mode::IFREG => dir.create(name, bits, owner),
-            // A whiteout is no device.
-            mode::IFCHR | mode::IFBLK if !has && (kind, rdev) != (mode::IFCHR, 0) => Err(EPERM),
-            mode::IFCHR | mode::IFBLK => dir.mknod(name, kind | bits, rdev, owner),
-            _ => dir.mknod(name, kind | bits, 0, owner),
+        let file_type = FileType::from_mode(kind);
+        self.make(path, mode & 0o7777, file_type, right_to_make(file_type), |dir, name, bits, owner| {
+            match kind {
+                mode::IFREG => dir.create(name, bits, owner),
+                // A whiteout is no device.
+                mode::IFCHR | mode::IFBLK if !has && (kind, rdev) != (mode::IFCHR, 0) => Err(EPERM),
+                mode::IFCHR | mode::IFBLK => dir.mknod(name, kind | bits, rdev, owner),
+                _ => dir.mknod(name, kind | bits, 0, owner),
+            }
         })
     }
 
@@ -123,7 +130,8 @@ impl Walk<'_> {
         if target.is_empty() {
             return Err(ENOENT);
         }
-        self.make(path, 0, FileType::Symlink, |dir, name, _, owner| dir.symlink(name, target, owner))
+        let (kind, right) = (FileType::Symlink, access::MAKE_SYM);
+        self.make(path, 0, kind, right, |dir, name, _, owner| dir.symlink(name, target, owner))
     }
 
     /// `link`: gives `old`, a place found already, the name `path`.
@@ -136,6 +144,7 @@ impl Walk<'_> {
             return Err(EEXIST);
         }
         self.check_search(&dir)?;
+        let may_refer = self.may_link(old, &dir);
         let mut children = dir.dentry.lock_cached();
         let found = match &mut children {
             Some(children) => dir.dentry.child_locked(children, &name),
@@ -153,6 +162,7 @@ impl Walk<'_> {
         }
         let meta = old.dentry.inode().metadata()?;
         self.check_hard_link(old, &meta)?;
+        may_refer?;
         self.prepare(&dir, 0, false)?;
         if is_fixed(&meta) {
             return Err(EPERM);
@@ -172,6 +182,19 @@ impl Walk<'_> {
         notify::to_itself(&old.mount, &old.dentry, event::ATTRIB);
         notify::in_directory(&dir.mount, &dir.dentry, event::CREATE, 0, &name, Some(&old.dentry));
         Ok(())
+    }
+
+    /// Whether landlock(7) lets `old` get a name in `dir`.
+    fn may_link(&self, old: &VfsPath, dir: &VfsPath) -> Result<(), Errno> {
+        if self.cred.landlock.is_none() || !Arc::ptr_eq(&old.mount, &dir.mount) {
+            return Ok(());
+        }
+        let is_root = Arc::ptr_eq(&old.dentry, old.mount.root());
+        let parent = if is_root { None } else { old.dentry.parent() };
+        let dentry = parent.unwrap_or_else(|| old.dentry.clone());
+        let from = VfsPath { mount: old.mount.clone(), dentry };
+        let Some(between) = self.landlock_between(&from, dir) else { return Ok(()) };
+        between.check(Side { file: Some(&old.dentry) }, Side { file: None }, Refer::Link)
     }
 
     /// `fs.protected_hardlinks`, which every distribution sets.
@@ -205,11 +228,10 @@ impl Walk<'_> {
         if matches!(name.as_slice(), b"" | b"." | b"..") {
             return Err(EISDIR);
         }
-        self.remove(&dir, &name, |meta| {
-            if trailing && !meta.is_dir() {
-                return Err(ENOTDIR);
-            }
-            if meta.is_dir() { Err(EISDIR) } else { Ok(()) }
+        self.remove(&dir, &name, access::REMOVE_FILE, |meta| match meta.is_dir() {
+            false if trailing => Err(ENOTDIR),
+            false => Ok(()),
+            true => Err(EISDIR),
         })
     }
 
@@ -225,22 +247,25 @@ impl Walk<'_> {
             b".." => return Err(ENOTEMPTY),
             _ => {}
         }
-        self.remove(&dir, &name, |meta| if meta.is_dir() { Ok(()) } else { Err(ENOTDIR) })
+        self.remove(&dir, &name, access::REMOVE_DIR, |meta| if meta.is_dir() { Ok(()) } else { Err(ENOTDIR) })
     }
 
     fn remove(
         &self,
         dir: &VfsPath,
         name: &[u8],
+        right: u16,
         check: impl FnOnce(&Metadata) -> Result<(), Errno>,
     ) -> Result<(), Errno> {
         self.check_search(dir)?;
+        let may_remove = self.landlock(dir, right);
         let mut children = dir.dentry.lock_cached();
         let victim = match &mut children {
             Some(children) => dir.dentry.child_locked(children, name)?,
             None => dir.dentry.child(name)?,
         };
         dir.mount.want_write()?;
+        may_remove?;
         let meta = victim.inode().metadata()?;
         self.check_delete(dir, &meta)?;
         check(&meta)?;
@@ -308,10 +333,18 @@ impl Walk<'_> {
         self.check_search(&old.dir)?;
         self.check_search(&new.dir)?;
         let (from, into) = (&old.dir.dentry, &new.dir.dentry);
+        let mut between = self.landlock_between(&old.dir, &new.dir);
         if !from.is_cached() || !into.is_cached() {
-            return self.rename_uncached(&old, &new, flags);
+            return self.rename_uncached(&old, &new, flags, between.as_ref());
         }
-        let tree = RENAME.lock();
+        let tree = loop {
+            let tree = RENAME.lock();
+            if between.as_ref().is_none_or(Between::is_still_true) {
+                break tree;
+            }
+            drop(tree);
+            between = self.landlock_between(&old.dir, &new.dir);
+        };
         let (mut from_children, mut into_children) = Dentry::lock_two(from, into);
         let source = from.child_locked(&mut from_children, &old.name)?;
         let target = {
@@ -337,6 +370,9 @@ impl Walk<'_> {
             return Err(if flags & RENAME_EXCHANGE != 0 { EINVAL } else { ENOTEMPTY });
         }
         old.dir.mount.want_write()?;
+        if let Some(between) = &between {
+            between.check(Side { file: Some(&source) }, Side { file: target.as_ref() }, refer(flags))?;
+        }
         if target.as_ref().is_some_and(|t| Arc::ptr_eq(t, &source)) {
             return Ok(());
         }
@@ -433,7 +469,13 @@ impl Walk<'_> {
     }
 
     /// `rename` where no names are remembered: the file system alone knows what is there.
-    fn rename_uncached(&self, old: &Parent, new: &Parent, flags: u32) -> Result<(), Errno> {
+    fn rename_uncached(
+        &self,
+        old: &Parent,
+        new: &Parent,
+        flags: u32,
+        between: Option<&Between<'_>>,
+    ) -> Result<(), Errno> {
         let (from, into) = (&old.dir.dentry, &new.dir.dentry);
         let source = from.child(&old.name)?;
         let target = match into.child(&new.name) {
@@ -450,6 +492,9 @@ impl Walk<'_> {
         let meta = source.inode().metadata()?;
         check_slashes((old, &meta), (new, target.as_ref()), flags)?;
         old.dir.mount.want_write()?;
+        if let Some(between) = between {
+            between.check(Side { file: Some(&source) }, Side { file: target.as_ref() }, refer(flags))?;
+        }
         self.check_delete(&old.dir, &meta)?;
         match &target {
             Some(target) => self.check_delete(&new.dir, &target.inode().metadata()?)?,
@@ -589,6 +634,10 @@ impl Walk<'_> {
     ) -> Result<(), Errno> {
         self.utimes_at(&self.resolve(path, follow_last)?, atime, mtime)
     }
+}
+
+fn refer(flags: u32) -> Refer {
+    if flags & RENAME_EXCHANGE != 0 { Refer::Exchange } else { Refer::Rename }
 }
 
 /// A slash after a name wants a directory: that of the old name the source, that of the new one the source too, or what is

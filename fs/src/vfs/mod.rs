@@ -2,7 +2,7 @@
 //!
 //! Reading order: `inode.rs` (what a file system provides), `dentry.rs` (the tree of names), `cache.rs` (which names are
 //! remembered), `mount.rs`,
-//! `propagate.rs`, `namespace.rs`, `attach.rs`, `unmount.rs`, `mountinfo.rs` (mounts), `walk.rs` (path resolution), `open.rs` and `change.rs` (what the system calls on paths do), `perm.rs` and `acl.rs` (who may), `xattr.rs`,
+//! `propagate.rs`, `namespace.rs`, `attach.rs`, `unmount.rs`, `mountinfo.rs` (mounts), `walk.rs` (path resolution), `open.rs` and `change.rs` (what the system calls on paths do), `perm.rs`, `acl.rs` and `landlock.rs` (who may), `xattr.rs`,
 //! `pages.rs` and `mappings.rs` (tools for file systems whose files can be mapped).
 //!
 //! Locks, outer to inner: mount table, rename, children of a dentry (held while the file system looks up or changes a
@@ -15,6 +15,7 @@ mod change;
 mod dentry;
 mod handle;
 mod inode;
+mod landlock;
 pub mod mappings;
 mod mount;
 mod mountinfo;
@@ -39,6 +40,7 @@ pub(crate) use dentry::Writer;
 pub use dentry::{Dentry, Running, VfsPath};
 pub use handle::{HANDLE_LEN, HANDLE_TYPE};
 pub use inode::{FileType, Inode, MagicTarget, Owner, SetAttributes, StatFs, XattrFlags, iflag, mode};
+pub use landlock::Forbidden;
 pub use mount::{Mount, MountFlags, ROOTFS_ID, SuperBlock, new_dev};
 pub use mountinfo::root_in_fs;
 pub use namespace::{MountNamespace, Recursive};

@@ -9,6 +9,7 @@ use abi::Errno;
 use abi::errno::{EACCES, EEXIST, EINVAL, EISDIR, ELOOP, ENOENT, ENOTDIR, ENXIO, EPERM};
 
 use base::cred::cap;
+use base::landlock::access;
 
 use super::acl::Inherited;
 use super::dentry::Writer;
@@ -138,6 +139,7 @@ impl Walk<'_> {
         if flags & oflag::NOATIME != 0 && !is_owner(&meta, self.cred) {
             return Err(EPERM);
         }
+        let forbidden = self.landlock_open(&place, flags, meta.file_type())?;
         if kind == mode::IFSOCK {
             return Err(ENXIO);
         }
@@ -154,6 +156,7 @@ impl Walk<'_> {
                     check_direct(ops.as_ref(), flags)?;
                     Ok(FileDescription::new(ops, None, flags))
                 }
+                None if is_anonymous(&open.0) => Err(ENXIO),
                 None => Ok(open.0.clone()),
             };
         }
@@ -168,10 +171,13 @@ impl Walk<'_> {
         let ops = inode.open(if keeps_atime { flags | oflag::NOATIME } else { flags })?;
         check_direct(ops.as_ref(), flags)?;
         if flags & oflag::TRUNC != 0 && kind == mode::IFREG {
+            if forbidden.truncate {
+                return Err(EACCES);
+            }
             self.drop_privileges(&place)?;
             ops.truncate(0)?;
         }
-        let file = FileDescription::opened(ops, place, flags, meta.file_type(), writer);
+        let file = FileDescription::opened_with(ops, place, flags, meta.file_type(), writer, forbidden);
         file.tell(event::OPEN);
         if flags & oflag::TRUNC != 0 && kind == mode::IFREG {
             file.tell(event::MODIFY);
@@ -200,6 +206,7 @@ impl Walk<'_> {
                 };
             }
             self.check_search(&dir)?;
+            let may_make = self.landlock(&dir, access::MAKE_REG);
             let dentry = {
                 let mut children = dir.dentry.lock_cached();
                 let found = match &mut children {
@@ -210,6 +217,7 @@ impl Walk<'_> {
                     Ok(child) => child,
                     Err(ENOENT) if dir.dentry.inode().fails_lookups() => return Err(ENOENT),
                     Err(ENOENT) => {
+                        may_make.or_else(|e| dir.mount.want_write().and(Err(e)))?;
                         let (owner, bits, lists) = self.prepare(&dir, create_mode & 0o7777, false)?;
                         let made = dir.dentry.inode().create(&name, bits, owner)?;
                         lists.give(&made)?;
@@ -221,10 +229,12 @@ impl Walk<'_> {
                         let ops = made.open(flags & !oflag::TRUNC)?;
                         check_direct(ops.as_ref(), flags)?;
                         let place = VfsPath { mount: dir.mount.clone(), dentry: child };
+                        let forbidden = self.landlock_open(&place, flags, FileType::Regular)?;
                         let writes = wanted(flags) & may::WRITE != 0;
                         let writer = if writes { Some(Writer::new(&place)?) } else { None };
                         let flags = flags | oflag::CREATED;
-                        let file = FileDescription::opened(ops, place, flags, FileType::Regular, writer);
+                        let kind = FileType::Regular;
+                        let file = FileDescription::opened_with(ops, place, flags, kind, writer, forbidden);
                         let child = file.path.as_ref().map(|place| &place.dentry);
                         notify::in_directory(&dir.mount, &dir.dentry, event::CREATE, 0, &name, child);
                         file.tell(event::OPEN);
@@ -280,8 +290,9 @@ impl Walk<'_> {
         dentry.is_linkable.store(flags & oflag::EXCL == 0, Ordering::Release);
         let ops = inode.open(flags)?;
         let place = VfsPath { mount: dir.mount, dentry };
-        let writer = Writer::new(&place)?;
-        Ok(FileDescription::opened(ops, place, flags, FileType::Regular, Some(writer)))
+        let forbidden = self.landlock_open(&place, flags, FileType::Regular)?;
+        let writer = Some(Writer::new(&place)?);
+        Ok(FileDescription::opened_with(ops, place, flags, FileType::Regular, writer, forbidden))
     }
 
     /// Checks that a name may be made in `dir`; returns the owner, the mode and the lists of the new file.
@@ -373,6 +384,7 @@ impl Walk<'_> {
         }
         let _writer = Writer::new(&place)?;
         leases::breaks(|| (meta.dev, meta.ino), oflag::WRONLY)?;
+        self.landlock(&place, access::TRUNCATE)?;
         check_size(&meta)?;
         self.drop_privileges(&place)?;
         place
@@ -382,6 +394,12 @@ impl Walk<'_> {
         notify::changed(&place.mount, &place.dentry, event::MODIFY);
         Ok(())
     }
+}
+
+/// Whether the file has one of the inodes that cannot be opened (`anon_inode_getfile`); that of a process can.
+fn is_anonymous(file: &FileDescription) -> bool {
+    let name = file.ops.anonymous_name().unwrap_or_default();
+    name.starts_with(b"anon_inode:") && name != b"anon_inode:[pidfd]"
 }
 
 fn wanted(flags: u32) -> u32 {

@@ -43,7 +43,8 @@ impl Backlog {
 /// Makes two sockets that are connected with each other (`socketpair(2)`).
 pub fn pair(net: &Arc<Namespace>, kind: u32, caller: &Caller<'_>) -> (Arc<UnixSocket>, Arc<UnixSocket>) {
     let owner = (caller.cred.fsuid, caller.cred.fsgid);
-    let (a, b) = (unix::new(net, kind, owner), unix::new(net, kind, owner));
+    let make = || unix::new(net, kind, owner, caller.cred.landlock.clone());
+    let (a, b) = (make(), make());
     for (this, other) in [(&a, &b), (&b, &a)] {
         let mut state = this.state.lock();
         if has_connections(kind) {
@@ -110,7 +111,8 @@ impl UnixSocket {
             (state.backlog.clone().ok_or(ECONNREFUSED)?, state.peer_cred.clone())
         };
         let owner = listener.common.owner();
-        let accepted = unix::new(&self.common.net, self.common.kind, owner);
+        let domain = listener.end.domain.clone();
+        let accepted = unix::new(&self.common.net, self.common.kind, owner, domain);
         let order = Ordering::Relaxed;
         accepted.common.passcred.store(listener.common.passcred.load(order), order);
         if let Some(name) = listener.end.name.get() {
@@ -129,6 +131,9 @@ impl UnixSocket {
         }
         if state.backlog.is_some() {
             return Err(EINVAL);
+        }
+        if self.link.get().is_none() {
+            listener.end.check_scope(caller)?;
         }
         if self.link.set(accepted.end.clone()).is_err() {
             return Err(EISCONN);
@@ -162,6 +167,12 @@ impl UnixSocket {
             && peer.queue.lock().only_from.is_some_and(|only| only != own)
         {
             return Err(abi::errno::EPERM);
+        }
+        if let Some(peer) = &peer {
+            let is_peer = self.state.lock().peer.as_ref().is_some_and(|old| Arc::ptr_eq(old, peer));
+            if !is_peer {
+                peer.check_scope(caller)?;
+            }
         }
         let mut state = self.state.lock();
         let new = peer.as_ref().map(|p| Arc::as_ptr(p).addr());

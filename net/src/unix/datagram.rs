@@ -127,6 +127,7 @@ impl UnixSocket {
         if self.end.sent.load(Ordering::SeqCst) >= self.common.send_limit() {
             return Err(EAGAIN);
         }
+        let peer = connected.as_ref().map(|peer| Arc::as_ptr(peer).addr());
         let target = match (&address, caller) {
             (None, _) => connected.ok_or(ENOTCONN)?,
             (Some(address), Some(caller)) => {
@@ -151,6 +152,13 @@ impl UnixSocket {
         if target.is_shut(RECEIVE) {
             drop(queue);
             return Err(self.refused(EPIPE));
+        }
+        if let Some(caller) = caller.filter(|c| c.cred.landlock.is_some()) {
+            let is_peer = is_packet || peer.is_some_and(|peer| peer == Arc::as_ptr(&target).addr());
+            if !is_peer && let Err(e) = target.check_scope(caller) {
+                drop(queue);
+                return Err(self.refused(e));
+            }
         }
         if self.is_full(&queue) {
             wait_for_room(&mut queue.waiting, &self.common);

@@ -16,10 +16,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use abi::Errno;
-use abi::errno::{EINVAL, ENOTCONN, EOPNOTSUPP, ETOOMANYREFS};
+use abi::errno::{EINVAL, ENOTCONN, EOPNOTSUPP, EPERM, ETOOMANYREFS};
 use abi::socket::{Ucred, af, scm, sock, sol};
 use base::cred::cap;
 use base::io::Sink;
+use base::landlock::{Domain, scope};
 use base::lock::{Lock, rank};
 use base::wait::Events;
 use fs::file::FileDescription;
@@ -51,6 +52,8 @@ struct End {
     shutdown: AtomicU32,
     /// Bytes in messages that it sent and nobody has received; bytes of a stream are counted where they lie.
     sent: AtomicUsize,
+    /// The domain of whoever made the socket (landlock(7)).
+    domain: Option<Arc<Domain>>,
     queue: Lock<Queue, { rank::QUEUE }>,
 }
 
@@ -67,14 +70,26 @@ struct Queue {
 }
 
 impl End {
-    fn new(common: &Arc<Common>) -> Arc<Self> {
+    fn new(common: &Arc<Common>, domain: Option<Arc<Domain>>) -> Arc<Self> {
         Arc::new(Self {
             common: common.clone(),
             name: OnceLock::new(),
             shutdown: AtomicU32::new(0),
             sent: AtomicUsize::new(0),
+            domain,
             queue: Lock::new(Queue::default()),
         })
+    }
+
+    /// Whether the caller may reach the socket by its abstract name.
+    ///
+    /// # Errors
+    /// `EPERM`: its domain keeps it from that.
+    fn check_scope(&self, caller: &Caller<'_>) -> Result<(), Errno> {
+        let Some(domain) = &caller.cred.landlock else { return Ok(()) };
+        let is_abstract = self.name.get().is_some_and(|n| matches!(n.address, Address::Abstract(_)));
+        let is_kept = is_abstract && domain.keeps_from(self.domain.as_ref(), scope::ABSTRACT_UNIX_SOCKET);
+        if is_kept { Err(EPERM) } else { Ok(()) }
     }
 
     fn is_shut(&self, bits: u32) -> bool {
@@ -143,17 +158,22 @@ pub struct UnixSocket {
     state: Lock<State, { rank::SOCKET }>,
 }
 
-/// Makes a socket; `kind` is stream, datagram or sequenced packet.
-pub fn new(net: &Arc<Namespace>, kind: u32, owner: (u32, u32)) -> Arc<UnixSocket> {
+/// Makes a socket; `kind` is stream, datagram or sequenced packet, `domain` that of whoever makes it (landlock(7)).
+pub fn new(
+    net: &Arc<Namespace>,
+    kind: u32,
+    owner: (u32, u32),
+    domain: Option<Arc<Domain>>,
+) -> Arc<UnixSocket> {
     let common = Common::new(net, af::UNIX, kind, 0, owner);
-    UnixSocket::with(common)
+    UnixSocket::with(common, domain)
 }
 
 impl UnixSocket {
-    fn with(common: Arc<Common>) -> Arc<Self> {
+    fn with(common: Arc<Common>, domain: Option<Arc<Domain>>) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
             this: this.clone(),
-            end: End::new(&common),
+            end: End::new(&common, domain),
             common,
             link: OnceLock::new(),
             state: Lock::new(State::default()),

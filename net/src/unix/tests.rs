@@ -100,7 +100,7 @@ fn half_a_stream_goes_on() {
 #[test]
 fn connections_wait_in_the_backlog() {
     let net = Namespace::new();
-    let new = |kind| new(&net, kind, (0, 0));
+    let new = |kind| new(&net, kind, (0, 0), None);
     let (listener, name) = (new(sock::STREAM), abstract_name(b"server"));
     with_caller(|caller| {
         assert_eq!(listener.listen(caller, 1), Err(EINVAL));
@@ -135,7 +135,7 @@ fn connections_wait_in_the_backlog() {
 #[test]
 fn datagrams_know_their_sender_and_queues_are_short() {
     let net = Namespace::new();
-    let new = || new(&net, sock::DGRAM, (0, 0));
+    let new = || new(&net, sock::DGRAM, (0, 0), None);
     let (a, b, other) = (new(), new(), new());
     with_caller(|caller| {
         a.bind(caller, &abstract_name(b"a")).unwrap();
@@ -206,6 +206,6 @@ fn rings_of_passed_sockets_are_found() {
     assert_eq!(net.socket_count(), 2);
     drop(first);
     // Nothing closes a socket that is in flight: the next socket that closes starts the search.
-    drop(SocketFile::describe(new(&net, sock::STREAM, (0, 0)), 0));
+    drop(SocketFile::describe(new(&net, sock::STREAM, (0, 0), None), 0));
     assert_eq!(net.socket_count(), 0);
 }

@@ -19,6 +19,7 @@ use std::sync::{Arc, Weak};
 use abi::Errno;
 use abi::errno::{EACCES, EINVAL, EIO, ENOENT, EPERM, ESRCH};
 use base::cred::{Credentials, cap};
+use base::landlock::Domain;
 use base::time::Time;
 use base::wait::Changes;
 use fs::file::{FileDescription, FileOps, Metadata};
@@ -227,6 +228,9 @@ pub fn may_access(caller: &Task, group: &Arc<ThreadGroup>, target: &Credentials)
         return Ok(());
     }
     let cred = caller.cred();
+    if !Domain::is_around(cred.landlock.as_ref(), target.landlock.as_ref()) {
+        return Err(EPERM);
+    }
     if cred.has(cap::SYS_PTRACE) {
         return Ok(());
     }
@@ -245,6 +249,9 @@ pub fn may_attach(caller: &Task, target: &Task) -> Result<(), Errno> {
         return Ok(());
     }
     let (cred, them) = (caller.cred(), target.cred());
+    if !Domain::is_around(cred.landlock.as_ref(), them.landlock.as_ref()) {
+        return Err(EPERM);
+    }
     if cred.has(cap::SYS_PTRACE) {
         return Ok(());
     }
@@ -297,9 +304,14 @@ impl fs::procfs::Task for ProcTask {
         ids
     }
 
-    fn check(&self, _access: TaskAccess) -> Result<(), Errno> {
+    fn check(&self, access: TaskAccess) -> Result<(), Errno> {
         let view = self.view()?;
         let caller = current().ok_or(ESRCH)?;
+        let cred = caller.cred();
+        if access == TaskAccess::Memory && (cred.has(cap::PERFMON) || cred.has(cap::SYS_ADMIN)) {
+            // Linux 6.18 kernel/fork.c, `may_access_mm`.
+            return Ok(());
+        }
         may_access(&caller, &self.group, &view.cred)
     }
 

@@ -7,6 +7,7 @@ use abi::errno::{EFAULT, EINVAL, EIO, EPERM, ESRCH};
 use abi::regs::{USER_FIXED_FLAGS, USER_SETTABLE_FLAGS, UserRegs};
 use abi::signal::{SigInfo, SigSet};
 use abi::{Errno, UserAddr};
+use base::landlock::Domain;
 use platform::FpState;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -146,7 +147,11 @@ fn trace_me(cx: &mut Ctx<'_>) -> SysResult {
     let thread = tree.tasks.get(&me.parent_tid).cloned();
     let by =
         thread.filter(|t| t.group.pid == me.parent).or_else(|| parent.group.first_thread()).ok_or(EPERM)?;
-    let tracer = Tracer { tid: by.tid, pid: me.parent, uid: by.state.lock().cred.uid };
+    let cred = by.state.lock().cred.clone();
+    if !Domain::is_around(cred.landlock.as_ref(), cx.cred.landlock.as_ref()) {
+        return Err(EPERM.into());
+    }
+    let tracer = Tracer { tid: by.tid, pid: me.parent, uid: cred.uid };
     if !cx.task.trace.begin(tracer, false, 0) {
         return Err(EPERM.into());
     }

@@ -14,6 +14,7 @@ use abi::Errno;
 use abi::errno::{EINVAL, ESRCH};
 use abi::signal::SigInfo;
 use base::cred::Credentials;
+use base::landlock::{Domain, scope};
 use base::lock::{Lock, rank};
 use base::wait::{Events, Wake};
 use fs::file::{AsyncOwner, FileDescription, oflag};
@@ -48,6 +49,8 @@ struct Settings {
     /// Real and effective user of who set the target.
     uid: u32,
     euid: u32,
+    /// The domain of who set it, where another process was meant (landlock(7)).
+    domain: Option<Arc<Domain>>,
     /// `F_SETSIG`; 0 for SIGIO without details.
     signal: i32,
     /// `O_ASYNC`, and the descriptor with which it was set.
@@ -116,20 +119,29 @@ impl Owner {
     /// # Errors
     /// `EINVAL`: no such kind; `ESRCH`: nobody has the ID.
     pub fn set(&self, kernel: &Kernel, kind: i32, id: i32, cred: &Credentials) -> Result<(), Errno> {
-        let target = {
+        let (target, is_own) = {
             let tree = kernel.tree.lock();
-            match kind {
+            let target = match kind {
                 OWNER_TID | OWNER_PID | OWNER_PGRP if id == 0 => Target::Nobody,
                 OWNER_TID => Target::Thread(Arc::downgrade(tree.tasks.get(&id).ok_or(ESRCH)?)),
                 OWNER_PID => Target::Process(Arc::downgrade(&tree.processes.get(&id).ok_or(ESRCH)?.group)),
                 OWNER_PGRP if tree.processes.values().any(|p| p.pgid == id) => Target::Group(id),
                 OWNER_PGRP => return Err(ESRCH),
                 _ => return Err(EINVAL),
-            }
+            };
+            let own = current().map(|task| task.group.pid);
+            let is_own = match kind {
+                OWNER_TID => tree.tasks.get(&id).map(|t| t.group.pid) == own,
+                // Its members may be anybody later.
+                OWNER_PGRP => false,
+                _ => Some(id) == own,
+            };
+            (target, is_own)
         };
         let mut settings = self.settings.lock();
         settings.target = target;
         (settings.uid, settings.euid) = (cred.uid, cred.euid);
+        settings.domain = if is_own { None } else { cred.landlock.clone() };
         Ok(())
     }
 
@@ -166,6 +178,9 @@ impl Owner {
 
     fn may_signal(settings: &Settings, task: &Task) -> bool {
         let cred = task.cred();
+        if settings.domain.as_ref().is_some_and(|d| d.keeps_from(cred.landlock.as_ref(), scope::SIGNAL)) {
+            return false;
+        }
         settings.euid == 0
             || [cred.suid, cred.uid].iter().any(|id| *id == settings.euid || *id == settings.uid)
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use abi::errno::{EBADF, EFAULT, EFBIG, EINVAL, ENOENT, ENOTTY, EPIPE};
+use abi::errno::{EACCES, EBADF, EFAULT, EFBIG, EINVAL, ENOENT, ENOTTY, EPIPE};
 use abi::signal::{SigInfo, code};
 use abi::{Errno, UserAddr};
 use base::cred::Credentials;
@@ -293,6 +293,9 @@ pub(super) fn sys_ioctl(cx: &mut Ctx<'_>, fd: i32, request: u32, arg: u64) -> Sy
     if file.flags() & oflag::PATH != 0 {
         return Err(EBADF.into());
     }
+    if file.forbidden().ioctl && !super::landlock::is_common_ioctl(request) {
+        return Err(EACCES.into());
+    }
     match request {
         FIOCLEX | FIONCLEX => {
             cx.files.set_cloexec(fd, request == FIOCLEX)?;
@@ -346,6 +349,15 @@ pub(super) fn sys_ioctl(cx: &mut Ctx<'_>, fd: i32, request: u32, arg: u64) -> Sy
     }
 }
 
+/// Whether whoever opened a regular file may have it truncated.
+///
+/// # Errors
+/// `EACCES`.
+pub(super) fn check_truncate(file: &FileDescription) -> Result<(), Errno> {
+    let is_kept = file.forbidden().truncate && file.metadata()?.file_type() == FileType::Regular;
+    if is_kept { Err(EACCES) } else { Ok(()) }
+}
+
 /// `ftruncate(2)`.
 pub(super) fn sys_ftruncate(cx: &mut Ctx<'_>, fd: i32, len: i64) -> SysResult {
     let len = u64::try_from(len).map_err(|_| EINVAL)?;
@@ -353,6 +365,7 @@ pub(super) fn sys_ftruncate(cx: &mut Ctx<'_>, fd: i32, len: i64) -> SysResult {
     if !file.is_writable() {
         return Err(EINVAL.into());
     }
+    check_truncate(&file)?;
     cx.check_size(&file, len)?;
     cx.before_write(&file, 1)?;
     file.ops.truncate(len)?;

@@ -205,6 +205,7 @@ pub(super) fn sys_fsconfig(
                 (sb, std::mem::take(&mut state.options), state.readonly)
             };
             cx.check_owner(&sb)?;
+            cx.landlock_mounts()?;
             reconfigure(&sb, &options, readonly)?;
             fc.state.lock().phase = Phase::Reconfigure(sb);
         }
@@ -361,6 +362,7 @@ pub(super) fn sys_move_mount(
     }
     let to = cx.place_at(to_dir, to, flags & 0x10 != 0, flags & 0x40 != 0)?;
     let from = cx.place_at(from_dir, from, flags & 1 != 0, flags & 4 != 0)?;
+    cx.landlock_mounts()?;
     let (mounts, root) = {
         let fs = cx.fs.lock();
         (fs.mounts.clone(), fs.root.clone())

@@ -3,7 +3,7 @@
 //! Reading order: `table.rs`; then the handlers: `file.rs` (reading and writing), `path.rs` (names), `fd.rs` (descriptors,
 //! pipes), `poll.rs` (waiting for descriptors), `mem.rs`, `task.rs` (processes, limits), `futex.rs`, `wait.rs`,
 //! `sig.rs`, `time.rs`, `timer.rs`,
-//! `mount.rs` and `fsmount.rs` (mounts), `cred.rs` (users, capabilities), `prctl.rs`, `sched.rs`, `system.rs` (names, usage, file systems), `sock.rs` and
+//! `mount.rs` and `fsmount.rs` (mounts), `cred.rs` (users, capabilities), `landlock.rs`, `prctl.rs`, `sched.rs`, `system.rs` (names, usage, file systems), `sock.rs` and
 //! `sockmsg.rs` (sockets), `uring/` (io_uring), `aio.rs` (Linux AIO), `tty.rs` (terminals and sessions); `shm.rs`, `sem.rs`, `msg.rs` (System V IPC).
 
 use abi::errno::{EFAULT, ERESTARTSYS};
@@ -25,6 +25,7 @@ mod handle;
 pub mod inotify;
 pub mod ioprio;
 mod keys;
+mod landlock;
 pub mod limits;
 pub mod lock;
 pub mod mem;

@@ -137,6 +137,7 @@ pub(super) fn sys_mount(
     let path = cx.path(target)?;
     let at = cx.walk().resolve(&path, true)?;
     let flags = if flags & 0xffff_0000 == 0xc0ed_0000 { flags & 0xffff } else { flags };
+    cx.landlock_mounts()?;
     cx.check_mount()?;
     let mounts = cx.mounts();
     let mut set = attributes(flags);
@@ -213,6 +214,7 @@ pub(super) fn sys_umount2(cx: &mut Ctx<'_>, target: UserAddr, flags: u32) -> Sys
     if flags & FORCE != 0 && !cx.cred.has(cap::SYS_ADMIN) {
         return Err(EPERM.into());
     }
+    cx.landlock_mounts()?;
     if flags & EXPIRE != 0 && flags & (FORCE | DETACH) != 0 {
         return Err(EINVAL.into());
     }
@@ -245,6 +247,7 @@ pub(super) fn sys_pivot_root(cx: &mut Ctx<'_>, new: UserAddr, put_old: UserAddr)
     if !new.dentry.is_dir() || !put_old.dentry.is_dir() {
         return Err(ENOTDIR.into());
     }
+    cx.landlock_mounts()?;
     let root = cx.fs.lock().root.clone();
     cx.mounts().pivot_root(&root, &new, &put_old)?;
     let tasks: Vec<_> = cx.task.kernel.tree.lock().tasks.values().cloned().collect();

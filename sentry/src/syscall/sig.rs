@@ -5,6 +5,7 @@ use std::sync::Arc;
 use abi::errno::{EAGAIN, EBADF, EFAULT, EINTR, EINVAL, ENOENT, EPERM, ESRCH};
 use abi::signal::{SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, SaFlags, SigAction, SigInfo, SigSet, StackT, code};
 use abi::{Errno, UserAddr};
+use base::landlock::{Domain, scope};
 use fs::file::oflag;
 
 use super::{Restart, Stop, SysResult};
@@ -202,6 +203,10 @@ fn check(cx: &Ctx<'_>, tree: &Tree, target: &Task, signo: i32) -> Result<(), Err
     }
     let them = target.state.lock().cred.clone();
     let me = &cx.cred;
+    let is_kept = |d: &Arc<Domain>| d.keeps_from(them.landlock.as_ref(), scope::SIGNAL);
+    if me.landlock.as_ref().is_some_and(is_kept) {
+        return Err(EPERM);
+    }
     let alike = [me.uid, me.euid].iter().any(|&id| id == them.uid || id == them.suid);
     if alike || me.has(base::cred::cap::KILL) {
         return Ok(());

@@ -10,6 +10,7 @@ use abi::errno::{
 use abi::socket::{Ucred, af, ipproto, shut, so, sock, sol};
 use abi::{Errno, UserAddr};
 use base::cred::cap;
+use base::landlock::port;
 use base::userns::IdKind;
 use base::wait::Events;
 use fs::file::{FileDescription, oflag};
@@ -115,7 +116,9 @@ pub(super) fn create(cx: &Ctx<'_>, domain: i32, kind: u32, protocol: i32) -> Res
     }
     let owner = (cx.cred.fsuid, cx.cred.fsgid);
     match u16::try_from(domain).map_err(|_| EAFNOSUPPORT)? {
-        af::UNIX => Ok(unix::new(&cx.task.net(), unix_type(kind, protocol)?, owner)),
+        af::UNIX => {
+            Ok(unix::new(&cx.task.net(), unix_type(kind, protocol)?, owner, cx.cred.landlock.clone()))
+        }
         family @ (af::INET | af::INET6) => create_inet(cx, family, kind, protocol, owner),
         af::NETLINK => create_netlink(cx, kind, protocol, owner),
         af::PACKET if !cx.task.net().grants(&cx.cred, cap::NET_RAW) => Err(EPERM),
@@ -236,6 +239,7 @@ pub(super) fn sys_socketpair(
 pub(super) fn sys_bind(cx: &mut Ctx<'_>, fd: i32, addr: UserAddr, len: i32) -> SysResult {
     let (_, socket) = cx.socket(fd)?;
     let address = cx.read_address(addr, len)?;
+    cx.landlock_port(&*socket, &address, port::BIND_TCP)?;
     socket.bind(&cx.caller(&address), &address)?;
     Ok(0)
 }
@@ -283,6 +287,7 @@ pub(super) fn sys_accept4(cx: &mut Ctx<'_>, fd: i32, addr: UserAddr, len: UserAd
 pub(super) fn sys_connect(cx: &mut Ctx<'_>, fd: i32, addr: UserAddr, len: i32) -> SysResult {
     let (file, socket) = cx.socket(fd)?;
     let address = cx.read_address(addr, len)?;
+    cx.landlock_port(&*socket, &address, port::CONNECT_TCP)?;
     let deadline = |cx: &Ctx<'_>| cx.socket_deadline(socket.common().send_timeout.load(Ordering::Relaxed));
     let mut result = socket.connect(&cx.caller(&address), &address);
     if file.is_nonblocking() {

@@ -5,9 +5,9 @@ use abi::UserAddr;
 
 use super::{
     Argument, Row, Support, SysResult, admin, aio, cred, fanotify, fd, file, fileattr, fsmount, futex,
-    futex2, handle, inotify, ioprio, keys, limits, lock, mem, mempolicy, mount, mqueue, msg, ns, open, path,
-    poll, process, range, sched, seccomp, sem, shm, sig, sock, sockmsg, splice, system, task, time, timer,
-    tty, uring, wait, xattr,
+    futex2, handle, inotify, ioprio, keys, landlock, limits, lock, mem, mempolicy, mount, mqueue, msg, ns,
+    open, path, poll, process, range, sched, seccomp, sem, shm, sig, sock, sockmsg, splice, system, task,
+    time, timer, tty, uring, wait, xattr,
 };
 use crate::ptrace::calls as ptrace;
 use crate::task::{Ctx, rseq};
@@ -393,9 +393,9 @@ syscalls! {
     441 epoll_pwait2 = poll::sys_epoll_pwait2(epfd: i32, events: UserAddr, max: i32, timeout: UserAddr, mask: UserAddr, size: u64), Full;
     442 mount_setattr = fsmount::sys_mount_setattr(dirfd: i32, path: UserAddr, flags: u32, attr: UserAddr, size: u64), Partial("no MOUNT_ATTR_IDMAP");
     443 quotactl_fd = handle::sys_quotactl_fd(fd: i32, command: u32, id: u32, addr: UserAddr), Full;
-    444 landlock_create_ruleset, Absent;
-    445 landlock_add_rule, Absent;
-    446 landlock_restrict_self, Absent;
+    444 landlock_create_ruleset = landlock::sys_landlock_create_ruleset(attr: UserAddr, size: u64, flags: u32), Full;
+    445 landlock_add_rule = landlock::sys_landlock_add_rule(fd: i32, kind: u32, rule: UserAddr, flags: u32), Full;
+    446 landlock_restrict_self = landlock::sys_landlock_restrict_self(fd: i32, flags: u32), Full;
     447 memfd_secret, Absent;
     448 process_mrelease = mempolicy::sys_process_mrelease(fd: i32, flags: u32), Full;
     449 futex_waitv = futex2::sys_futex_waitv(list: UserAddr, count: u32, flags: u32, timeout: UserAddr, clock: i32), Full;

@@ -142,7 +142,7 @@ impl Ctx<'_> {
             return Err(EACCES);
         }
         self.walk().access_at(&place, 1)?;
-        let root = Credentials::root();
+        let root = Credentials { landlock: self.cred.landlock.clone(), ..Credentials::root() };
         let walk = Walk { cred: &root, ..self.walk() };
         let program = self.past_waits(|| walk.open_place(place.clone(), oflag::RDONLY | oflag::EXEC))?;
         program.tell(fs::anon::fanotify::OPEN_EXEC);

@@ -9,6 +9,7 @@ use abi::errno::{EAGAIN, EALREADY, EINPROGRESS, EINVAL, EISCONN, ENOBUFS, ENOTSO
 use abi::io_uring::{cqe, op, sqe};
 use abi::socket::{ipproto, msg, sock};
 use base::io::{Sink, Source};
+use base::landlock::port;
 use base::wait::Events;
 use fs::file::FileDescription;
 use net::SocketFile;
@@ -37,7 +38,10 @@ pub(super) fn simple(cx: &mut Ctx<'_>, ring: &Ring, req: &Request) -> SysResult 
     }
     let socket = socket_of(req.file.as_ref().ok_or(ENOTSOCK)?)?;
     match (e.opcode, &req.data) {
-        (op::BIND, Data::Address(address)) => socket.bind(&cx.caller(address), address)?,
+        (op::BIND, Data::Address(address)) => {
+            cx.landlock_port(&*socket, address, port::BIND_TCP)?;
+            socket.bind(&cx.caller(address), address)?;
+        }
         (op::LISTEN, _) => {
             let most = cx.task.net().sysctl.somaxconn[0].size();
             socket.listen(&cx.caller(&[]), (e.len as usize).min(most))?;
@@ -90,6 +94,7 @@ pub(super) fn connect(
     let socket = socket_of(file)?;
     let Data::Address(address) = &req.data else { return Err(EINVAL.into()) };
     if !req.has_begun {
+        cx.landlock_port(&*socket, address, port::CONNECT_TCP)?;
         match socket.connect(&cx.caller(address), address) {
             Err(EINPROGRESS) => req.has_begun = true,
             Err(EAGAIN) => {}

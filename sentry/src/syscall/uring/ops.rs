@@ -337,6 +337,7 @@ fn truncate(cx: &Ctx<'_>, file: &Arc<FileDescription>, size: u64) -> SysResult {
     if size.cast_signed() < 0 || !file.is_writable() {
         return Err(EINVAL.into());
     }
+    crate::syscall::file::check_truncate(file)?;
     cx.check_size(file, size)?;
     cx.before_write(file, 1)?;
     file.ops.truncate(size)?;
