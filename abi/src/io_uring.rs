@@ -115,7 +115,13 @@ pub mod op {
     pub const SYMLINKAT: u8 = 38;
     pub const LINKAT: u8 = 39;
     pub const MSG_RING: u8 = 40;
+    pub const FSETXATTR: u8 = 41;
+    pub const SETXATTR: u8 = 42;
+    pub const FGETXATTR: u8 = 43;
+    pub const GETXATTR: u8 = 44;
     pub const SOCKET: u8 = 45;
+    pub const SEND_ZC: u8 = 47;
+    pub const SENDMSG_ZC: u8 = 48;
     pub const FIXED_FD_INSTALL: u8 = 54;
     pub const FTRUNCATE: u8 = 55;
     pub const BIND: u8 = 56;
@@ -180,6 +186,7 @@ pub mod cqe {
     pub const BUFFER: u32 = 1;
     pub const MORE: u32 = 2;
     pub const SOCK_NONEMPTY: u32 = 4;
+    pub const NOTIF: u32 = 8;
 }
 
 /// `IORING_SQ_*`: what the kernel tells in the ring's flags.

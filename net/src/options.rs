@@ -196,7 +196,7 @@ pub fn set(
 }
 
 /// Whether `MSG_ZEROCOPY` means something.
-const fn has_error_queue(common: &Common) -> bool {
+pub const fn has_error_queue(common: &Common) -> bool {
     let is_inet = matches!(common.domain, af::INET | af::INET6);
     is_inet && matches!(common.protocol, ipproto::TCP | ipproto::UDP)
 }

@@ -258,7 +258,12 @@ impl Ctx<'_> {
                     }
                     for fd in control.data.chunks_exact(4) {
                         let fd = i32::from_le_bytes([fd[0], fd[1], fd[2], fd[3]]);
-                        files.push(self.file(fd)?);
+                        let file = self.file(fd)?;
+                        // A ring that travels could hold the socket that it travels in.
+                        if super::uring::ring_of(&file).is_some() {
+                            return Err(EINVAL);
+                        }
+                        files.push(file);
                     }
                 }
                 (sol::SOCKET, scm::CREDENTIALS) => {

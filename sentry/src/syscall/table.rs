@@ -374,8 +374,8 @@ syscalls! {
     333 io_pgetevents = aio::sys_io_pgetevents(context: u64, min: i64, count: i64, events: UserAddr, timeout: UserAddr, mask: UserAddr), Full;
     334 rseq = rseq::sys_rseq(area: u64, len: u32, flags: u32, signature: u32), Partial("no mm_cid; processors are told apart within a process only");
     424 pidfd_send_signal = sig::sys_pidfd_send_signal(fd: i32, signo: i32, info: UserAddr, flags: u32), Full;
-    425 io_uring_setup = uring::sys_io_uring_setup(entries: u32, params: UserAddr), Partial("no IOPOLL, NO_MMAP, ATTACH_WQ");
-    426 io_uring_enter = uring::sys_io_uring_enter(fd: u32, submit: u32, complete: u32, flags: u32, arg: UserAddr, size: u64), Partial("no xattr, zero-copy, futex, waitid and driver operations");
+    425 io_uring_setup = uring::sys_io_uring_setup(entries: u32, params: UserAddr), Partial("no file can be polled with IOPOLL; no NO_MMAP, ATTACH_WQ");
+    426 io_uring_enter = uring::sys_io_uring_enter(fd: u32, submit: u32, complete: u32, flags: u32, arg: UserAddr, size: u64), Partial("no futex, waitid, multishot read and driver operations; zero-copy sends copy");
     427 io_uring_register = uring::sys_io_uring_register(fd: u32, opcode: u32, arg: UserAddr, count: u32), Partial("buffers are not pinned: unmapped ones fail; no NAPI, clocks or buffer rings in the kernel's memory");
     428 open_tree = fsmount::sys_open_tree(dirfd: i32, path: UserAddr, flags: u32), Full;
     429 move_mount = fsmount::sys_move_mount(from_dir: i32, from: UserAddr, to_dir: i32, to: UserAddr, flags: u32), Full;

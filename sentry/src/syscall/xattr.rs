@@ -23,7 +23,74 @@ enum Last {
     Stay,
 }
 
+/// An attribute as a program names it, and what it is to be.
+pub(super) struct Setting {
+    name: Vec<u8>,
+    value: Vec<u8>,
+    flags: u32,
+}
+
 impl Ctx<'_> {
+    /// Copies in what an attribute is to be set to.
+    ///
+    /// # Errors
+    /// `EINVAL`: flags; `ERANGE`: the name's length; `E2BIG`: the value's; `EFAULT`.
+    ///
+    /// Source: Linux 6.18 fs/xattr.c, `setxattr_copy`.
+    pub(super) fn xattr_setting(
+        &self,
+        name: UserAddr,
+        value: UserAddr,
+        size: u64,
+        flags: u32,
+    ) -> Result<Setting, Errno> {
+        if flags & !BOTH != 0 {
+            return Err(EINVAL);
+        }
+        let name = self.xattr_name(name)?;
+        if size > SIZE_MAX {
+            return Err(E2BIG);
+        }
+        let mut bytes = vec![0; usize::try_from(size).map_err(|_| E2BIG)?];
+        self.mm.read_exact(value, &mut bytes)?;
+        Ok(Setting { name, value: bytes, flags })
+    }
+
+    /// Copies in which attribute is asked for.
+    ///
+    /// # Errors
+    /// `ERANGE`: the name's length; `EFAULT`.
+    pub(super) fn xattr_question(&self, name: UserAddr) -> Result<Setting, Errno> {
+        Ok(Setting { name: self.xattr_name(name)?, value: Vec::new(), flags: 0 })
+    }
+
+    /// Sets an attribute.
+    pub(super) fn set_xattr(&self, place: &VfsPath, setting: &Setting) -> SysResult {
+        let flags = match setting.flags {
+            0 => XattrFlags::Any,
+            REPLACE => XattrFlags::Replace,
+            _ => XattrFlags::Create,
+        };
+        if setting.flags == BOTH {
+            // They contradict each other: with one of two errors.
+            self.walk().xattr(place, &setting.name)?;
+        }
+        self.walk().set_xattr(place, &setting.name, &setting.value, flags)?;
+        Ok(0)
+    }
+
+    /// Stores an attribute's value in a guest's buffer; returns its length.
+    pub(super) fn answer_xattr(
+        &self,
+        place: &VfsPath,
+        question: &Setting,
+        value: UserAddr,
+        size: u64,
+    ) -> SysResult {
+        let found = self.walk().xattr(place, &question.name)?;
+        self.answer(&found, value, size)
+    }
+
     fn xattr_name(&self, name: UserAddr) -> Result<Vec<u8>, Errno> {
         match self.mm.read_cstr(name, NAME_MAX + 1) {
             Ok(name) if name.is_empty() => Err(ERANGE),
@@ -78,27 +145,9 @@ fn set(
     size: u64,
     raw_flags: u32,
 ) -> SysResult {
-    // Linux 6.18 fs/xattr.c: the arguments first (`setxattr_copy`), then the file.
-    let flags = match raw_flags {
-        0 => XattrFlags::Any,
-        CREATE => XattrFlags::Create,
-        REPLACE => XattrFlags::Replace,
-        BOTH => XattrFlags::Create,
-        _ => return Err(EINVAL.into()),
-    };
-    let name = cx.xattr_name(name)?;
-    if size > SIZE_MAX {
-        return Err(E2BIG.into());
-    }
-    let mut bytes = vec![0; usize::try_from(size).map_err(|_| E2BIG)?];
-    cx.mm.read_exact(value, &mut bytes)?;
-    let place = place()?;
-    if raw_flags == BOTH {
-        // They contradict each other: with one of two errors.
-        cx.walk().xattr(&place, &name)?;
-    }
-    cx.walk().set_xattr(&place, &name, &bytes, flags)?;
-    Ok(0)
+    // Linux 6.18 fs/xattr.c: the arguments first, then the file.
+    let setting = cx.xattr_setting(name, value, size, raw_flags)?;
+    cx.set_xattr(&place()?, &setting)
 }
 
 fn get(
@@ -108,9 +157,8 @@ fn get(
     value: UserAddr,
     size: u64,
 ) -> SysResult {
-    let name = cx.xattr_name(name)?;
-    let found = cx.walk().xattr(&place()?, &name)?;
-    cx.answer(&found, value, size)
+    let question = cx.xattr_question(name)?;
+    cx.answer_xattr(&place()?, &question, value, size)
 }
 
 fn list(cx: &Ctx<'_>, place: &VfsPath, buf: UserAddr, size: u64) -> SysResult {

@@ -43,13 +43,14 @@ impl Ctx<'_> {
         if is_last {
             self.account_end();
         }
+        // Before anybody who waits for the thread goes on, as Linux does.
+        crate::syscall::uring::leave(self, is_last);
         self.release_mm();
         self.task.seccomp.release();
         self.seccomp = crate::seccomp::Current::default();
         let undo = self.task.sem_undo.lock().take();
         drop(undo);
         drop(self.task.take_keys());
-        crate::syscall::uring::leave(self, group.live.load(Ordering::SeqCst) == 1);
         // Descriptors are closed before the parent hears of the end, as Linux does: a reader sees EOF first.
         self.files = Arc::default();
         // Closing may ask a server of files, so nothing is locked meanwhile.

@@ -85,7 +85,7 @@ pub fn program(source: &Path, cache: &Path) -> Result<Program, String> {
     let text = fs::read_to_string(source).map_err(|e| format!("{}: {e}", source.display()))?;
     let file = source.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let area = source.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned();
-    if !text.contains("case.h\"") {
+    if !text.lines().any(|line| line.starts_with("CASE(")) {
         let cases = vec![Case { name: file.clone(), syscall: String::new() }];
         return Ok(Program { area, file, path, cases, has_cases: false });
     }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use abi::UserAddr;
-use abi::errno::{EAGAIN, EALREADY, EINPROGRESS, EINVAL, EISCONN, ENOBUFS, ENOTSOCK, EPIPE};
+use abi::errno::{EAGAIN, EALREADY, EINPROGRESS, EINVAL, EISCONN, ENOBUFS, ENOTSOCK, EOPNOTSUPP, EPIPE};
 use abi::io_uring::{cqe, op, sqe};
 use abi::socket::{ipproto, msg, sock};
 use base::io::{Sink, Source};
@@ -16,7 +16,7 @@ use net::SocketFile;
 use net::socket::Socket;
 
 use super::ops::{self, Outcome};
-use super::prep::{ACCEPT_MULTISHOT, ACCEPT_POLL_FIRST, POLL_FIRST, RECV_MULTISHOT};
+use super::prep::{ACCEPT_MULTISHOT, ACCEPT_POLL_FIRST, POLL_FIRST, RECV_MULTISHOT, REPORT_USAGE};
 use super::request::{Data, Request};
 use super::ring::Ring;
 use crate::syscall::sockmsg::Envelope;
@@ -112,7 +112,25 @@ pub(super) fn connect(
     }
 }
 
-/// `SEND` and `SENDMSG`.
+/// Whether its memory is to be lent.
+fn is_lent(req: &Request) -> bool {
+    matches!(req.sqe.opcode, op::SEND_ZC | op::SENDMSG_ZC)
+}
+
+/// Whether a second answer says when a loan ends, which is at once, since the memory is copied. It is announced before the
+/// rest of the entry is looked at: most that are refused have it, too.
+pub(super) fn has_loan(req: &Request) -> bool {
+    let e = &req.sqe;
+    let has_begun = e.pad2 == 0 && e.addr3 == 0 && !req.has(sqe::CQE_SKIP_SUCCESS);
+    is_lent(req) && has_begun
+}
+
+/// The second answer's result (`IORING_NOTIF_USAGE_ZC_COPIED`).
+pub(super) fn end_of_loan(req: &Request) -> i32 {
+    if req.sqe.ioprio & REPORT_USAGE != 0 { i32::MIN } else { 0 }
+}
+
+/// `SEND`, `SENDMSG`, `SEND_ZC`, `SENDMSG_ZC`.
 pub(super) fn send(
     cx: &mut Ctx<'_>,
     req: &mut Request,
@@ -120,6 +138,9 @@ pub(super) fn send(
     has_waited: bool,
 ) -> Result<Outcome, Stop> {
     let socket = socket_of(file)?;
+    if is_lent(req) && !::net::options::has_error_queue(socket.common()) {
+        return Err(EOPNOTSUPP.into());
+    }
     if req.sqe.ioprio & POLL_FIRST != 0 && !has_waited {
         return Ok(Outcome::WaitFor(file.clone(), Events::WRITABLE));
     }

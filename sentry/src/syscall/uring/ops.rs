@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use abi::errno::{EAGAIN, EBADF, EINVAL, EOPNOTSUPP};
-use abi::io_uring::{op, sqe};
+use abi::io_uring::{op, setup, sqe};
 use abi::{Errno, UserAddr};
 use base::wait::Events;
 use fs::file::{FileDescription, oflag};
@@ -50,14 +50,26 @@ pub(super) fn is_impatient(req: &Request) -> bool {
         op::READV | op::READ | op::READ_FIXED | op::WRITEV | op::WRITE | op::WRITE_FIXED => {
             req.sqe.op_flags & RWF_NOWAIT != 0
         }
-        op::SEND | op::SENDMSG | op::RECV | op::RECVMSG => req.sqe.op_flags & abi::socket::msg::DONTWAIT != 0,
+        op::SEND | op::SENDMSG | op::SEND_ZC | op::SENDMSG_ZC | op::RECV | op::RECVMSG => {
+            req.sqe.op_flags & abi::socket::msg::DONTWAIT != 0
+        }
         op::ACCEPT => req.sqe.ioprio & prep::ACCEPT_DONTWAIT != 0,
         _ => false,
     }
 }
 
+/// Whether it receives from a socket.
+pub(super) fn receives(req: &Request) -> bool {
+    matches!(req.sqe.opcode, op::RECV | op::RECVMSG)
+}
+
 /// Whether a result breaks a chain.
 pub(super) fn has_failed(req: &Request, res: i32) -> bool {
+    // Linux 6.12 io_uring/timeout.c, `io_req_task_link_timeout`, `io_disarm_linked_timeout`: however it ends, that is not a
+    // failure of a linked timeout.
+    if req.sqe.opcode == op::LINK_TIMEOUT && req.refused.is_none() {
+        return false;
+    }
     if res < 0 {
         let is_time = res == -abi::errno::ETIME.raw();
         return !(is_time && req.is_timeout() && req.sqe.op_flags & TIMEOUT_ETIME_SUCCESS != 0);
@@ -67,7 +79,7 @@ pub(super) fn has_failed(req: &Request, res: i32) -> bool {
             let wanted: u64 = req.buffers().iter().map(|b| b.1).sum();
             !req.has(sqe::BUFFER_SELECT) && res as u64 != wanted
         }
-        op::SEND | op::SENDMSG | op::RECV | op::RECVMSG => {
+        op::SEND | op::SENDMSG | op::SEND_ZC | op::SENDMSG_ZC | op::RECV | op::RECVMSG => {
             let waits = req.sqe.op_flags & abi::socket::msg::WAITALL != 0;
             waits && (res as u64) < req.buffers().iter().map(|b| b.1).sum()
         }
@@ -96,12 +108,14 @@ pub(super) fn perform(
     let done = match e.opcode {
         op::NOP => u64::from(if e.op_flags & 1 != 0 { e.len } else { 0 }),
         op::READV | op::READ | op::READ_FIXED => return read(cx, ring, req, file()?),
-        op::WRITEV | op::WRITE | op::WRITE_FIXED => return write(cx, req, file()?),
+        op::WRITEV | op::WRITE | op::WRITE_FIXED => return write(cx, ring, req, file()?),
         op::FSYNC => {
             file()?.ops.sync()?;
             0
         }
         op::SYNC_FILE_RANGE => range::sync_range(file()?, e.off.cast_signed(), i64::from(e.len), e.op_flags)?,
+        // By a thread of the kernel's, as in Linux: a file that would get too large is no signal then.
+        op::FALLOCATE | op::FTRUNCATE if mode == Mode::MustNotSleep => return Ok(Outcome::Sleep),
         op::FALLOCATE => range::allocate(cx, file()?, e.len, e.off.cast_signed(), e.addr.cast_signed())?,
         op::FADVISE => {
             let len = if e.addr != 0 { e.addr } else { e.len.into() };
@@ -128,7 +142,9 @@ pub(super) fn perform(
         op::REMOVE_BUFFERS => ring.withdraw(e.buf_index, e.fd.cast_unsigned())? as u64,
         op::ACCEPT => return net::accept(cx, ring, req, file()?, has_waited),
         op::CONNECT => return net::connect(cx, req, file()?),
-        op::SEND | op::SENDMSG => return net::send(cx, req, file()?, has_waited),
+        op::SEND | op::SENDMSG | op::SEND_ZC | op::SENDMSG_ZC => {
+            return net::send(cx, req, file()?, has_waited);
+        }
         op::RECV | op::RECVMSG => return net::receive(cx, ring, req, file()?, has_waited),
         op::SOCKET | op::BIND | op::LISTEN | op::SHUTDOWN => net::simple(cx, ring, req)?,
         op::SPLICE | op::TEE => {
@@ -141,9 +157,24 @@ pub(super) fn perform(
             let Data::Event(event) = req.data else { return Err(EINVAL.into()) };
             poll::control_epoll(cx, e.fd, e.len, e.off as i32, event)?
         }
+        op::FSETXATTR | op::FGETXATTR | op::SETXATTR | op::GETXATTR => attribute(cx, req)?,
         _ => by_path(cx, ring, req, mode)?,
     };
     Ok(done.into())
+}
+
+/// Extended attributes.
+fn attribute(cx: &Ctx<'_>, req: &Request) -> SysResult {
+    let e = req.sqe;
+    let Data::Attribute(setting, path) = &req.data else { return Err(EINVAL.into()) };
+    let place = match &req.file {
+        Some(file) => cx.walk().place_of(file),
+        None => cx.walk().resolve(path, true)?,
+    };
+    match e.opcode {
+        op::SETXATTR | op::FSETXATTR => cx.set_xattr(&place, setting),
+        _ => cx.answer_xattr(&place, setting, UserAddr(e.off), e.len.into()),
+    }
 }
 
 /// Operations on names, and `close`.
@@ -240,11 +271,13 @@ pub(super) fn place_file(
 }
 
 /// The flags of a read or write.
-fn check_flags(flags: u32, known: u32) -> Result<(), Errno> {
-    if flags & !known != 0 {
+///
+/// Source: Linux 6.12 io_uring/rw.c, `io_rw_init_file`.
+fn check_flags(ring: &Ring, flags: u32, known: u32) -> Result<(), Errno> {
+    // No file here can be polled for completions, and only rings that do may ask for that.
+    if flags & !known != 0 || ring.has(setup::IOPOLL) {
         return Err(EOPNOTSUPP);
     }
-    // Only rings that poll for completions may ask for that.
     if flags & RWF_HIPRI != 0 { Err(EINVAL) } else { Ok(()) }
 }
 
@@ -271,7 +304,7 @@ fn read(
     if !file.is_readable() {
         return Err(EBADF.into());
     }
-    check_flags(flags, RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | RWF_APPEND)?;
+    check_flags(ring, flags, RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | RWF_APPEND)?;
     let offset = offset_of(req, file)?;
     let chosen;
     let list: &[(UserAddr, u64)] = if req.has(sqe::BUFFER_SELECT) {
@@ -294,12 +327,13 @@ fn read(
     Ok(n.into())
 }
 
-fn write(cx: &mut Ctx<'_>, req: &Request, file: &Arc<FileDescription>) -> Result<Outcome, Stop> {
+fn write(cx: &mut Ctx<'_>, ring: &Ring, req: &Request, file: &Arc<FileDescription>) -> Result<Outcome, Stop> {
     let flags = req.sqe.op_flags;
     if !file.is_writable() {
         return Err(EBADF.into());
     }
-    check_flags(flags, RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | RWF_APPEND | RWF_NOAPPEND)?;
+    let known = RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | RWF_APPEND | RWF_NOAPPEND;
+    check_flags(ring, flags, known)?;
     if flags & RWF_APPEND != 0 && flags & RWF_NOAPPEND != 0 {
         return Err(EINVAL.into());
     }

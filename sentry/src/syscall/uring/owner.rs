@@ -138,11 +138,14 @@ impl Owner {
     }
 
     /// Has somebody go on with `job`. Any lock but an innermost one may be held.
-    pub fn push(&self, job: Arc<dyn Job>) {
+    ///
+    /// # Errors
+    /// The job, when the process has ended or got another program.
+    pub fn push(&self, job: Arc<dyn Job>) -> Result<(), Arc<dyn Job>> {
         let waiter = {
             let mut st = self.state.lock();
             if st.is_stopped {
-                return;
+                return Err(job);
             }
             st.work.push_back(job);
             st.waiters.last().cloned()
@@ -153,6 +156,7 @@ impl Owner {
                 self.service.notify_one();
             }
         }
+        Ok(())
     }
 
     /// Makes sure that somebody goes on with what is pushed.
@@ -328,19 +332,26 @@ impl Owner {
         old
     }
 
-    /// Ends the requests that it has in all rings; with `tid` those which that thread submitted.
-    fn cancel_all(self: &Arc<Self>, tid: Option<i32>) {
-        let rings: Vec<Arc<Ring>> = self.state.lock().rings.iter().filter_map(Weak::upgrade).collect();
-        for ring in rings {
+    /// Whether its process has ended, or got another program.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.state.lock().is_stopped
+    }
+
+    fn rings(&self) -> Vec<Arc<Ring>> {
+        self.state.lock().rings.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Ends the requests that it has in all rings.
+    fn cancel_all(self: &Arc<Self>) {
+        for ring in self.rings() {
             for pending in ring.pending() {
-                if Arc::ptr_eq(pending.owner(), self) && tid.is_none_or(|t| t == pending.tid()) {
+                if Arc::ptr_eq(pending.owner(), self) {
                     let _ = pending.cancel();
                 }
             }
             let deferred = ring.take_deferred();
-            let (mine, others): (Vec<_>, Vec<_>) = deferred
-                .into_iter()
-                .partition(|r| Arc::ptr_eq(&r.owner, self) && tid.is_none_or(|t| t == r.tid));
+            let (mine, others): (Vec<_>, Vec<_>) =
+                deferred.into_iter().partition(|r| Arc::ptr_eq(&r.owner, self));
             for req in others {
                 let _ = ring.begin(req, true);
             }
@@ -348,8 +359,22 @@ impl Owner {
         }
     }
 
-    /// Ends everything: nothing of it goes on when this returns.
-    fn stop(self: &Arc<Self>) {
+    /// The thread `tid` ends, or all do: see [`Pending::abandon`].
+    fn abandon(self: &Arc<Self>, tid: Option<i32>) {
+        let is_of = |t: i32| tid.is_none_or(|tid| tid == t);
+        for ring in self.rings() {
+            for pending in ring.pending() {
+                if Arc::ptr_eq(pending.owner(), self) && is_of(pending.tid()) {
+                    pending.abandon();
+                }
+            }
+            ring.orphan_deferred(|req| Arc::ptr_eq(&req.owner, self) && is_of(req.tid));
+        }
+    }
+
+    /// Ends what it does: nothing of that goes on when this returns. With `cancels`, all requests end; else those that need
+    /// no process wait on.
+    fn stop(self: &Arc<Self>, cancels: bool) {
         let (work, pollers) = {
             let mut st = self.state.lock();
             st.is_stopped = true;
@@ -370,7 +395,11 @@ impl Owner {
             }
         }
         drop(pollers);
-        self.cancel_all(None);
+        if cancels {
+            self.cancel_all();
+        } else {
+            self.abandon(None);
+        }
         let registered = self.registered.lock().take(None);
         drop(registered);
         let mut st = self.state.lock();
@@ -383,23 +412,27 @@ impl Owner {
     }
 }
 
-/// The calling thread ends: what it submitted is cancelled; with the last thread everything of the process ends.
+/// The calling thread ends: what is done for it ends; with the last thread that of the process.
 pub fn leave(cx: &Ctx<'_>, is_last: bool) {
     if is_last {
-        return leave_all(cx);
+        return stop_all(cx, false);
     }
     let owners = cx.task.group.rings.lock().list.clone();
     for owner in owners {
-        owner.cancel_all(Some(cx.task.tid));
+        owner.abandon(Some(cx.task.tid));
         let registered = owner.registered.lock().take(Some(cx.task.tid));
         drop(registered);
     }
 }
 
-/// The process gets another program, or ends.
+/// The process gets another program: all its requests end.
 pub fn leave_all(cx: &Ctx<'_>) {
+    stop_all(cx, true);
+}
+
+fn stop_all(cx: &Ctx<'_>, cancels: bool) {
     let owners = std::mem::take(&mut cx.task.group.rings.lock().list);
     for owner in owners {
-        owner.stop();
+        owner.stop(cancels);
     }
 }

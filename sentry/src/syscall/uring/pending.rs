@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 
 use abi::Errno;
 use abi::errno::{EALREADY, ECANCELED, ETIME};
-use abi::io_uring::setup;
+use abi::io_uring::{op, setup};
 use base::alarm::{Alarm, AlarmClock, AlarmKey, Alarms};
 use base::lock::{Lock, rank};
 use base::wait::{Events, WaitKey, Wake};
@@ -16,7 +16,7 @@ use fs::file::FileDescription;
 
 use super::owner::{Job, Owner};
 use super::request::Request;
-use super::ring::Ring;
+use super::ring::{Origin, Ring};
 use super::run;
 use crate::task::{Ctx, Task};
 
@@ -34,6 +34,8 @@ pub(super) struct Deadline {
 struct Slot {
     req: Option<Box<Request>>,
     registration: Option<(Arc<FileDescription>, WaitKey)>,
+    /// What it waits for there.
+    mask: Option<Events>,
     deadline: Option<Deadline>,
     alarm: Option<AlarmKey>,
     /// The task that carries it out asleep.
@@ -56,6 +58,10 @@ pub(super) struct Pending {
     again: AtomicBool,
     is_cancelled: AtomicBool,
     is_over: AtomicBool,
+    /// The thread that submitted it has ended.
+    is_orphan: AtomicBool,
+    /// It is for a thread that may sleep.
+    sleeps: AtomicBool,
     /// What a linked timeout ends.
     target: Lock<Weak<Pending>, { rank::LEAF }>,
 }
@@ -86,6 +92,8 @@ impl Pending {
                 again: AtomicBool::new(false),
                 is_cancelled: AtomicBool::new(false),
                 is_over: AtomicBool::new(false),
+                is_orphan: AtomicBool::new(req.is_orphan),
+                sleeps: AtomicBool::new(false),
                 target: Lock::new(Weak::new()),
             })
         })
@@ -145,7 +153,8 @@ impl Pending {
     /// Puts the request back and looks whether something happened meanwhile.
     fn put(&self, req: Box<Request>) {
         self.slot.lock().req = Some(req);
-        if self.is_cancelled.load(Ordering::SeqCst) {
+        let is_forlorn = || self.is_orphan.load(Ordering::SeqCst) && self.sleeps.load(Ordering::SeqCst);
+        if self.is_cancelled.load(Ordering::SeqCst) || is_forlorn() {
             let _ = self.cancel();
         } else if self.again.swap(false, Ordering::SeqCst) {
             self.queue();
@@ -161,6 +170,7 @@ impl Pending {
         looks: bool,
     ) {
         let mut looks = looks;
+        self.slot.lock().mask = Some(mask);
         if let Some(queue) = file.ops.wait_queue() {
             let is_registered = self.slot.lock().registration.is_some();
             if !is_registered {
@@ -210,6 +220,7 @@ impl Pending {
 
     /// Has a thread that may sleep carry the request out.
     pub(super) fn sleep(self: &Arc<Self>, req: Box<Request>, cx: &Ctx<'_>) {
+        self.sleeps.store(true, Ordering::SeqCst);
         self.put(req);
         self.owner.sleep_on(self.clone(), &cx.task);
     }
@@ -222,18 +233,24 @@ impl Pending {
         let Some(this) = self.this.upgrade() else { return };
         if let Some(ring) = self.ring.upgrade() {
             if ring.has(setup::DEFER_TASKRUN) {
-                return ring.keep_work(this);
+                if ring.keep_work(this) {
+                    let _ = self.owner.push(Arc::new(Tell(ring)));
+                }
+                return;
             }
             ring.tell_of_work();
+            if let Err(job) = self.owner.push(this) {
+                // Who shares the ring with a process that has ended goes on with what that has left.
+                let _ = ring.keep_work(job);
+            }
         }
-        self.owner.push(this);
     }
 
     /// Has a thread of the owner's own carry the request out.
     pub(super) fn hand_over(&self) {
         self.is_queued.store(true, Ordering::SeqCst);
         if let Some(this) = self.this.upgrade() {
-            self.owner.push(this);
+            let _ = self.owner.push(this);
         }
     }
 
@@ -282,6 +299,26 @@ impl Pending {
         }
     }
 
+    /// The thread that submitted the request ends. A wait for a time or for a file goes on, and what would follow it fails;
+    /// what a thread of the kernel's does for it, and a poll of a ring, which could hold itself, end.
+    ///
+    /// Source: Linux 6.12 io_uring/io_uring.c, `io_uring_cancel_generic` and `io_match_task_safe`, `io_should_terminate_tw`.
+    pub(super) fn abandon(&self) {
+        self.is_orphan.store(true, Ordering::SeqCst);
+        let ends = self.look(|req| {
+            req.orphan();
+            let is_ring = |file: &Arc<FileDescription>| super::ring_of(file).is_some();
+            self.sleeps.load(Ordering::SeqCst) || req.file.as_ref().is_some_and(is_ring)
+        });
+        if ends.unwrap_or_else(|| self.slot.lock().runner.is_some()) {
+            let _ = self.cancel();
+        } else if self.owner.is_stopped() {
+            // It may have been in the list of what the process had to do.
+            self.is_queued.store(false, Ordering::SeqCst);
+            self.queue();
+        }
+    }
+
     /// Whether somebody has the request who gives it back or ends it in a moment, without sleeping.
     fn is_in_hand(&self) -> bool {
         let slot = self.slot.lock();
@@ -298,10 +335,38 @@ impl Pending {
     fn finish(&self, req: Box<Request>, res: i32) {
         let Some(ring) = self.ring.upgrade() else { return };
         self.forget(&ring);
-        let next = run::finish(&ring, req, res, 0);
-        for req in next {
-            // Who cancels may hold locks, and has no descriptors to act with: the owner goes on.
-            Start::push(&ring, req);
+        let mut next = run::finish(&ring, req, res, 0);
+        while let Some(req) = next.pop_front() {
+            if req.is_orphan {
+                next.extend(run::refuse_orphan(&ring, req));
+            } else {
+                // Who cancels may hold locks, and has no descriptors to act with: the owner goes on.
+                Start::push(&ring, req);
+            }
+        }
+    }
+
+    /// Something has happened for a request whose thread has ended: a time passes as for any other, a file that is ready
+    /// is nobody's any more.
+    fn run_orphan(self: &Arc<Self>, cx: &mut Ctx<'_>, ring: &Arc<Ring>, req: Box<Request>) {
+        let is_early = || self.slot.lock().deadline.is_some_and(|d| d.at > self.alarms.now(d.clock));
+        if req.sqe.opcode == op::TIMEOUT || req.is_timeout() && is_early() {
+            return self.expire(cx, ring, req);
+        }
+        let waits = {
+            let slot = self.slot.lock();
+            slot.registration.as_ref().zip(slot.mask).map(|((file, _), mask)| (file.clone(), mask))
+        };
+        let is_ready =
+            |file: &FileDescription, mask| file.ops.ready().intersects(mask | Events::ERR | Events::HUP);
+        match waits {
+            Some((file, mask)) if !is_ready(&file, mask) => {
+                self.put(req);
+                if is_ready(&file, mask) {
+                    self.queue();
+                }
+            }
+            _ => self.finish(req, -ECANCELED.raw()),
         }
     }
 
@@ -368,10 +433,22 @@ impl Job for Pending {
             }
             return;
         };
+        if self.is_orphan.load(Ordering::SeqCst) {
+            return self.run_orphan(cx, &ring, req);
+        }
         if req.is_timeout() {
             return self.expire(cx, &ring, req);
         }
         run::go_on(cx, &ring, req, Some(self), run::Mode::MustNotSleep);
+    }
+}
+
+/// Tells an eventfd of work that was kept: whoever keeps it may hold locks.
+struct Tell(Arc<Ring>);
+
+impl Job for Tell {
+    fn run(self: Arc<Self>, _cx: &mut Ctx<'_>) {
+        self.0.tell_eventfd(Origin::Task);
     }
 }
 
@@ -385,7 +462,7 @@ impl Start {
     /// Has the owner of `req` start it.
     pub(super) fn push(ring: &Arc<Ring>, req: Box<Request>) {
         let owner = req.owner.clone();
-        owner.push(Arc::new(Self { ring: ring.clone(), req: Lock::new(Some(req)) }));
+        let _ = owner.push(Arc::new(Self { ring: ring.clone(), req: Lock::new(Some(req)) }));
     }
 }
 

@@ -37,6 +37,9 @@ pub(super) const CANCEL_OP: u32 = 32;
 /// `IORING_RECVSEND_POLL_FIRST`, `IORING_RECV_MULTISHOT`.
 pub(super) const POLL_FIRST: u16 = 1;
 pub(super) const RECV_MULTISHOT: u16 = 2;
+/// `IORING_RECVSEND_FIXED_BUF`, `IORING_SEND_ZC_REPORT_USAGE`.
+const FIXED_BUF: u16 = 4;
+pub(super) const REPORT_USAGE: u16 = 8;
 /// `IORING_ACCEPT_*`.
 pub(super) const ACCEPT_MULTISHOT: u16 = 1;
 pub(super) const ACCEPT_DONTWAIT: u16 = 2;
@@ -55,6 +58,8 @@ pub(super) struct Def {
     pub(super) needs_file: bool,
     pub(super) selects: bool,
     pub(super) has_ioprio: bool,
+    /// It is for rings that poll for completions, too.
+    pub(super) may_poll: bool,
 }
 
 /// The operation's rules; `None` when it is not carried out here.
@@ -64,10 +69,11 @@ pub(super) fn def(opcode: u8) -> Option<Def> {
         op::READV | op::READ => (true, true, true),
         op::WRITEV | op::WRITE | op::READ_FIXED | op::WRITE_FIXED => (true, false, true),
         op::RECVMSG | op::RECV => (true, true, true),
-        op::SENDMSG | op::SEND | op::ACCEPT => (true, false, true),
+        op::SENDMSG | op::SEND | op::ACCEPT | op::SEND_ZC | op::SENDMSG_ZC => (true, false, true),
         op::FSYNC | op::SYNC_FILE_RANGE | op::FALLOCATE | op::FADVISE | op::POLL_ADD => (true, false, false),
         op::CONNECT | op::SHUTDOWN | op::BIND | op::LISTEN | op::FTRUNCATE => (true, false, false),
         op::SPLICE | op::TEE | op::FIXED_FD_INSTALL | op::MSG_RING => (true, false, false),
+        op::FSETXATTR | op::FGETXATTR => (true, false, false),
         op::POLL_REMOVE | op::TIMEOUT | op::TIMEOUT_REMOVE | op::ASYNC_CANCEL | op::LINK_TIMEOUT => {
             (false, false, false)
         }
@@ -76,9 +82,24 @@ pub(super) fn def(opcode: u8) -> Option<Def> {
         }
         op::FILES_UPDATE | op::PROVIDE_BUFFERS | op::REMOVE_BUFFERS => (false, false, false),
         op::RENAMEAT | op::UNLINKAT | op::MKDIRAT | op::SYMLINKAT | op::LINKAT => (false, false, false),
+        op::SETXATTR | op::GETXATTR => (false, false, false),
         _ => return None,
     };
-    Some(Def { needs_file, selects, has_ioprio })
+    let may_poll = matches!(
+        opcode,
+        op::NOP
+            | op::READV
+            | op::WRITEV
+            | op::READ_FIXED
+            | op::WRITE_FIXED
+            | op::READ
+            | op::WRITE
+            | op::FILES_UPDATE
+            | op::PROVIDE_BUFFERS
+            | op::REMOVE_BUFFERS
+            | op::MSG_RING
+    );
+    Some(Def { needs_file, selects, has_ioprio, may_poll })
 }
 
 fn none(fields: &[u64]) -> Result<(), Errno> {
@@ -184,6 +205,8 @@ pub(super) fn prepare(cx: &Ctx<'_>, ring: &Ring, e: &Sqe, before: Option<u8>) ->
         }
         op::SHUTDOWN => none(&[off, addr, flags, buf, extra])?,
         op::SENDMSG | op::SEND | op::RECVMSG | op::RECV => return prepare_message(cx, e),
+        op::SEND_ZC | op::SENDMSG_ZC => return prepare_lent(cx, ring, e),
+        op::FSETXATTR | op::FGETXATTR | op::SETXATTR | op::GETXATTR => return prepare_attribute(cx, e),
         op::ACCEPT => {
             none(&[len, buf])?;
             none(&[u64::from(e.ioprio & !(ACCEPT_MULTISHOT | ACCEPT_DONTWAIT | ACCEPT_POLL_FIRST))])?;
@@ -306,6 +329,34 @@ fn prepare_message(cx: &Ctx<'_>, e: &Sqe) -> Result<Data, Errno> {
     {
         return Err(EINVAL);
     }
+    message_data(cx, e)
+}
+
+/// `SEND_ZC`, `SENDMSG_ZC`: the program lends its memory until it is told that it was used.
+///
+/// Source: Linux 6.12 io_uring/net.c, `io_send_zc_prep`.
+fn prepare_lent(cx: &Ctx<'_>, ring: &Ring, e: &Sqe) -> Result<Data, Errno> {
+    let is_fixed = e.ioprio & FIXED_BUF != 0;
+    let is_message = e.opcode == op::SENDMSG_ZC;
+    if e.pad2 != 0
+        || e.addr3 != 0
+        || e.flags & sqe::CQE_SKIP_SUCCESS != 0
+        || e.ioprio & !(POLL_FIRST | FIXED_BUF | REPORT_USAGE) != 0
+        || is_message && (e.off != 0 || e.file_index != 0 || is_fixed)
+        || !is_message && e.file_index >> 16 != 0
+    {
+        return Err(EINVAL);
+    }
+    let mut data = message_data(cx, e)?;
+    if is_fixed && let Data::Buffers(list) | Data::Message(_, list, _) = &mut data {
+        *list = vec![ring.fixed_buffer(e.buf_index, e.addr, e.len.into())?];
+    }
+    Ok(data)
+}
+
+/// What a message's entry names.
+fn message_data(cx: &Ctx<'_>, e: &Sqe) -> Result<Data, Errno> {
+    let receives = matches!(e.opcode, op::RECVMSG | op::RECV);
     if e.ioprio & RECV_MULTISHOT != 0 {
         let selects = e.flags & sqe::BUFFER_SELECT != 0;
         if !selects || e.op_flags & msg::WAITALL != 0 || e.opcode == op::RECV && e.len != 0 {
@@ -314,9 +365,9 @@ fn prepare_message(cx: &Ctx<'_>, e: &Sqe) -> Result<Data, Errno> {
     }
     let at = UserAddr(e.addr);
     match e.opcode {
-        op::SENDMSG | op::RECVMSG => {
+        op::SENDMSG | op::RECVMSG | op::SENDMSG_ZC => {
             let (mut header, list) = cx.read_header(at)?;
-            if e.ioprio & RECV_MULTISHOT != 0 {
+            if receives && e.ioprio & RECV_MULTISHOT != 0 {
                 // Room for a name is asked for without a place: it goes into the chosen buffer.
                 let len: i32 = cx.mm.read_value(at.saturating_add(8))?;
                 header.name_len = if len < 0 { return Err(EINVAL) } else { len };
@@ -330,7 +381,7 @@ fn prepare_message(cx: &Ctx<'_>, e: &Sqe) -> Result<Data, Errno> {
             }
             Ok(Data::Message(Box::new(header), list, to))
         }
-        op::SEND if e.off != 0 => {
+        op::SEND | op::SEND_ZC if e.off != 0 => {
             let size = i32::from((e.file_index as u16).cast_signed());
             let to = cx.read_address(UserAddr(e.off), size)?;
             let header = Box::default();
@@ -344,6 +395,24 @@ fn prepare_message(cx: &Ctx<'_>, e: &Sqe) -> Result<Data, Errno> {
             Ok(Data::Buffers(vec![(at, e.len.into())]))
         }
     }
+}
+
+/// Source: Linux 6.12 io_uring/xattr.c.
+fn prepare_attribute(cx: &Ctx<'_>, e: &Sqe) -> Result<Data, Errno> {
+    let by_path = matches!(e.opcode, op::SETXATTR | op::GETXATTR);
+    if by_path {
+        no_fixed(e)?;
+    }
+    let (name, value) = (UserAddr(e.addr), UserAddr(e.off));
+    let setting = match e.opcode {
+        op::SETXATTR | op::FSETXATTR => cx.xattr_setting(name, value, e.len.into(), e.op_flags)?,
+        _ => {
+            none(&[e.op_flags.into()])?;
+            cx.xattr_question(name)?
+        }
+    };
+    let path = if by_path { cx.path(UserAddr(e.addr3))? } else { Vec::new() };
+    Ok(Data::Attribute(Box::new(setting), path))
 }
 
 /// The clock that the flags name.

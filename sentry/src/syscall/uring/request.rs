@@ -16,6 +16,7 @@ use super::ring::Origin;
 use super::tables::Selected;
 use crate::syscall::open::OpenHow;
 use crate::syscall::sockmsg::MsgHeader;
+use crate::syscall::xattr::Setting;
 
 /// What belongs to a request beside its entry. It is copied in at submission: programs may use its memory again then.
 #[derive(Default)]
@@ -36,6 +37,8 @@ pub(super) enum Data {
     Open(Vec<u8>, OpenHow),
     /// When a timeout ends.
     Deadline(Deadline),
+    /// An extended attribute, and of which file.
+    Attribute(Box<Setting>, Vec<u8>),
     /// `struct epoll_event`.
     Event([u32; 3]),
 }
@@ -47,8 +50,10 @@ pub(super) struct Request {
     /// Why it cannot be carried out: known at submission, told in its turn.
     pub(super) refused: Option<Errno>,
     pub(super) owner: Arc<Owner>,
-    /// The thread that submitted it.
+    /// The thread that submitted it; 0 for one that polls the ring.
     pub(super) tid: i32,
+    /// That thread has ended.
+    pub(super) is_orphan: bool,
     /// Whom it acts for: the thread that submitted it was this then, whoever carries it out and when.
     pub(super) cred: Arc<Credentials>,
     /// Requests that start when this has ended.
@@ -92,6 +97,15 @@ impl Request {
     pub(super) fn leave_kept(&mut self) {
         if std::mem::take(&mut self.is_kept) {
             self.owner.armed.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Who submitted it, and what is linked to it, has ended.
+    pub(super) fn orphan(&mut self) {
+        let mut at = Some(self);
+        while let Some(req) = at {
+            req.is_orphan = true;
+            at = req.next.as_deref_mut();
         }
     }
 

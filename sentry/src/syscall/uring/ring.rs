@@ -63,6 +63,10 @@ pub(super) struct State {
     active: usize,
     /// Those that wait for all before them to end (`IOSQE_IO_DRAIN`), and those behind them.
     deferred: VecDeque<Box<Request>>,
+    /// Threads that submit at the moment.
+    submitters: usize,
+    /// What they have answered is not told to the file that is to hear of it.
+    is_telling_due: bool,
 }
 
 /// A ring.
@@ -352,7 +356,40 @@ impl Ring {
     /// Tells those who wait that there are answers.
     pub(super) fn announce(&self, origin: Origin) {
         self.queue.notify(Events::READABLE);
-        if self.has_eventfd.load(Ordering::SeqCst) && self.load(rings::CQ_FLAGS) & 1 == 0 {
+        if self.has_eventfd.load(Ordering::SeqCst) {
+            if origin == Origin::Task {
+                let mut st = self.state.lock();
+                if st.submitters > 0 {
+                    st.is_telling_due = true;
+                    return;
+                }
+            }
+            self.tell_eventfd(origin);
+        }
+    }
+
+    /// A thread begins to submit: what is answered meanwhile is told once, at the end.
+    ///
+    /// Source: Linux 6.12 io_uring/io_uring.c, `io_submit_state_end`, `__io_submit_flush_completions`.
+    pub(super) fn begin_submission(&self) {
+        self.state.lock().submitters += 1;
+    }
+
+    /// Ends `begin_submission`.
+    pub(super) fn end_submission(&self) {
+        let is_due = {
+            let mut st = self.state.lock();
+            st.submitters -= 1;
+            st.submitters == 0 && std::mem::take(&mut st.is_telling_due)
+        };
+        if is_due {
+            self.tell_eventfd(Origin::Task);
+        }
+    }
+
+    /// Tells the file that is to hear of answers.
+    pub(super) fn tell_eventfd(&self, origin: Origin) {
+        if self.load(rings::CQ_FLAGS) & 1 == 0 {
             let eventfd = self.tables.lock().eventfd.clone();
             if let Some((file, only_later)) = eventfd
                 && (!only_later || origin == Origin::Worker)
@@ -453,6 +490,11 @@ impl Ring {
         std::mem::take(&mut self.state.lock().deferred)
     }
 
+    /// Marks those that are kept for later and whose thread ends.
+    pub(super) fn orphan_deferred(&self, is_it: impl Fn(&Request) -> bool) {
+        self.state.lock().deferred.iter_mut().filter(|req| is_it(req)).for_each(|req| req.orphan());
+    }
+
     /// Tells a program that looks for it that a call is needed to get on.
     pub(super) fn tell_of_work(&self) {
         if self.has(setup::TASKRUN_FLAG) {
@@ -460,11 +502,17 @@ impl Ring {
         }
     }
 
-    /// Keeps work until the ring's thread asks for answers (`IORING_SETUP_DEFER_TASKRUN`).
-    pub(super) fn keep_work(&self, job: Arc<dyn Job>) {
-        self.work.lock().push_back(job);
+    /// Keeps work until the ring's thread asks for answers (`IORING_SETUP_DEFER_TASKRUN`). Says whether a file is to hear
+    /// of that.
+    pub(super) fn keep_work(&self, job: Arc<dyn Job>) -> bool {
+        let is_first = {
+            let mut work = self.work.lock();
+            work.push_back(job);
+            work.len() == 1
+        };
         self.tell_of_work();
         self.queue.notify(Events::READABLE);
+        is_first && self.has_eventfd.load(Ordering::SeqCst)
     }
 
     /// The next piece of work that was kept.

@@ -3,11 +3,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use abi::errno::{EAGAIN, ECANCELED, EINTR};
+use abi::errno::{EAGAIN, ECANCELED, EFAULT, EINTR};
 use abi::io_uring::{cqe, op, sqe};
 use base::wait::Events;
 use fs::file::FileDescription;
 
+use super::net;
 use super::ops::{self, Outcome};
 use super::owner::Owner;
 use super::pending::{Pending, Start};
@@ -51,12 +52,21 @@ pub(super) fn go_on(
 /// `cx` has, which are those of `owner`.
 fn start(cx: &mut Ctx<'_>, ring: &Arc<Ring>, owner: &Arc<Owner>, mut ready: VecDeque<Box<Request>>) {
     while let Some(req) = ready.pop_front() {
-        if Arc::ptr_eq(&req.owner, owner) {
+        if req.is_orphan {
+            ready.extend(refuse_orphan(ring, req));
+        } else if Arc::ptr_eq(&req.owner, owner) {
             ready.extend(advance(cx, ring, req, None, Mode::MustNotSleep));
         } else {
             Start::push(ring, req);
         }
     }
+}
+
+/// Ends a request that could start now, but whose thread has ended; returns those that may start then.
+///
+/// Source: Linux 6.12 io_uring/io_uring.c, `io_req_task_submit`.
+pub(super) fn refuse_orphan(ring: &Arc<Ring>, req: Box<Request>) -> VecDeque<Box<Request>> {
+    finish(ring, req, -EFAULT.raw(), 0)
 }
 
 /// Ends a request with `res` and starts what may start then.
@@ -162,7 +172,10 @@ fn attempt(
     let done = |req: &mut Request, res: i32, flags: u32| {
         let chosen = req.selected.take();
         let flags = match chosen {
-            Some(buffer) if res >= 0 => flags | cqe::BUFFER | u32::from(buffer.id) << 16,
+            // The end of a connection takes no buffer (Linux io_uring/net.c, `io_recv`); that of a file does.
+            Some(buffer) if res > 0 || res == 0 && !ops::receives(req) => {
+                flags | cqe::BUFFER | u32::from(buffer.id) << 16
+            }
             Some(buffer) => {
                 ring.unselect(buffer);
                 flags
@@ -205,7 +218,10 @@ pub(super) fn finish(
     flags: u32,
 ) -> VecDeque<Box<Request>> {
     let failed = ops::has_failed(&req, res);
-    if failed || !req.has(sqe::CQE_SKIP_SUCCESS) || flags & cqe::MORE != 0 {
+    if net::has_loan(&req) {
+        ring.answer(&req, res, flags | cqe::MORE);
+        ring.answer(&req, net::end_of_loan(&req), cqe::NOTIF);
+    } else if failed || !req.has(sqe::CQE_SKIP_SUCCESS) || flags & cqe::MORE != 0 {
         ring.answer(&req, res, flags);
     }
     let mut ready = ring.end();
@@ -218,7 +234,11 @@ pub(super) fn finish(
         && let Some(mut timeout) = next.take()
     {
         next = timeout.next.take();
-        cancel_one(ring, &timeout, &mut ready);
+        if timeout.has(sqe::CQE_SKIP_SUCCESS) {
+            ready.extend(ring.end());
+        } else {
+            cancel_one(ring, &timeout, &mut ready);
+        }
     }
     if failed && !req.has(sqe::IO_HARDLINK) {
         let skips = req.has(sqe::CQE_SKIP_SUCCESS);

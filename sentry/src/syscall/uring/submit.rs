@@ -24,6 +24,7 @@ pub(super) fn submit(cx: &mut Ctx<'_>, ring: &Arc<Ring>, most: u32) -> u32 {
     let mut taken = 0;
     // What the program adds meanwhile is for the next call.
     let most = most.min(ring.waiting_requests());
+    ring.begin_submission();
     while taken < most && ring.has_room() {
         chain.clear();
         let Some(used) = ring.take_chain(most - taken, &mut chain) else { break };
@@ -34,6 +35,7 @@ pub(super) fn submit(cx: &mut Ctx<'_>, ring: &Arc<Ring>, most: u32) -> u32 {
             break;
         }
     }
+    ring.end_submission();
     taken
 }
 
@@ -82,7 +84,8 @@ fn new_request(
         data: Data::None,
         refused: None,
         owner: owner.clone(),
-        tid: cx.task.tid,
+        tid: if ring.has(setup::SQPOLL) { 0 } else { cx.task.tid },
+        is_orphan: false,
         cred: cx.cred.clone(),
         next: None,
         timeout: None,
@@ -137,7 +140,7 @@ fn check(cx: &Ctx<'_>, ring: &Ring, req: &mut Request, before: Option<u8>) -> Re
         }
     }
     let def = def.ok_or(EOPNOTSUPP)?;
-    if entry.ioprio != 0 && !def.has_ioprio {
+    if entry.ioprio != 0 && !def.has_ioprio || ring.has(setup::IOPOLL) && !def.may_poll {
         return Err(EINVAL);
     }
     if entry.personality != 0 {

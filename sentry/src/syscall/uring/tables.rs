@@ -36,14 +36,17 @@ pub(super) struct Selected {
     /// The buffer's own length, of which the request may use a part only.
     whole: u64,
     is_mapped: bool,
+    /// Its number in its group's ring.
+    place: u16,
 }
 
 /// Buffers of one group.
 pub(super) enum Group {
     /// Given one by one: `IORING_OP_PROVIDE_BUFFERS`.
     Given(VecDeque<(u16, u64, u64)>),
-    /// In a ring in the program's memory: `IORING_REGISTER_PBUF_RING`.
-    Mapped { at: u64, entries: u16, head: u16 },
+    /// In a ring in the program's memory: `IORING_REGISTER_PBUF_RING`; and those that were chosen and given back after
+    /// later ones had been chosen.
+    Mapped { at: u64, entries: u16, head: u16, back: VecDeque<Selected> },
 }
 
 /// What a restricted ring allows.
@@ -168,38 +171,53 @@ impl Ring {
     /// `ENOBUFS`.
     pub(super) fn select(&self, mm: &MemoryManager, group: u16, most: u64) -> Result<Selected, Errno> {
         let cut = |len: u64| if most == 0 { len } else { len.min(most) };
-        let (at, entries, head) = {
-            let mut tables = self.tables.lock();
-            match tables.groups.get_mut(&group).ok_or(ENOBUFS)? {
-                Group::Given(list) => {
-                    let (id, addr, len) = list.pop_front().ok_or(ENOBUFS)?;
-                    tables.given -= 1;
-                    return Ok(Selected { group, id, addr, len: cut(len), whole: len, is_mapped: false });
+        loop {
+            let (at, entries, head) = {
+                let mut tables = self.tables.lock();
+                match tables.groups.get_mut(&group).ok_or(ENOBUFS)? {
+                    Group::Given(list) => {
+                        let (id, addr, len) = list.pop_front().ok_or(ENOBUFS)?;
+                        tables.given -= 1;
+                        let (whole, len) = (len, cut(len));
+                        return Ok(Selected { group, id, addr, len, whole, is_mapped: false, place: 0 });
+                    }
+                    Group::Mapped { at, entries, head, back } => match back.pop_front() {
+                        Some(buffer) => return Ok(Selected { len: cut(buffer.whole), ..buffer }),
+                        None => (*at, *entries, *head),
+                    },
                 }
-                Group::Mapped { at, entries, head } => (*at, *entries, *head),
+            };
+            // The tail lies where the first entry has room.
+            let tail: u16 = mm.read_value(UserAddr(at.saturating_add(14))).map_err(|_| ENOBUFS)?;
+            if tail == head {
+                return Err(ENOBUFS);
             }
-        };
-        // The tail lies where the first entry has room.
-        let tail: u16 = mm.read_value(UserAddr(at.saturating_add(14))).map_err(|_| ENOBUFS)?;
-        if tail == head {
-            return Err(ENOBUFS);
+            let place = at.saturating_add(u64::from(head & (entries - 1)) * 16);
+            let [addr, rest]: [u64; 2] = mm.read_value(UserAddr(place)).map_err(|_| ENOBUFS)?;
+            let (len, id) = (rest & 0xffff_ffff, (rest >> 32) as u16);
+            let mut tables = self.tables.lock();
+            match tables.groups.get_mut(&group) {
+                Some(Group::Mapped { head: now, .. }) if *now == head => *now = head.wrapping_add(1),
+                // Another thread has chosen this one meanwhile, or the group is another.
+                _ => continue,
+            }
+            let (whole, len) = (len, cut(len));
+            return Ok(Selected { group, id, addr, len, whole, is_mapped: true, place: head });
         }
-        let place = at.saturating_add(u64::from(head & (entries - 1)) * 16);
-        let [addr, rest]: [u64; 2] = mm.read_value(UserAddr(place)).map_err(|_| ENOBUFS)?;
-        let (len, id) = (rest & 0xffff_ffff, (rest >> 32) as u16);
-        let mut tables = self.tables.lock();
-        match tables.groups.get_mut(&group) {
-            Some(Group::Mapped { head: now, .. }) if *now == head => *now = head.wrapping_add(1),
-            _ => return Err(ENOBUFS),
-        }
-        Ok(Selected { group, id, addr, len: cut(len), whole: len, is_mapped: true })
     }
 
     /// Gives a chosen buffer back that was not used.
     pub(super) fn unselect(&self, buffer: Selected) {
         let mut tables = self.tables.lock();
         match tables.groups.get_mut(&buffer.group) {
-            Some(Group::Mapped { head, .. }) if buffer.is_mapped => *head = head.wrapping_sub(1),
+            Some(Group::Mapped { back, head, .. }) if buffer.is_mapped => {
+                back.push_front(buffer);
+                // The program is to see the ring's own order where that is possible.
+                while let Some(i) = back.iter().position(|b| b.place == head.wrapping_sub(1)) {
+                    back.remove(i);
+                    *head = head.wrapping_sub(1);
+                }
+            }
             Some(Group::Given(list)) if !buffer.is_mapped => {
                 list.push_front((buffer.id, buffer.addr, buffer.whole));
                 tables.given += 1;
@@ -265,7 +283,7 @@ impl Ring {
             Some(Group::Given(list)) if !list.is_empty() => return Err(EEXIST),
             _ => {}
         }
-        tables.groups.insert(group, Group::Mapped { at, entries, head: 0 });
+        tables.groups.insert(group, Group::Mapped { at, entries, head: 0, back: VecDeque::new() });
         Ok(())
     }
 }
