@@ -107,6 +107,36 @@ pub fn create_child(dir: BorrowedFd<'_>, name: &CStr, mode: u32) -> Result<Owned
     owned(unsafe { libc::openat(dir.as_raw_fd(), name.as_ptr(), flags, mode as libc::c_uint) })
 }
 
+/// Makes a regular file without a name on the file system of `dir` (`O_TMPFILE`).
+///
+/// # Errors
+/// What openat(2) gives.
+pub fn create_unnamed(dir: BorrowedFd<'_>, mode: u32) -> Result<OwnedFd, Errno> {
+    let flags = libc::O_RDWR | libc::O_TMPFILE | libc::O_CLOEXEC;
+    // SAFETY: the name is a C string.
+    owned(unsafe { libc::openat(dir.as_raw_fd(), c".".as_ptr(), flags, mode as libc::c_uint) })
+}
+
+/// Gives the open file `fd` the name `new_name` in `new_dir`. Before Linux 6.10 that takes `CAP_DAC_READ_SEARCH`.
+///
+/// # Errors
+/// What linkat(2) gives.
+pub fn link_open(fd: BorrowedFd<'_>, new_dir: BorrowedFd<'_>, new_name: &CStr) -> Result<(), Errno> {
+    let (old, new) = (fd.as_raw_fd(), new_dir.as_raw_fd());
+    // SAFETY: both names are C strings.
+    check(unsafe { libc::linkat(old, c"".as_ptr(), new, new_name.as_ptr(), libc::AT_EMPTY_PATH) })
+}
+
+/// `fchownat` of the open file `fd`; `None` leaves an id.
+///
+/// # Errors
+/// What fchownat(2) gives.
+pub fn chown_open(fd: BorrowedFd<'_>, uid: Option<u32>, gid: Option<u32>) -> Result<(), Errno> {
+    let (uid, gid) = (uid.unwrap_or(u32::MAX), gid.unwrap_or(u32::MAX));
+    // SAFETY: the name is a C string.
+    check(unsafe { libc::fchownat(fd.as_raw_fd(), c"".as_ptr(), uid, gid, libc::AT_EMPTY_PATH) })
+}
+
 fn from_raw(s: &libc::stat) -> Stat {
     Stat {
         dev: s.st_dev,
@@ -421,14 +451,31 @@ pub fn utimes(
     atime: Option<(i64, u32)>,
     mtime: Option<(i64, u32)>,
 ) -> Result<(), Errno> {
-    let stamp = |t: Option<(i64, u32)>| match t {
-        Some((sec, nsec)) => libc::timespec { tv_sec: sec, tv_nsec: i64::from(nsec) },
-        None => libc::timespec { tv_sec: 0, tv_nsec: libc::UTIME_OMIT },
-    };
     let times = [stamp(atime), stamp(mtime)];
     let flags = libc::AT_SYMLINK_NOFOLLOW;
     // SAFETY: `name` is a C string and `times` has two elements.
     check(unsafe { libc::utimensat(dir.as_raw_fd(), name.as_ptr(), times.as_ptr(), flags) })
+}
+
+fn stamp(time: Option<(i64, u32)>) -> libc::timespec {
+    match time {
+        Some((sec, nsec)) => libc::timespec { tv_sec: sec, tv_nsec: i64::from(nsec) },
+        None => libc::timespec { tv_sec: 0, tv_nsec: libc::UTIME_OMIT },
+    }
+}
+
+/// `futimens` of the open file `fd`; `None` leaves a stamp.
+///
+/// # Errors
+/// What utimensat(2) gives.
+pub fn utimes_open(
+    fd: BorrowedFd<'_>,
+    atime: Option<(i64, u32)>,
+    mtime: Option<(i64, u32)>,
+) -> Result<(), Errno> {
+    let times = [stamp(atime), stamp(mtime)];
+    // SAFETY: `times` has two elements.
+    check(unsafe { libc::futimens(fd.as_raw_fd(), times.as_ptr()) })
 }
 
 /// Fills `buf` with random bytes of the host's.

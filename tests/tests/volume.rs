@@ -257,3 +257,80 @@ fn the_hosts_umask_does_not_count() {
         std::fs::remove_dir(dir.join("d")).expect("d");
     }
 }
+
+/// A script does in a volume what it does natively in a folder beside it.
+fn as_natively(name: &str, script: &str) {
+    let (native, volume) = (fresh(&format!("{name}-native")), fresh(name));
+    let wanted = bash_natively(&format!("cd {}; {script}", native.display()));
+    let text = bash(&format!("{}:/data", volume.display()), &format!("cd /data; {script}"));
+    assert_eq!(text, wanted);
+}
+
+fn bash_natively(script: &str) -> String {
+    let mut command = Command::new("bash");
+    command.args(["-c", script]);
+    let outcome = run(command, b"", LIMIT);
+    format!("{}{}", String::from_utf8_lossy(&outcome.stdout), outcome.stderr_text())
+}
+
+#[test]
+fn files_without_names_get_names_in_a_volume() {
+    if !have_kvm() || !have_program("python3") {
+        return;
+    }
+    let program = r#"
+import os
+os.umask(0)
+os.mkdir("d")
+fd = os.open("d", os.O_TMPFILE | os.O_RDWR, 0o640)
+print(os.write(fd, b"unnamed"), os.listdir("d"), os.fstat(fd).st_nlink, oct(os.fstat(fd).st_mode))
+os.fchmod(fd, 0o604)
+os.utime(fd, (1000, 2000))
+print(oct(os.fstat(fd).st_mode), os.fstat(fd).st_mtime)
+os.link(f"/proc/self/fd/{fd}", "d/named", follow_symlinks=True)
+print(os.listdir("d"), os.stat("d/named").st_nlink, open("d/named").read())
+os.pwrite(fd, b"UN", 0)
+print(open("d/named").read(), os.stat("d/named").st_ino == os.fstat(fd).st_ino)
+os.chmod("d/named", 0o600); os.utime(fd, (5, 5)); os.ftruncate(fd, 3)
+print(oct(os.fstat(fd).st_mode), open("d/named").read(), os.stat("d/named").st_mtime == os.fstat(fd).st_mtime)
+os.unlink("d/named")
+print(os.fstat(fd).st_nlink, os.pread(fd, 9, 0))
+ex = os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_EXCL, 0o600)
+try: os.link(f"/proc/self/fd/{ex}", "e", follow_symlinks=True)
+except OSError as e: print(e.strerror)
+print(sorted(os.listdir(".")))
+"#;
+    as_natively("unnamed", &format!("python3 -c '{program}'"));
+}
+
+#[test]
+fn access_control_lists_of_a_volume_count() {
+    if !have_kvm() || !have_program("setfacl") || !have_program("setpriv") {
+        return;
+    }
+    let user = "setpriv --reuid 1234 --regid 1234 --clear-groups";
+    let script = format!(
+        "umask 022; echo one >f; chmod 640 f; mkdir d; chmod 750 d; chmod 755 .
+        {user} cat f; setfacl -m u:1234:r f; getfacl -p f; stat -c %a f; {user} cat f
+        chmod 600 f; getfacl -p f; {user} cat f; chmod 640 f; {user} cat f; {user} sh -c 'echo two >>f'
+        setfacl -m u:1234:rwx,d:u:1234:rw,d:g::r,d:o::- d; {user} touch d/own; touch d/other; mkdir d/sub
+        (umask 077; echo three >d/masked); ls -ln d | cut -c1-11; getfacl -p -R d
+        {user} sh -c 'echo four >>d/other; cat d/masked d/other'; setfacl -x u:1234 f; {user} cat f
+        setfacl -b f; getfacl -p f; setfacl -m u:5:z f; setfacl -d -m u:5:r f"
+    );
+    as_natively("lists", &script);
+}
+
+#[test]
+fn access_control_lists_of_the_host_count() {
+    if !have_kvm() || !have_program("setfacl") || !have_program("setpriv") {
+        return;
+    }
+    let dir = fresh("lists-of-the-host");
+    let set = "chmod 755 .; echo x >f; chmod 640 f; setfacl -m u:1234:r,g::- f";
+    let look = "getfacl f; for who in 1234:5 4321:0; do                 setpriv --reuid ${who%:*} --regid ${who#*:} --clear-groups cat f; done";
+    let wanted = bash_natively(&format!("cd {}; {set}; {look}", dir.display()));
+    for kind in ["ro", "rw"] {
+        assert_eq!(bash(&format!("{}:/data:{kind}", dir.display()), &format!("cd /data; {look}")), wanted);
+    }
+}

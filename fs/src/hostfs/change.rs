@@ -1,6 +1,6 @@
 //! Changes of a writable tree.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -30,12 +30,31 @@ pub(super) fn create(dir: &HostInode, name: &[u8], mode: u32, owner: Owner) -> R
         give(above.as_fd(), &c_name, owner)?;
         stat = file::stat(fd.as_fd())?;
     }
-    if stat.mode & PERMISSIONS != mode & PERMISSIONS {
+    if stat.mode & PERMISSIONS != mode & PERMISSIONS && !dir.hands_lists_on() {
         file::chmod(fd.as_fd(), mode & PERMISSIONS)?;
         stat = file::stat(fd.as_fd())?;
     }
     let inode = HostInode::new(&dir.fs, stat, Place { parent: Some(dir.arc()?), name: c_name });
     inode.keep_fd(Arc::new(fd));
+    Ok(inode)
+}
+
+/// Makes a file without a name. It keeps its descriptor, since nothing else leads to it.
+pub(super) fn tmpfile(dir: &HostInode, mode: u32, owner: Owner) -> Result<Arc<dyn Inode>, Errno> {
+    dir.want_write()?;
+    let fd = file::create_unnamed(dir.fd()?.as_fd(), mode & PERMISSIONS)?;
+    let mut stat = file::stat(fd.as_fd())?;
+    if (stat.uid, stat.gid) != (owner.uid, owner.gid) {
+        owned(file::chown_open(fd.as_fd(), Some(owner.uid), Some(owner.gid)))?;
+        stat = file::stat(fd.as_fd())?;
+    }
+    if stat.mode & PERMISSIONS != mode & PERMISSIONS && !dir.hands_lists_on() {
+        file::chmod(fd.as_fd(), mode & PERMISSIONS)?;
+        stat = file::stat(fd.as_fd())?;
+    }
+    let place = Place { parent: Some(dir.arc()?), name: CString::default() };
+    let inode = HostInode::new(&dir.fs, stat, place);
+    inode.fd.pin(fd);
     Ok(inode)
 }
 
@@ -59,6 +78,7 @@ pub(super) fn make(
     }
     if let Some(mode) = mode.map(|mode| mode & PERMISSIONS)
         && made.stat.mode & PERMISSIONS != mode
+        && !dir.hands_lists_on()
     {
         change_attributes(&made, &SetAttributes { mode: Some(mode), ..SetAttributes::default() })?;
         made = dir.find(name)?;
@@ -68,8 +88,12 @@ pub(super) fn make(
 
 /// Gives what was made to its owner.
 fn give(dir: BorrowedFd<'_>, name: &CStr, owner: Owner) -> Result<(), Errno> {
-    match file::chown(dir, name, Some(owner.uid), Some(owner.gid)) {
-        // Without privileges on the host every file there is ours.
+    owned(file::chown(dir, name, Some(owner.uid), Some(owner.gid)))
+}
+
+/// Without privileges on the host every file there is ours.
+fn owned(given: Result<(), Errno>) -> Result<(), Errno> {
+    match given {
         Ok(()) | Err(EPERM) => Ok(()),
         Err(e) => Err(e),
     }
@@ -82,7 +106,14 @@ pub(super) fn link(dir: &HostInode, name: &[u8], inode: &Arc<dyn Inode>) -> Resu
     let parent = old.parent.ok_or(EPERM)?;
     let c_name = file::name(name)?;
     linked.add_name();
-    file::link(parent.fd()?.as_fd(), &old.name, dir.fd()?.as_fd(), &c_name)?;
+    if old.name.is_empty() {
+        file::link_open(linked.fd()?.as_fd(), dir.fd()?.as_fd(), &c_name)?;
+        let place = Place { parent: Some(dir.arc()?), name: c_name };
+        let unnamed = std::mem::replace(&mut *linked.place.lock(), place);
+        drop(unnamed);
+    } else {
+        file::link(parent.fd()?.as_fd(), &old.name, dir.fd()?.as_fd(), &c_name)?;
+    }
     linked.changed();
     dir.changed();
     dir.lookup(name)
@@ -150,7 +181,10 @@ fn change_attributes(inode: &HostInode, set: &SetAttributes) -> Result<(), Errno
     }
     // The root's own name is not ours to use.
     let parent = place.parent.clone();
-    if set.uid.is_some() || set.gid.is_some() {
+    let is_unnamed = parent.is_some() && place.name.is_empty();
+    if is_unnamed && (set.uid.is_some() || set.gid.is_some()) {
+        file::chown_open(inode.fd()?.as_fd(), set.uid, set.gid)?;
+    } else if set.uid.is_some() || set.gid.is_some() {
         let dir = parent.as_ref().ok_or(EPERM)?.fd()?;
         file::chown(dir.as_fd(), &place.name, set.uid, set.gid)?;
     }
@@ -166,9 +200,14 @@ fn change_attributes(inode: &HostInode, set: &SetAttributes) -> Result<(), Errno
         }
     }
     if set.atime.is_some() || set.mtime.is_some() {
-        let dir = parent.as_ref().ok_or(EPERM)?.fd()?;
         let pair = |t: base::time::Time| (t.sec, t.nsec);
-        file::utimes(dir.as_fd(), &place.name, set.atime.map(pair), set.mtime.map(pair))?;
+        let (atime, mtime) = (set.atime.map(pair), set.mtime.map(pair));
+        if is_unnamed {
+            file::utimes_open(inode.fd()?.as_fd(), atime, mtime)?;
+        } else {
+            let dir = parent.as_ref().ok_or(EPERM)?.fd()?;
+            file::utimes(dir.as_fd(), &place.name, atime, mtime)?;
+        }
     }
     Ok(())
 }

@@ -77,9 +77,10 @@ struct Fs {
     generation: AtomicU64,
     /// Another file system changes names without the VFS.
     is_changed_untold: AtomicBool,
+    lists: xattr::Lists,
 }
 
-/// Where a file was found. `parent` is `None` at the root.
+/// Where a file was found. `parent` is `None` at the root; without a name (`O_TMPFILE`) the file is below `parent` still.
 #[derive(Clone)]
 struct Place {
     parent: Option<Arc<HostInode>>,
@@ -97,6 +98,8 @@ struct HostInode {
     known: Lock<Known, { rank::LEAF }>,
     /// It was given another name.
     was_linked: AtomicBool,
+    /// When it was found to have no access control list.
+    unlisted: xattr::Moment,
     data: OnceLock<Arc<Data>>,
     /// What writers and readers of a FIFO share: guests meet there, the host does not take part.
     fifo: OnceLock<Box<Fifo>>,
@@ -122,10 +125,12 @@ pub fn new(memory: Arc<dyn Memory>, dir: &Path, mode: Mode) -> Result<Arc<dyn In
         shared: Lock::new(HashMap::new()),
         generation: AtomicU64::new(0),
         is_changed_untold: AtomicBool::new(false),
+        lists: xattr::Lists::default(),
     });
     let place = Place { parent: None, name: CString::default() };
     let inode = HostInode::new(&fs, stat, place);
     inode.fd.pin(root);
+    inode.hands_lists_on();
     Ok(inode)
 }
 
@@ -160,6 +165,7 @@ impl HostInode {
             fd: fds::Slot::default(),
             known: Lock::default(),
             was_linked: AtomicBool::new(false),
+            unlisted: xattr::Moment::default(),
             data: OnceLock::new(),
             fifo: OnceLock::new(),
         });
@@ -177,6 +183,11 @@ impl HostInode {
 
     fn place(&self) -> Place {
         self.place.lock().clone()
+    }
+
+    /// What the VFS sees of what the host tells.
+    fn shown(&self, stat: &Stat) -> Metadata {
+        Metadata { flags: self.list_flags(stat), ..metadata(stat) }
     }
 
     fn is_writable(&self) -> bool {
@@ -258,7 +269,7 @@ impl HostInode {
 
 impl Inode for HostInode {
     fn metadata(&self) -> Result<Metadata, Errno> {
-        Ok(metadata(&self.stat()?))
+        Ok(self.shown(&self.stat()?))
     }
 
     fn file_type(&self) -> Result<FileType, Errno> {
@@ -304,6 +315,10 @@ impl Inode for HostInode {
         self.fs.mode.is_shared
     }
 
+    fn inherits_lists(&self) -> bool {
+        true
+    }
+
     fn is_still(&self, name: &[u8]) -> bool {
         let place = self.place();
         let (Some(parent), Ok(name)) = (place.parent, host::file::name(name)) else { return false };
@@ -316,6 +331,10 @@ impl Inode for HostInode {
 
     fn create(&self, name: &[u8], mode: u32, owner: Owner) -> Result<Arc<dyn Inode>, Errno> {
         change::create(self, name, mode, owner)
+    }
+
+    fn tmpfile(&self, mode: u32, owner: Owner) -> Result<Arc<dyn Inode>, Errno> {
+        change::tmpfile(self, mode, owner)
     }
 
     fn mkdir(&self, name: &[u8], mode: u32, owner: Owner) -> Result<Arc<dyn Inode>, Errno> {

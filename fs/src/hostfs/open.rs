@@ -10,8 +10,8 @@ use base::io::{Sink, Source};
 use base::lock::{Lock, rank};
 use base::memmap::Mappable;
 
+use super::HostInode;
 use super::data::Data;
-use super::{HostInode, metadata};
 use crate::file::{DirEntry, FileOps, Metadata, oflag};
 use crate::vfs::{FileType, Inode, SetAttributes};
 
@@ -105,7 +105,7 @@ impl FileOps for OpenFile {
             Some(fd) => {
                 let stat = self.inode.known_or(|| host::file::stat(fd.as_fd()))?;
                 self.data.notice(&stat);
-                Ok(metadata(&stat))
+                Ok(self.inode.shown(&stat))
             }
             None => self.inode.metadata(),
         }

@@ -251,6 +251,9 @@ impl Inherited {
     /// # Errors
     /// The file system's.
     pub(super) fn give(self, inode: &Arc<dyn Inode>) -> Result<(), Errno> {
+        if inode.inherits_lists() {
+            return Ok(());
+        }
         let ns = UserNamespace::first();
         for (name, list) in [(ACCESS, self.access), (DEFAULT, self.default)] {
             if let Some(list) = list {

@@ -205,6 +205,11 @@ pub trait Inode: Debug + Send + Sync + Any {
         false
     }
 
+    /// Whether new files get the access control lists that their directory hands on without being told.
+    fn inherits_lists(&self) -> bool {
+        false
+    }
+
     /// Takes new options (`MS_REMOUNT`), separated by commas; asked of the root.
     ///
     /// # Errors

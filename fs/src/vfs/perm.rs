@@ -64,8 +64,10 @@ fn check(meta: &Metadata, want: u32, cred: &Credentials, listed: Option<bool>) -
 /// # Errors
 /// As [`check_permission`].
 pub fn check_inode(inode: &dyn Inode, meta: &Metadata, want: u32, cred: &Credentials) -> Result<(), Errno> {
-    check(meta, want, cred, acl::check(inode, meta, want & 7, cred))
-        .or_else(|e| if inode.allows(want) { Ok(()) } else { Err(e) })
+    // A list takes nothing from who may do everything, and is not asked for then.
+    let counts = meta.flags & iflag::ACL != 0 && check(meta, want, cred, Some(false)).is_err();
+    let listed = if counts { acl::check(inode, meta, want & 7, cred) } else { None };
+    check(meta, want, cred, listed).or_else(|e| if inode.allows(want) { Ok(()) } else { Err(e) })
 }
 
 /// Whether the sticky bit of directory `dir` keeps `cred` from removing `victim`.
