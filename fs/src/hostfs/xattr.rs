@@ -102,6 +102,9 @@ impl HostInode {
         }
         // Before the list, so that a change meanwhile has another time.
         let stat = self.stat()?;
+        if name == ACCESS && self.unlisted.is(&stat) {
+            return Err(ENODATA);
+        }
         let value = self.value_of(name);
         match &value {
             Ok(_) if name == DEFAULT => lists.are_inherited.store(true, Ordering::Relaxed),
