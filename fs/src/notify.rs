@@ -277,6 +277,32 @@ pub(crate) fn gone(mount: &Arc<Mount>, dentry: &Arc<Dentry>) {
     }
 }
 
+fn inotify_watches(inode: (u64, u64)) -> Vec<Arc<Watch>> {
+    let list = by_inode(inode).map(|on| on.list()).unwrap_or_default();
+    let inotify = |w: Watcher| if let Watcher::Inotify(w) = w { w.upgrade() } else { None };
+    list.into_iter().filter_map(inotify).collect()
+}
+
+/// Tells those who watch the inode with inotify of something that did not come by the VFS.
+pub(crate) fn outside(inode: (u64, u64), mask: u32, cookie: u32, name: &[u8]) {
+    for watch in inotify_watches(inode) {
+        watch.tell(Event { mask, cookie, name, is_gone: false });
+    }
+}
+
+/// Tells them that it has lost its last name, and ends their watches.
+pub(crate) fn outside_gone(inode: (u64, u64)) {
+    for watch in inotify_watches(inode) {
+        watch.tell(plain(event::DELETE_SELF));
+        watch.end();
+    }
+}
+
+/// Tells them that something happened that is not known any more.
+pub(crate) fn outside_lost(inode: (u64, u64)) {
+    inotify_watches(inode).iter().for_each(|watch| watch.overflow());
+}
+
 thread_local! {
     /// For whom the calling thread works: process and thread.
     static CALLER: Cell<(i32, i32)> = const { Cell::new((0, 0)) };

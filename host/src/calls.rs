@@ -37,6 +37,8 @@ pub enum When {
     Always,
     /// When a host folder is granted for writing.
     Writable,
+    /// When a host folder is granted that the host may change meanwhile.
+    Shared,
     /// When the sandbox shares the host's network.
     Network,
     /// When guests run in stub processes: the platform systrap.
@@ -100,6 +102,10 @@ const fn writable(
     why: &'static str,
 ) -> HostCall {
     HostCall { name, number, limits, threads: "tasks", when: When::Writable, why }
+}
+
+const fn shared(name: &'static str, number: c_long, threads: &'static str, why: &'static str) -> HostCall {
+    HostCall { name, number, limits: &[], threads, when: When::Shared, why }
 }
 
 const fn stubs(
@@ -269,6 +275,15 @@ pub const CALLS: &[HostCall] = &[
     writable("utimensat", libc::SYS_utimensat, &[], "changes times"),
     writable("fsetxattr", libc::SYS_fsetxattr, &[], "changes extended attributes"),
     writable("fremovexattr", libc::SYS_fremovexattr, &[], "removes extended attributes"),
+    shared(
+        "fanotify_init",
+        libc::SYS_fanotify_init,
+        "tasks",
+        "tells guests of the host's changes of volumes",
+    ),
+    shared("fanotify_mark", libc::SYS_fanotify_mark, "tasks", "watches what guests watch in volumes"),
+    shared("name_to_handle_at", libc::SYS_name_to_handle_at, "tasks", "finds what the host tells of"),
+    shared("read", libc::SYS_read, "volume watcher", "the host's changes of volumes"),
     // The standard streams.
     call("read", libc::SYS_read, &[], "tasks", "the standard streams"),
     call("write", libc::SYS_write, &[], "all", "the standard streams; ringfence's own messages"),
@@ -435,6 +450,7 @@ pub fn page() -> String {
         let when = match row.when {
             When::Always => "always",
             When::Writable => "a folder is writable",
+            When::Shared => "a folder is shared with the host",
             When::Network => "the network is the host's",
             When::Stubs => "on systrap",
         };

@@ -22,6 +22,8 @@ const FAILED: libc::c_int = 125;
 pub struct Needs {
     /// A host folder is granted for writing.
     pub writable: bool,
+    /// A host folder is granted that the host may change meanwhile.
+    pub shared: bool,
     /// Guests run in stub processes.
     pub stubs: bool,
     /// The sandbox shares the host's network.
@@ -55,6 +57,7 @@ fn is_needed(row: &HostCall, needs: Needs) -> bool {
     match row.when {
         When::Always => true,
         When::Writable => needs.writable,
+        When::Shared => needs.shared,
         When::Network => needs.network,
         When::Stubs => needs.stubs,
     }
@@ -151,7 +154,7 @@ mod tests {
     fn the_table_makes_filters() {
         for writable in [false, true] {
             assert!(
-                list(Needs { writable, stubs: writable, network: writable })
+                list(Needs { writable, shared: writable, stubs: writable, network: writable })
                     .is_ok_and(|program| program.len() < 4096)
             );
         }

@@ -12,4 +12,5 @@ pub mod stdio;
 pub mod system;
 pub mod terminal;
 pub mod thread;
+pub mod watch;
 pub mod xattr;

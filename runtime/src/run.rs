@@ -166,6 +166,7 @@ fn try_run(options: &Options) -> Result<u8, Failure> {
     let writable = options.volumes.iter().any(Volume::is_writable);
     host::filter::confine(host::filter::Needs {
         writable,
+        shared: options.volumes.iter().any(Volume::is_shared),
         stubs: platform.name() == "systrap",
         network: options.net == "host",
     })

@@ -53,6 +53,11 @@ impl Volume {
         self.mode.is_writable
     }
 
+    /// Whether the host may change it meanwhile.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.mode.is_shared
+    }
+
     /// Whether both show a file, or one is below the other's folder.
     fn meets(&self, other: &Self) -> bool {
         let place = |v: &Self| std::fs::canonicalize(&v.host).unwrap_or_else(|_| v.host.clone());

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use ringfence_tests::outcome::{Outcome, run};
-use ringfence_tests::{have_kvm, have_program, ringfence, scratch};
+use ringfence_tests::{have_kvm, have_program, loud, ringfence, scratch};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -333,4 +333,95 @@ fn access_control_lists_of_the_host_count() {
     for kind in ["ro", "rw"] {
         assert_eq!(bash(&format!("{}:/data:{kind}", dir.display()), &format!("cd /data; {look}")), wanted);
     }
+}
+
+/// Watches of a guest hear of what the host does to a shared folder and to a file in it, and of the guest's own changes once.
+#[test]
+fn watches_hear_of_the_hosts_changes() {
+    if !have_kvm() || !have_program("python3") {
+        return;
+    }
+    // The host tells of changes by fanotify, which a container around the tests may forbid.
+    let asks = "import ctypes; exit(ctypes.CDLL(None).fanotify_init(0xe01, 0) < 0)";
+    if !Command::new("python3").args(["-c", asks]).status().is_ok_and(|s| s.success()) {
+        loud("skipped: no fanotify");
+        return;
+    }
+    let dir = fresh("watched");
+    std::fs::write(dir.join("file"), "1").expect("a file");
+    let program = r#"
+import ctypes, os, struct
+libc = ctypes.CDLL(None)
+os.chdir("/data")
+fd = libc.inotify_init1(0)
+names = {}
+for path, mask in ((".", 0x3ce), ("file", 0xc0e), ("sub", 0x300)):
+    os.makedirs("sub", exist_ok=True)
+    names[libc.inotify_add_watch(fd, path.encode(), mask)] = path
+libc.inotify_rm_watch(fd, 3)
+def events(until):
+    seen = []
+    while True:
+        buf = os.read(fd, 65536)
+        at = 0
+        while at < len(buf):
+            wd, mask, cookie, size = struct.unpack_from("iIII", buf, at)
+            name = buf[at + 16:at + 16 + size].rstrip(bytes(1)).decode()
+            at += 16 + size
+            if name == until: return seen
+            seen.append((names[wd], hex(mask), name, cookie))
+open("own", "w").close()
+os.rename("own", "ready")
+seen = events("done")
+moves = [e for e in seen if e[3] and e[2] in ("made", "moved")]
+print(len(moves), len(set(e[3] for e in moves)))
+for e in sorted(set(e[:3] for e in seen)): print(*e)
+print(sum(e[2] == "own" for e in seen))
+"#;
+    let host = std::thread::spawn({
+        let dir = dir.clone();
+        move || {
+            let end = std::time::Instant::now() + LIMIT;
+            while !dir.join("ready").exists() && std::time::Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            std::fs::write(dir.join("made"), "text").expect("a file");
+            std::fs::set_permissions(dir.join("file"), std::fs::Permissions::from_mode(0o640))
+                .expect("a mode");
+            std::fs::rename(dir.join("made"), dir.join("moved")).expect("a rename");
+            std::fs::create_dir(dir.join("folder")).expect("a folder");
+            std::fs::remove_dir(dir.join("folder")).expect("no folder");
+            std::fs::write(dir.join("sub/unwatched"), "").expect("a file");
+            std::fs::write(dir.join("file"), "other").expect("a file");
+            std::fs::remove_file(dir.join("file")).expect("no file");
+            std::fs::write(dir.join("done"), "").expect("a file");
+        }
+    });
+    let text = bash(&format!("{}:/data:shared", dir.display()), &format!("python3 -c '{program}'"));
+    host.join().expect("the host's changes");
+    let wanted = "2 1
+. 0x100 made
+. 0x100 own
+. 0x2 file
+. 0x2 made
+. 0x200 file
+. 0x4 file
+. 0x40 made
+. 0x40 own
+. 0x40000100 folder
+. 0x40000200 folder
+. 0x8 file
+. 0x8 made
+. 0x8 own
+. 0x80 moved
+. 0x80 ready
+file 0x2 
+file 0x4 
+file 0x400 
+file 0x8 
+file 0x8000 
+sub 0x8000 
+3
+";
+    assert_eq!(text, wanted);
 }

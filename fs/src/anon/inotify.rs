@@ -60,7 +60,26 @@ pub(crate) struct Watch {
     mask: AtomicU32,
     instance: Weak<Instance>,
     place: VfsPath,
+    /// Has others tell of what they do to it, for the mask of now.
+    outside: Outside,
     _counted: Counted,
+}
+
+#[derive(Default)]
+struct Outside(Lock<Option<Box<dyn Any + Send + Sync>>, { rank::LEAF }>);
+
+impl std::fmt::Debug for Outside {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Outside")
+    }
+}
+
+impl Outside {
+    fn set(&self, place: &VfsPath, mask: u32) {
+        let new = place.dentry.inode().watched(mask);
+        let old = std::mem::replace(&mut *self.0.lock(), new);
+        drop(old);
+    }
 }
 
 impl Watch {
@@ -76,6 +95,13 @@ impl Watch {
         instance.push(Event { wd: self.wd, mask, cookie: told.cookie, name: told.name.into() });
         if wanted & event::ONESHOT != 0 {
             instance.remove(self.wd);
+        }
+    }
+
+    /// Events were lost.
+    pub(crate) fn overflow(&self) {
+        if let Some(instance) = self.instance.upgrade() {
+            instance.push(Event { wd: -1, mask: event::Q_OVERFLOW, cookie: 0, name: Box::default() });
         }
     }
 
@@ -167,6 +193,7 @@ impl Inotify {
             }
             let old = if mask & event::MASK_ADD != 0 { watch.mask.load(Ordering::Relaxed) } else { 0 };
             watch.mask.store(old | kept, Ordering::Relaxed);
+            watch.outside.set(&watch.place, old | kept);
             return Ok(watch.wd);
         }
         let mut state = self.0.state.lock();
@@ -186,11 +213,13 @@ impl Inotify {
             mask: AtomicU32::new(kept),
             instance: Arc::downgrade(&self.0),
             place,
+            outside: Outside::default(),
             _counted: Counted::new(),
         });
         state.watches.insert(wd, watch.clone());
         drop(state);
         on.add(Watcher::Inotify(Arc::downgrade(&watch)));
+        watch.outside.set(&watch.place, kept);
         Ok(wd)
     }
 

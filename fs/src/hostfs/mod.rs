@@ -10,13 +10,14 @@
 //!
 //! Reading order: this file (the inode), `fds.rs` (descriptors), `known.rs` (what is not asked
 //! again), `data.rs` (bytes and pages), `change.rs` (writable
-//! trees), `open.rs`, `reclaim.rs` (how many pages are kept).
+//! trees), `open.rs`, `outside.rs` (changes of the host's that guests watch), `reclaim.rs` (how many pages are kept).
 
 mod change;
 mod data;
 mod fds;
 mod known;
 mod open;
+mod outside;
 mod reclaim;
 #[cfg(test)]
 mod tests;
@@ -313,6 +314,10 @@ impl Inode for HostInode {
 
     fn names_change(&self) -> bool {
         self.fs.mode.is_shared
+    }
+
+    fn watched(&self, mask: u32) -> Option<Box<dyn Any + Send + Sync>> {
+        Some(Box::new(outside::watch(self, mask)?))
     }
 
     fn inherits_lists(&self) -> bool {

@@ -205,6 +205,12 @@ pub trait Inode: Debug + Send + Sync + Any {
         false
     }
 
+    /// Somebody watches it for `mask` (inotify(7)) from now on, until what this gives is dropped: what changes it without
+    /// the VFS is to be told to `notify::outside`.
+    fn watched(&self, _mask: u32) -> Option<Box<dyn Any + Send + Sync>> {
+        None
+    }
+
     /// Whether new files get the access control lists that their directory hands on without being told.
     fn inherits_lists(&self) -> bool {
         false
