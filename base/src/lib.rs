@@ -2,10 +2,11 @@
 //!
 //! Reading order: `lock.rs` (ranks: the one list of the lock order), `io.rs` (cursors over guest memory), `memmap.rs`
 //! (the memory file and what can be mapped), `wait.rs` (wait queues and readiness), `cred.rs`, `time.rs`,
-//! `alarm.rs` (what happens at a time), `kept.rs` (memory that the sentry keeps for guests), `landlock.rs` (what tasks have
-//! forbidden themselves).
+//! `alarm.rs` (what happens at a time), `bpf.rs` (classic BPF), `kept.rs` (memory that the sentry keeps
+//! for guests), `landlock.rs` (what tasks have forbidden themselves).
 
 pub mod alarm;
+pub mod bpf;
 pub mod cred;
 pub mod io;
 pub mod kept;

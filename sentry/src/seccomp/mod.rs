@@ -1,6 +1,6 @@
 //! seccomp(2): filters that decide about each system call before it is dispatched (Linux kernel/seccomp.c).
 //!
-//! Reading order: this file (filters, modes, what verdicts do), `bpf.rs` (programs), `notify.rs` (asking another process).
+//! Reading order: this file (filters, modes, what verdicts do), `notify.rs` (asking another process).
 //!
 //! A task's filters may be replaced by another thread (`SECCOMP_FILTER_FLAG_TSYNC`): they are behind a lock, and a number
 //! that is loaded at each call says whether the copy that the thread works with is current; 0 is "no filter". Calls that
@@ -12,15 +12,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use abi::Errno;
 use abi::errno::{EINVAL, ENOMEM, ENOSYS};
 use abi::signal::SigInfo;
+use base::bpf::{DATA_WORDS, Program};
 use base::lock::{Lock, rank};
 
 use crate::signal::SIGKILL;
 use crate::syscall::{Stop, SysResult};
 use crate::task::{Ctx, Task};
-use bpf::{DATA_WORDS, Program};
 use notify::Notifier;
 
-pub mod bpf;
 pub mod notify;
 
 /// `SIGSYS`.
@@ -88,7 +87,7 @@ impl Filter {
         notifier: Option<Arc<Notifier>>,
         logs: bool,
     ) -> Result<Arc<Self>, Errno> {
-        let total = program.len() + before.as_ref().map_or(0, |f| f.total + 4);
+        let total = program.cost() + before.as_ref().map_or(0, |f| f.total + 4);
         if total > MAX_TOTAL {
             return Err(ENOMEM);
         }

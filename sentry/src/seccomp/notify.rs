@@ -11,9 +11,9 @@ use base::lock::{Lock, rank};
 use base::wait::{Events, WaitQueue, Wake};
 use fs::file::{FileDescription, FileOps, Metadata, oflag};
 
-use super::bpf::DATA_WORDS;
 use crate::syscall::{Restart, Stop};
 use crate::task::{Ctx, FdTable, Task};
+use base::bpf::DATA_WORDS;
 
 /// `SECCOMP_USER_NOTIF_FLAG_CONTINUE`.
 pub const FLAG_CONTINUE: u32 = 1;

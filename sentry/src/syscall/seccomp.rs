@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use abi::errno::{EACCES, EBUSY, EFAULT, EINVAL, EOPNOTSUPP, ESRCH};
 use abi::{Errno, UserAddr};
+use base::bpf::{Instruction, MAX_INSTRUCTIONS, Program};
 use base::cred::cap;
 use base::wait::Events;
 
 use super::{Restart, Stop, SysResult};
-use crate::seccomp::bpf::{Instruction, MAX_INSTRUCTIONS, Program};
 use crate::seccomp::notify::{self, FLAG_CONTINUE, Notifier, Reply};
 use crate::seccomp::{Filter, Mode, State, action};
 use crate::task::Ctx;
@@ -85,7 +85,7 @@ fn read_program(cx: &Ctx<'_>, args: UserAddr) -> Result<Program, Errno> {
         jf: (head >> 24) as u8,
         k,
     };
-    Program::new(raw.iter().map(decode).collect())
+    Program::for_calls(raw.iter().map(decode).collect())
 }
 
 fn set_filter(cx: &mut Ctx<'_>, flags: u64, args: UserAddr) -> SysResult {
