@@ -46,6 +46,13 @@ impl ByteRing {
         Ok(())
     }
 
+    /// A copy of the last `n` bytes.
+    pub fn last(&self, n: usize) -> Vec<u8> {
+        let (front, back) = self.slices();
+        let skip = self.len.saturating_sub(n);
+        front.iter().chain(back).skip(skip).copied().collect()
+    }
+
     fn slices(&self) -> (&[u8], &[u8]) {
         let first = self.len.min(self.buf.len() - self.head);
         (&self.buf[self.head..self.head + first], &self.buf[..self.len - first])

@@ -1,7 +1,7 @@
 //! What every socket has, whatever its family.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use abi::Errno;
 use abi::socket::sock;
@@ -11,6 +11,7 @@ use base::wait::{Events, WaitQueue};
 use host::clock::HostClock;
 
 use crate::Namespace;
+use crate::filter::Filters;
 use crate::stamps::Stamps;
 
 /// Options that are stored and, where nothing else says so, have no further effect.
@@ -48,7 +49,7 @@ pub struct Common {
     /// What the sandbox's sockets share.
     pub net: Arc<Namespace>,
     /// `AF_*`.
-    pub domain: u16,
+    domain: AtomicU16,
     /// `SOCK_*`.
     pub kind: u32,
     /// `SO_PROTOCOL`.
@@ -99,6 +100,8 @@ pub struct Common {
     pub zerocopy: AtomicBool,
     /// `SO_SELECT_ERR_QUEUE`.
     pub select_err_queue: AtomicBool,
+    /// What decides which messages arrive.
+    pub filters: Filters,
     /// What is told of times.
     pub stamps: Stamps,
     /// The rest.
@@ -116,7 +119,7 @@ impl Common {
     ) -> Arc<Self> {
         Arc::new(Self {
             net: net.clone(),
-            domain,
+            domain: domain.into(),
             kind,
             protocol,
             ino: net.new_ino(),
@@ -142,9 +145,20 @@ impl Common {
             peek_offset: AtomicI32::new(-1),
             zerocopy: AtomicBool::new(false),
             select_err_queue: AtomicBool::new(false),
+            filters: Filters::default(),
             stamps: Stamps::default(),
             stored: Lock::new(Stored { incoming_cpu: -1, max_pacing_rate: u64::MAX, ..Stored::default() }),
         })
+    }
+
+    /// `AF_*`.
+    pub fn domain(&self) -> u16 {
+        self.domain.load(Ordering::Relaxed)
+    }
+
+    /// An IPv6 socket becomes an IPv4 one.
+    pub(crate) fn set_domain(&self, domain: u16) {
+        self.domain.store(domain, Ordering::Relaxed);
     }
 
     /// The owner, and the owner's group.

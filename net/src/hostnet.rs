@@ -231,7 +231,7 @@ impl Socket for HostSocket {
     fn accept(&self) -> Result<Arc<dyn Socket>, Errno> {
         let fd = host_net::accept(self.fd.as_fd())?;
         let from = &self.common;
-        let common = Common::new(&from.net, from.domain, from.kind, from.protocol, from.owner());
+        let common = Common::new(&from.net, from.domain(), from.kind, from.protocol, from.owner());
         for (from, to) in
             [(&from.send_timeout, &common.send_timeout), (&from.receive_timeout, &common.receive_timeout)]
         {

@@ -5,11 +5,13 @@
 use std::sync::atomic::Ordering;
 
 use abi::Errno;
-use abi::errno::{EDOM, EINVAL, ENODATA, ENODEV, ENOENT, ENOPROTOOPT, ENOTCONN, EOPNOTSUPP, EPERM};
+use abi::errno::{EDOM, EINVAL, ENODATA, ENODEV, ENOPROTOOPT, ENOTCONN, EOPNOTSUPP, EPERM};
 use abi::socket::{Ucred, af, ipproto, so, sol};
+use base::bpf::Instruction;
 use base::cred::cap;
 
 use crate::common::Common;
+use crate::filter::Attached;
 use crate::socket::{Caller, Socket};
 
 /// `SOCK_MIN_SNDBUF`, `SOCK_MIN_RCVBUF`.
@@ -126,7 +128,7 @@ pub fn set(
         }
         so::BSDCOMPAT => {}
         so::PASSCRED
-            if common.domain != abi::socket::af::UNIX && common.domain != abi::socket::af::NETLINK =>
+            if common.domain() != abi::socket::af::UNIX && common.domain() != abi::socket::af::NETLINK =>
         {
             return Err(EOPNOTSUPP);
         }
@@ -148,8 +150,7 @@ pub fn set(
         so::ZEROCOPY if !(0..=1).contains(&number) => return Err(EINVAL),
         so::ZEROCOPY => common.zerocopy.store(is_on, order),
         so::TXTIME => set_transmit_time(common, caller, value)?,
-        // A filter's programs are neither read nor run; what is no program is refused as anywhere.
-        so::ATTACH_FILTER | so::ATTACH_REUSEPORT_CBPF if value.len() != 16 => return Err(EINVAL),
+        // No descriptor is a program of eBPF.
         so::ATTACH_BPF | so::ATTACH_REUSEPORT_EBPF => return Err(EINVAL),
         so::MARK if !caller.cred.has(cap::NET_RAW) && !caller.cred.has(cap::NET_ADMIN) => return Err(EPERM),
         so::MARK => common.stored.lock().mark = number.cast_unsigned(),
@@ -169,12 +170,13 @@ pub fn set(
             common.stored.lock().max_pacing_rate = rate;
         }
         so::INCOMING_CPU => common.stored.lock().incoming_cpu = number,
-        so::PASSSEC | so::PASSPIDFD if common.domain != af::UNIX => return Err(EOPNOTSUPP),
+        so::PASSSEC | so::PASSPIDFD if common.domain() != af::UNIX => return Err(EOPNOTSUPP),
         so::PASSSEC => common.stored.lock().passsec = is_on,
         so::PASSPIDFD => common.pass_pidfd.store(is_on, order),
-        so::DETACH_FILTER | so::DETACH_REUSEPORT_BPF => return Err(ENOENT),
-        so::LOCK_FILTER if !is_on && common.stored.lock().switches >> name & 1 == 1 => return Err(EPERM),
-        so::WIFI_STATUS | so::NOFCS | so::LOCK_FILTER => {
+        so::DETACH_FILTER => common.filters.detach()?,
+        so::DETACH_REUSEPORT_BPF => socket.set_chooser(None)?,
+        so::LOCK_FILTER => common.filters.lock(is_on)?,
+        so::WIFI_STATUS | so::NOFCS => {
             let mut stored = common.stored.lock();
             stored.switches = stored.switches & !(1 << name) | u64::from(is_on) << name;
         }
@@ -195,9 +197,25 @@ pub fn set(
     Ok(())
 }
 
+/// Attaches a program: `SO_ATTACH_FILTER` or `SO_ATTACH_REUSEPORT_CBPF`.
+///
+/// # Errors
+/// `EPERM`: filters are locked; `EINVAL`: it is no program; `ENOMEM`; `EOPNOTSUPP`: the host's kernel receives.
+pub fn attach(socket: &dyn Socket, name: i32, list: Vec<Instruction>) -> Result<(), Errno> {
+    let common = socket.common();
+    if common.net.host.is_some() && matches!(common.domain(), af::INET | af::INET6) {
+        return Err(EOPNOTSUPP);
+    }
+    if name == so::ATTACH_FILTER {
+        return common.filters.attach(list);
+    }
+    common.filters.check_lock()?;
+    socket.set_chooser(Some(Attached::new(list)?))
+}
+
 /// Whether `MSG_ZEROCOPY` means something.
-pub const fn has_error_queue(common: &Common) -> bool {
-    let is_inet = matches!(common.domain, af::INET | af::INET6);
+pub fn has_error_queue(common: &Common) -> bool {
+    let is_inet = matches!(common.domain(), af::INET | af::INET6);
     is_inet && matches!(common.protocol, ipproto::TCP | ipproto::UDP)
 }
 
@@ -250,7 +268,7 @@ pub fn get(socket: &dyn Socket, level: i32, name: i32, given: &[u8]) -> Result<V
         so::REUSEPORT => common.reuse_port.load(order).into(),
         so::TYPE => common.kind as i32,
         so::PROTOCOL => common.protocol,
-        so::DOMAIN => common.domain.into(),
+        so::DOMAIN => common.domain().into(),
         so::ERROR => common.take_error().map_or(0, Errno::raw),
         so::DONTROUTE => stored.dont_route.into(),
         so::BROADCAST => common.broadcast.load(order).into(),
@@ -290,18 +308,18 @@ pub fn get(socket: &dyn Socket, level: i32, name: i32, given: &[u8]) -> Result<V
         so::MARK => stored.mark as i32,
         so::RCVMARK => stored.rcvmark.into(),
         so::RXQ_OVFL => stored.rxq_ovfl.into(),
-        so::WIFI_STATUS | so::NOFCS | so::LOCK_FILTER => (stored.switches >> name & 1) as i32,
+        so::LOCK_FILTER => common.filters.is_locked().into(),
+        so::WIFI_STATUS | so::NOFCS => (stored.switches >> name & 1) as i32,
         // SKF_AD_MAX: what filters can ask about a packet.
         so::BPF_EXTENSIONS => 64,
         so::INCOMING_NAPI_ID | so::PREFER_BUSY_POLL | so::RESERVE_MEM => 0,
         so::TXREHASH if !common.is_stream() => return Err(EOPNOTSUPP),
         so::TXREHASH => (!stored.no_rehash).into(),
-        so::ATTACH_FILTER => return Ok(Vec::new()),
         so::TXTIME => {
             let (clock, flags) = stored.txtime.unwrap_or_default();
             return Ok([clock.to_le_bytes(), flags.to_le_bytes()].concat());
         }
-        so::PEERPIDFD if common.domain != af::UNIX => return Err(ENODATA),
+        so::PEERPIDFD if common.domain() != af::UNIX => return Err(ENODATA),
         so::ZEROCOPY => common.zerocopy.load(order).into(),
         so::PEEK_OFF if !socket.has_peek_offset() => return Err(EOPNOTSUPP),
         so::PEEK_OFF => common.peek_offset.load(order),
@@ -310,7 +328,7 @@ pub fn get(socket: &dyn Socket, level: i32, name: i32, given: &[u8]) -> Result<V
         so::MAX_PACING_RATE if given.len() >= 8 => return Ok(stored.max_pacing_rate.to_le_bytes().to_vec()),
         so::MAX_PACING_RATE => u32::try_from(stored.max_pacing_rate).unwrap_or(u32::MAX).cast_signed(),
         so::INCOMING_CPU => stored.incoming_cpu,
-        so::PASSSEC | so::PASSPIDFD if common.domain != af::UNIX => return Err(EOPNOTSUPP),
+        so::PASSSEC | so::PASSPIDFD if common.domain() != af::UNIX => return Err(EOPNOTSUPP),
         so::PASSSEC => stored.passsec.into(),
         so::PASSPIDFD => common.pass_pidfd.load(order).into(),
         so::BINDTODEVICE if stored.device.is_empty() => return Ok(Vec::new()),
@@ -330,8 +348,8 @@ pub fn get(socket: &dyn Socket, level: i32, name: i32, given: &[u8]) -> Result<V
 }
 
 /// Whether messages can tell who sent them.
-const fn has_credentials(common: &Common) -> bool {
-    matches!(common.domain, af::UNIX | af::NETLINK)
+fn has_credentials(common: &Common) -> bool {
+    matches!(common.domain(), af::UNIX | af::NETLINK)
 }
 
 /// `SK_MEMINFO_*`.

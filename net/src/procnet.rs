@@ -27,7 +27,7 @@ pub const FILES: &[(&str, Make)] = &[
     ("if_inet6", if_inet6),
     ("ipv6_route", ipv6_route),
     ("netlink", netlink),
-    ("packet", |_| "sk               RefCnt Type Proto  Iface R Rmem   User   Inode\n".to_owned()),
+    ("packet", packet),
     ("raw", |net| v4_table(net, ipproto::RAW)),
     ("raw6", |net| v6_table(net, ipproto::RAW)),
     ("route", route),
@@ -219,6 +219,28 @@ fn netlink(net: &Namespace) -> String {
             0,
             i32::from(is_dumping),
             2
+        );
+    }
+    out
+}
+
+/// Source: Linux 6.12 net/packet/af_packet.c, `packet_seq_show`.
+fn packet(net: &Namespace) -> String {
+    let mut out = "sk               RefCnt Type Proto  Iface R Rmem   User   Inode\n".to_owned();
+    for report in net.reports() {
+        let Report::Packet(s) = report else { continue };
+        let _ = writeln!(
+            out,
+            "{:016x} {:<6} {:<4} {:04x}   {:<5} {} {:<6} {:<6} {:<6}",
+            0,
+            3,
+            s.kind,
+            s.protocol,
+            s.index,
+            i32::from(s.protocol != 0),
+            s.receive_queue,
+            s.uid,
+            s.ino
         );
     }
     out

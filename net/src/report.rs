@@ -14,6 +14,8 @@ pub enum Report {
     Unix(UnixReport),
     /// A socket of AF_NETLINK.
     Netlink(NetlinkReport),
+    /// A socket of AF_PACKET.
+    Packet(PacketReport),
 }
 
 /// A socket of AF_INET or AF_INET6.
@@ -105,6 +107,23 @@ pub struct NetlinkReport {
     pub is_dumping: bool,
 }
 
+/// A socket of AF_PACKET.
+#[derive(Clone, Debug)]
+pub struct PacketReport {
+    /// `SOCK_*`.
+    pub kind: u32,
+    /// `ETH_P_*`.
+    pub protocol: u16,
+    /// The device; 0 for all.
+    pub index: i32,
+    /// Bytes not read.
+    pub receive_queue: usize,
+    /// The owner.
+    pub uid: u32,
+    /// The inode.
+    pub ino: u64,
+}
+
 impl InetReport {
     /// Of a socket of which nothing but the addresses is known.
     pub fn new(domain: u16, protocol: i32, local: SocketAddr, remote: Option<SocketAddr>) -> Self {
@@ -142,7 +161,7 @@ impl InetReport {
             receive_buffer: common.receive_limit(),
             send_buffer: common.send_limit(),
             mark: common.stored.lock().mark,
-            ..Self::new(common.domain, common.protocol, local, remote)
+            ..Self::new(common.domain(), common.protocol, local, remote)
         }
     }
 }

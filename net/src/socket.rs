@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use abi::Errno;
-use abi::errno::{ENOTTY, EOPNOTSUPP};
+use abi::errno::{EINVAL, ENOTTY, EOPNOTSUPP};
 use abi::socket::{Ucred, sock};
 use base::cred::Credentials;
 use base::io::{Sink, Source};
@@ -18,6 +18,7 @@ use fs::file::{FileDescription, FileOps, IoctlMemory, Metadata, oflag};
 use fs::vfs::{SetAttributes, Walk, mode};
 
 use crate::Common;
+use crate::filter::Attached;
 use crate::message::{Incoming, Outgoing};
 use crate::report::Report;
 use crate::rights::Rights;
@@ -200,6 +201,14 @@ pub trait Socket: Debug + Send + Sync + Any {
         false
     }
 
+    /// Sets or removes what chooses among the sockets that share its port.
+    ///
+    /// # Errors
+    /// `EINVAL`: it shares none; `ENOENT`: there was nothing to remove.
+    fn set_chooser(&self, _chooser: Option<Arc<Attached>>) -> Result<(), Errno> {
+        Err(EINVAL)
+    }
+
     /// `SO_PEEK_OFF` is supported.
     fn has_peek_offset(&self) -> bool {
         false
@@ -335,7 +344,7 @@ impl FileOps for SocketFile {
             SIOCATMARK => usize::from(self.0.at_mark()?),
             _ => {
                 let common = self.0.common();
-                return match crate::ioctl::ioctl(&common.net, common.domain, request, arg, memory) {
+                return match crate::ioctl::ioctl(&common.net, common.domain(), request, arg, memory) {
                     Err(ENOTTY) => self.0.ioctl(request, arg, memory),
                     other => other,
                 };

@@ -98,6 +98,8 @@ sysctl! {
     ping_group_range: "net/ipv4/ping_group_range" = [1, 0] in 0..=4_294_967_294,
     /// `IP_TTL` of a new socket.
     default_ttl: "net/ipv4/ip_default_ttl" = [64] in 1..=255,
+    /// Echo requests are not answered.
+    echo_ignore_all: "net/ipv4/icmp_echo_ignore_all" = [0] in 0..=255,
     /// Addresses that are not ours can be bound.
     nonlocal_bind: "net/ipv4/ip_nonlocal_bind" = [0] in 0..=BYTES,
     /// `TCP_KEEPIDLE` of a new socket, s.

@@ -49,7 +49,7 @@ impl Marks {
         caller: Option<&Caller<'_>>,
         controls: &[Control],
     ) -> Result<Self, Errno> {
-        let domain = common.domain;
+        let domain = common.domain();
         let mut marks = Self::default();
         for control in controls {
             let data = &control.data[..];
@@ -157,6 +157,8 @@ pub(crate) struct Header {
     pub(crate) ttl: u8,
     pub(crate) tos: u8,
     pub(crate) time: Option<Time>,
+    /// Bytes of each of the datagrams that were put together; 0 when it is one.
+    pub(crate) segment: u16,
 }
 
 impl IpOptions {

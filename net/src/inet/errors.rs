@@ -167,10 +167,10 @@ impl Errors {
         };
         match entry {
             Entry::Refused { to, .. } => {
-                incoming.from = Some(address::to_bytes(common.domain, to));
+                incoming.from = Some(address::to_bytes(common.domain(), to));
                 let (origin, kind, code) = if to.is_ipv4() { (ICMP, 3, 3) } else { (ICMP6, 1, 4) };
                 incoming.controls.push(extended(
-                    common.domain,
+                    common.domain(),
                     ECONNREFUSED,
                     [origin, kind, code, 0],
                     (0, 0),
@@ -182,11 +182,17 @@ impl Errors {
                     incoming.controls.push(common.stamps.three(time));
                 }
                 let about = (step as u32, key);
-                incoming.controls.push(extended(common.domain, ENOMSG, [TIMESTAMPING, 0, 0, 0], about, from));
+                incoming.controls.push(extended(
+                    common.domain(),
+                    ENOMSG,
+                    [TIMESTAMPING, 0, 0, 0],
+                    about,
+                    from,
+                ));
             }
             Entry::Copied { first, last } => {
                 incoming.controls.push(extended(
-                    common.domain,
+                    common.domain(),
                     0,
                     [ZEROCOPY, 0, COPIED, 0],
                     (first, last),
@@ -211,41 +217,4 @@ fn extended(domain: u16, errno: u32, what: [u8; 4], about: (u32, u32), by: Optio
         None => data.resize(data.len() + len, 0),
     }
     Control::new(level, kind, data)
-}
-
-/// A datagram as it leaves on the loopback: with the headers of Ethernet, IP and UDP.
-pub(crate) fn packet_of(data: &[u8], from: SocketAddr, to: SocketAddr, ttl: u8, tos: u8) -> Vec<u8> {
-    const UDP: u8 = 17;
-    let mut out = vec![0; 12];
-    let len = data.len() as u16 + 8;
-    match (from.ip(), to.ip()) {
-        (std::net::IpAddr::V4(src), std::net::IpAddr::V4(dst)) => {
-            out.extend_from_slice(&[8, 0]);
-            let mut header = vec![0x45, tos];
-            header.extend_from_slice(&(len + 20).to_be_bytes());
-            header.extend_from_slice(&[0, 0, 0x40, 0, ttl, UDP, 0, 0]);
-            header.extend_from_slice(&src.octets());
-            header.extend_from_slice(&dst.octets());
-            let sum: u32 = header.chunks_exact(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum();
-            let folded = (sum & 0xffff) + (sum >> 16);
-            header[10..12].copy_from_slice(&(!((folded + (folded >> 16)) as u16)).to_be_bytes());
-            out.extend_from_slice(&header);
-        }
-        (src, dst) => {
-            let octets = |ip| match ip {
-                std::net::IpAddr::V4(ip) => std::net::Ipv4Addr::to_ipv6_mapped(&ip).octets(),
-                std::net::IpAddr::V6(ip) => ip.octets(),
-            };
-            out.extend_from_slice(&[0x86, 0xdd, 0x60 | tos >> 4, tos << 4, 0, 0]);
-            out.extend_from_slice(&len.to_be_bytes());
-            out.extend_from_slice(&[UDP, ttl]);
-            out.extend_from_slice(&octets(src));
-            out.extend_from_slice(&octets(dst));
-        }
-    }
-    for word in [from.port(), to.port(), len, 0] {
-        out.extend_from_slice(&word.to_be_bytes());
-    }
-    out.extend_from_slice(data);
-    out
 }

@@ -1,30 +1,35 @@
 //! AF_INET and AF_INET6 on the loopback, without packets.
 //!
 //! Reading order: this file (what the sockets share, routes), `address.rs`, `ports.rs`, `options.rs` (levels
-//! `IPPROTO_IP` and `IPPROTO_IPV6`), `ancillary.rs` (their control messages), `errors.rs` (error queues), `tcp/`, `udp.rs`, `raw.rs`.
+//! `IPPROTO_IP` and `IPPROTO_IPV6`), `groups.rs` (multicast groups), `ancillary.rs` (control messages), `errors.rs` (error queues), `wire.rs` (packets as bytes), `packets.rs` (who looks at them), `tcp/`, `udp.rs`, `raw.rs`.
 
 pub(crate) mod address;
 pub(crate) mod ancillary;
 pub(crate) mod errors;
+pub(crate) mod groups;
 pub(crate) mod options;
+pub(crate) mod packets;
 pub(crate) mod ports;
 pub mod raw;
 pub mod tcp;
 pub mod udp;
+pub(crate) mod wire;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use abi::Errno;
-use abi::errno::{EACCES, EADDRNOTAVAIL, EAFNOSUPPORT, EINVAL, ENETUNREACH};
+use abi::errno::{EACCES, EADDRNOTAVAIL, EAFNOSUPPORT, EINVAL, ENETUNREACH, ENOTCONN};
 use abi::socket::{af, ipproto};
 use base::cred::cap;
+use base::lock::{Lock, rank};
 
-use crate::Namespace;
 use crate::counters::Counters;
 use crate::device::Device;
+use crate::options::int;
 use crate::report::{InetReport, Report};
 use crate::socket::Caller;
+use crate::{Common, Namespace};
 use address::Given;
 use options::{IpOptions, ip, ipv6};
 use ports::Ports;
@@ -35,7 +40,10 @@ pub struct Inet {
     pub(crate) tcp: Arc<Ports<tcp::Backlog>>,
     pub(crate) udp: Arc<Ports<udp::UdpSocket>>,
     pub(crate) udplite: Arc<Ports<udp::UdpSocket>>,
-    pub(crate) raws: raw::Raws,
+    /// Who looks at packets.
+    pub(crate) watchers: packets::Watchers,
+    /// Held while an echo socket gets its identifier.
+    pub(crate) identifying: Lock<(), { rank::SOCKET }>,
     /// Multicast groups that somebody joined.
     pub(crate) groups: udp::Groups,
     /// The loopback device.
@@ -50,7 +58,8 @@ impl Default for Inet {
             tcp: Ports::new(),
             udp: Ports::new(),
             udplite: Ports::new(),
-            raws: raw::Raws::default(),
+            watchers: packets::Watchers::default(),
+            identifying: Lock::default(),
             groups: udp::Groups::default(),
             device: Device::new(),
             counters: Counters::default(),
@@ -106,6 +115,26 @@ pub(crate) fn check_scope(to: Given) -> Result<(), Errno> {
         IpAddr::V6(ip) if is_link_local(ip) && to.scope == 0 => Err(EINVAL),
         _ => Ok(()),
     }
+}
+
+/// `IPV6_ADDRFORM`: an IPv6 socket whose peer has an IPv4 address becomes an IPv4 socket.
+///
+/// Source: Linux 6.12 net/ipv6/ipv6_sockglue.c, `do_ipv6_setsockopt`.
+pub(crate) fn become_ipv4(
+    common: &Common,
+    remote: Option<SocketAddr>,
+    v6only: bool,
+    value: &[u8],
+) -> Result<(), Errno> {
+    if int(value)? != i32::from(af::INET) {
+        return Err(EINVAL);
+    }
+    let remote = remote.ok_or(ENOTCONN)?;
+    if v6only || remote.is_ipv6() {
+        return Err(EADDRNOTAVAIL);
+    }
+    common.set_domain(af::INET);
+    Ok(())
 }
 
 /// Whether the address means something on one link only.

@@ -2,13 +2,14 @@
 //!
 //! Source: Linux 6.12 net/ipv4/ip_sockglue.c, net/ipv6/ipv6_sockglue.c.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use abi::Errno;
-use abi::errno::{EADDRINUSE, EADDRNOTAVAIL, EINVAL, ENODEV, ENOPROTOOPT, ENOTCONN, EPERM};
-use abi::socket::sock;
+use abi::errno::{EADDRNOTAVAIL, EINVAL, ENODEV, ENOPROTOOPT, ENOTCONN, EPERM};
+use abi::socket::{af, sock};
 use base::cred::cap;
 
+use super::groups::{Groups, Place, option};
 use crate::options::int;
 use crate::socket::Caller;
 use crate::sysctl::Sysctl;
@@ -17,8 +18,6 @@ use crate::sysctl::Sysctl;
 pub(crate) const LOOPBACK_INDEX: i32 = 1;
 /// Its maximum transmission unit.
 pub(crate) const LOOPBACK_MTU: i32 = 65_536;
-/// Most groups that one socket joins (`net.ipv4.igmp_max_memberships`).
-const MEMBERSHIPS_MAX: usize = 20;
 
 /// Options of level `IPPROTO_IP`.
 pub(crate) mod ip {
@@ -42,8 +41,6 @@ pub(crate) mod ip {
     pub(crate) const MULTICAST_LOOP: i32 = 34;
     pub(crate) const ADD_MEMBERSHIP: i32 = 35;
     pub(crate) const DROP_MEMBERSHIP: i32 = 36;
-    pub(crate) const JOIN_GROUP: i32 = 42;
-    pub(crate) const LEAVE_GROUP: i32 = 45;
     pub(crate) const RECVERR_RFC4884: i32 = 26;
     pub(crate) const MULTICAST_ALL: i32 = 49;
     pub(crate) const UNICAST_IF: i32 = 50;
@@ -70,6 +67,7 @@ pub(crate) mod ip {
 
 /// Options of level `IPPROTO_IPV6`.
 pub(crate) mod ipv6 {
+    pub(crate) const ADDRFORM: i32 = 1;
     pub(crate) const UNICAST_HOPS: i32 = 16;
     pub(crate) const MULTICAST_IF: i32 = 17;
     pub(crate) const MULTICAST_HOPS: i32 = 18;
@@ -82,8 +80,6 @@ pub(crate) mod ipv6 {
     pub(crate) const V6ONLY: i32 = 26;
     pub(crate) const MULTICAST_ALL: i32 = 29;
     pub(crate) const RECVERR_RFC4884: i32 = 31;
-    pub(crate) const MCAST_JOIN_GROUP: i32 = 42;
-    pub(crate) const MCAST_LEAVE_GROUP: i32 = 45;
     pub(crate) const RECVPKTINFO: i32 = 49;
     pub(crate) const PKTINFO: i32 = 50;
     pub(crate) const RECVHOPLIMIT: i32 = 51;
@@ -171,7 +167,7 @@ pub(crate) struct IpOptions {
     preferences: i32,
     unicast_if6: u32,
     min_hops: i32,
-    pub(crate) groups: Vec<IpAddr>,
+    pub(crate) groups: Groups,
 }
 
 impl IpOptions {
@@ -200,7 +196,7 @@ impl IpOptions {
             preferences: 0x500,
             unicast_if6: 0,
             min_hops: 0,
-            groups: Vec::new(),
+            groups: Groups::default(),
         }
     }
 }
@@ -229,13 +225,6 @@ fn interface(index: i32) -> Result<i32, Errno> {
         0 | LOOPBACK_INDEX => Ok(index),
         _ => Err(ENODEV),
     }
-}
-
-/// The group and interface of an address-family independent request (`struct group_req`).
-fn group_request(value: &[u8]) -> Result<(IpAddr, i32), Errno> {
-    let index = int(value)?;
-    let given = super::address::parse_any(value.get(8..).ok_or(EINVAL)?)?;
-    Ok((given.addr.ip(), index))
 }
 
 fn v4_at(value: &[u8], at: usize) -> Result<Ipv4Addr, Errno> {
@@ -273,30 +262,6 @@ impl IpOptions {
         }
     }
 
-    fn join(&mut self, group: IpAddr, index: i32) -> Result<(), Errno> {
-        if !group.is_multicast() {
-            return Err(EINVAL);
-        }
-        // Without an interface a route would have to lead to the group.
-        if index != LOOPBACK_INDEX {
-            return Err(ENODEV);
-        }
-        if self.groups.contains(&group) {
-            return Err(EADDRINUSE);
-        }
-        if self.groups.len() >= MEMBERSHIPS_MAX {
-            return Err(abi::errno::ENOBUFS);
-        }
-        self.groups.push(group);
-        Ok(())
-    }
-
-    fn leave(&mut self, group: IpAddr) -> Result<(), Errno> {
-        let at = self.groups.iter().position(|g| *g == group).ok_or(EADDRNOTAVAIL)?;
-        self.groups.remove(at);
-        Ok(())
-    }
-
     /// Sets an option of `IPPROTO_IP`.
     pub(crate) fn set(
         &mut self,
@@ -305,6 +270,9 @@ impl IpOptions {
         name: i32,
         value: &[u8],
     ) -> Result<(), Errno> {
+        if let Some(result) = self.groups.set(af::INET, name, value) {
+            return result;
+        }
         let number = value_of(value);
         match name {
             ip::TRANSPARENT
@@ -340,18 +308,18 @@ impl IpOptions {
                 let index = if value.len() >= 12 { int(&value[8..])? } else { 0 };
                 let index = if index == 0 && addr.is_loopback() { LOOPBACK_INDEX } else { index };
                 if name == ip::ADD_MEMBERSHIP {
-                    self.join(group.into(), index)?;
+                    self.groups.join(Place { group: group.into(), index })?;
                 } else if index != LOOPBACK_INDEX {
                     return Err(ENODEV);
                 } else {
-                    self.leave(group.into())?;
+                    self.groups.leave(group.into())?;
                 }
             }
-            ip::JOIN_GROUP => {
-                let (group, index) = group_request(value)?;
-                self.join(group, index)?;
-            }
-            ip::LEAVE_GROUP => self.leave(group_request(value)?.0)?,
+            option::ADD_SOURCE_V4
+            | option::DROP_SOURCE_V4
+            | option::BLOCK_SOURCE_V4
+            | option::UNBLOCK_SOURCE_V4 => self.groups.set_source_v4(name, value)?,
+            option::FILTER_V4 => self.groups.set_filter_v4(value)?,
             ip::UNICAST_IF => self.unicast_if = unicast_interface(value)?,
             ip::MTU_DISCOVER | ip::MINTTL | ip::MULTICAST_TTL | ip::OPTIONS => return Err(EINVAL),
             _ => return Err(ENOPROTOOPT),
@@ -425,18 +393,18 @@ impl IpOptions {
         name: i32,
         value: &[u8],
     ) -> Result<(), Errno> {
+        if let Some(result) = self.groups.set(af::INET6, name, value) {
+            return result;
+        }
         match name {
             ipv6::JOIN_GROUP | ipv6::LEAVE_GROUP => {
                 let group: [u8; 16] = value.get(..16).and_then(|b| b.try_into().ok()).ok_or(EINVAL)?;
                 let index = int(value.get(16..).ok_or(EINVAL)?)?;
                 let group = Ipv6Addr::from(group).into();
-                return if name == ipv6::JOIN_GROUP { self.join(group, index) } else { self.leave(group) };
+                let place = Place { group, index };
+                let groups = &mut self.groups;
+                return if name == ipv6::JOIN_GROUP { groups.join(place) } else { groups.leave(group) };
             }
-            ipv6::MCAST_JOIN_GROUP => {
-                let (group, index) = group_request(value)?;
-                return self.join(group, index);
-            }
-            ipv6::MCAST_LEAVE_GROUP => return self.leave(group_request(value)?.0),
             ipv6::PKTINFO => return Ok(()),
             _ => {}
         }
@@ -488,7 +456,8 @@ impl IpOptions {
             ipv6::ADDR_PREFERENCES => self.preferences,
             ipv6::UNICAST_IF => (self.unicast_if6.swap_bytes()).cast_signed(),
             ipv6::MINHOPCOUNT => self.min_hops,
-            1 => return Err(ENOTCONN),
+            ipv6::ADDRFORM if !facts.is_connected => return Err(ENOTCONN),
+            ipv6::ADDRFORM => af::INET6.into(),
             // Headers that no packet is sent with.
             54 | 55 | 57 | 59 => return Ok(Vec::new()),
             80 if facts.kind != sock::STREAM => return Err(ENOPROTOOPT),

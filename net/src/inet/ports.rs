@@ -9,12 +9,14 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
-use abi::errno::{EADDRINUSE, EADDRNOTAVAIL};
+use abi::errno::{EADDRINUSE, EADDRNOTAVAIL, EINVAL, ENOENT};
 use base::lock::{Lock, rank};
 use host::clock::HostClock;
 
 use super::address::Local;
+use super::wire::Frame;
 use crate::Common;
+use crate::filter::Attached;
 
 /// How long a connection lingers (`TCP_TIMEWAIT_LEN`).
 const TIME_WAIT_NS: i64 = 60_000_000_000;
@@ -59,6 +61,29 @@ struct Receiver<S> {
 struct Port<S> {
     holders: HashMap<u64, Holder>,
     receivers: Vec<Receiver<S>>,
+    /// What chooses among those that share the port at an address (`SO_ATTACH_REUSEPORT_CBPF`).
+    choosers: Vec<(Local, Arc<Attached>)>,
+}
+
+impl<S> Port<S> {
+    /// Takes a receiver away; the last one takes its place.
+    fn remove_receiver(&mut self, id: u64) -> Option<Receiver<S>> {
+        let at = self.receivers.iter().position(|r| r.id == id)?;
+        let old = self.receivers.swap_remove(at);
+        if !self.is_shared(old.local) {
+            self.choosers.retain(|(local, _)| *local != old.local);
+        }
+        Some(old)
+    }
+
+    /// Whether somebody shares the port at `local`.
+    fn is_shared(&self, local: Local) -> bool {
+        self.receivers.iter().any(|r| r.reuse_port && r.local == local)
+    }
+
+    fn chooser(&self, local: Local) -> Option<&Arc<Attached>> {
+        self.choosers.iter().find(|(l, _)| *l == local).map(|(_, chooser)| chooser)
+    }
 }
 
 #[derive(Debug)]
@@ -139,15 +164,18 @@ impl<S> Tables<S> {
     }
 
     fn hold(&mut self, port: u16, id: u64, holder: Holder) {
-        let port =
-            self.ports.entry(port).or_insert_with(|| Port { holders: HashMap::new(), receivers: Vec::new() });
+        let port = self.ports.entry(port).or_insert_with(|| Port {
+            holders: HashMap::new(),
+            receivers: Vec::new(),
+            choosers: Vec::new(),
+        });
         port.holders.insert(id, holder);
     }
 
     fn release(&mut self, port: u16, id: u64) {
         if let Some(p) = self.ports.get_mut(&port) {
             p.holders.remove(&id);
-            p.receivers.retain(|r| r.id != id);
+            p.remove_receiver(id);
             if p.holders.is_empty() {
                 self.ports.remove(&port);
             }
@@ -280,10 +308,17 @@ impl<S> Ports<S> {
     }
 
     /// Who receives what comes from `from` to `to`: the closest match; among equals that share the port
-    /// (`SO_REUSEPORT`) one that depends on the addresses.
-    pub(crate) fn find(&self, to: SocketAddr, from: SocketAddr) -> Option<Weak<S>> {
+    /// (`SO_REUSEPORT`) the one that their program chooses by the payload of `frame`, else one that depends on the
+    /// addresses.
+    pub(crate) fn find(
+        &self,
+        to: SocketAddr,
+        from: SocketAddr,
+        frame: impl FnOnce() -> Frame,
+    ) -> Option<Weak<S>> {
         let tables = self.tables.lock();
-        let receivers = &tables.ports.get(&to.port())?.receivers;
+        let port = tables.ports.get(&to.port())?;
+        let receivers = &port.receivers;
         let mut best: Option<(u32, &Receiver<S>)> = None;
         let mut count = 0u32;
         let mut chosen = None;
@@ -306,7 +341,18 @@ impl<S> Ports<S> {
                 }
             }
         }
-        chosen.map(|r| r.socket.clone())
+        let (score, first) = best?;
+        let chosen = chosen.map(|r| r.socket.clone());
+        if !first.reuse_port || port.choosers.is_empty() {
+            return chosen;
+        }
+        let Some(chooser) = port.chooser(first.local).cloned() else { return chosen };
+        let is_equal = |r: &&Receiver<S>| r.reuse_port && r.score(to, from) == Some(score);
+        let equals: Vec<Weak<S>> = receivers.iter().filter(is_equal).map(|r| r.socket.clone()).collect();
+        drop(tables);
+        let frame = frame();
+        let index = chooser.run(&frame.view(frame.payload)) as usize;
+        equals.get(index).cloned().or(chosen)
     }
 
     /// Connections that linger, and how long they still do, in ms.
@@ -395,17 +441,41 @@ impl<S> Held<S> {
     }
 
     /// Makes `socket` receive what arrives, from `remote` alone when given.
-    pub(crate) fn receive(
-        &self,
-        socket: Weak<S>,
-        local: Local,
-        remote: Option<SocketAddr>,
-        reuse_port: bool,
-    ) {
+    pub(crate) fn receive(&self, socket: Weak<S>, local: Local, remote: Option<SocketAddr>, common: &Common) {
+        let reuse_port = common.reuse_port.load(Ordering::Relaxed);
+        let chooser = if reuse_port { common.filters.chooser.lock().clone() } else { None };
         let mut tables = self.ports.tables.lock();
         let Some(port) = tables.ports.get_mut(&self.port) else { return };
-        port.receivers.retain(|r| r.id != self.id);
-        port.receivers.push(Receiver { id: self.id, local, remote, socket, reuse_port });
+        if let Some(chooser) = chooser.filter(|_| !port.is_shared(local)) {
+            port.choosers.push((local, chooser));
+        }
+        let new = Receiver { id: self.id, local, remote, socket, reuse_port };
+        match port.receivers.iter_mut().find(|r| r.id == self.id) {
+            Some(old) => *old = new,
+            None => port.receivers.push(new),
+        }
+    }
+
+    /// Sets or removes what chooses among those that share the port at its address.
+    ///
+    /// # Errors
+    /// `EINVAL`: nobody does; `ENOENT`: there is nothing to remove.
+    pub(crate) fn set_chooser(&self, common: &Common, new: Option<Arc<Attached>>) -> Result<(), Errno> {
+        let none = if common.reuse_port.load(Ordering::Relaxed) { ENOENT } else { EINVAL };
+        let mut tables = self.ports.tables.lock();
+        let port = tables.ports.get_mut(&self.port);
+        let shared = port.and_then(|port| {
+            let own = port.receivers.iter().find(|r| r.id == self.id && r.reuse_port)?;
+            Some((own.local, port))
+        });
+        let Some((local, port)) = shared else { return Err(if new.is_some() { EINVAL } else { none }) };
+        let at = port.choosers.iter().position(|(l, _)| *l == local);
+        let old = at.map(|at| port.choosers.swap_remove(at));
+        let is_known = new.is_some() || old.is_some();
+        port.choosers.extend(new.map(|new| (local, new)));
+        drop(tables);
+        drop(old);
+        if is_known { Ok(()) } else { Err(ENOENT) }
     }
 
     /// Takes connections from now on, unless another socket does so at an overlapping address.
@@ -427,7 +497,7 @@ impl<S> Held<S> {
     pub(crate) fn stop(&self) {
         let mut tables = self.ports.tables.lock();
         let Some(port) = tables.ports.get_mut(&self.port) else { return };
-        port.receivers.retain(|r| r.id != self.id);
+        port.remove_receiver(self.id);
         if let Some(holder) = port.holders.get_mut(&self.id) {
             holder.is_listening = false;
         }

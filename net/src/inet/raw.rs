@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::collections::{HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU16, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
@@ -20,6 +20,8 @@ use base::wait::Events;
 use super::address::{self, Given};
 use super::ancillary::{Header, Marks};
 use super::options::{Facts, IpOptions, ip};
+use super::packets::{self, ECHO, ECHO_HEADER, REPLY, seal};
+use super::wire::{self, Frame, Ip, transport_checksum};
 use super::{check_bind, check_scope};
 use crate::common;
 use crate::message::{Incoming, Outgoing};
@@ -33,17 +35,10 @@ const RECEIVE: u32 = 1;
 const SEND: u32 = 2;
 /// The longest packet.
 const LEN_MAX: usize = 65_535;
-/// Size of an IPv4 header without options, and of an ICMP echo header.
-const IP_HEADER: usize = 20;
-const ECHO_HEADER: usize = 8;
+/// `IPV6_CHECKSUM`.
+const CHECKSUM: i32 = 7;
 /// What a packet takes of the receiver's buffer beside its bytes.
 const OVERHEAD: usize = 768;
-/// Types of ICMP messages: request and reply, in both versions.
-const ECHO: [u8; 2] = [8, 128];
-const REPLY: [u8; 2] = [0, 129];
-
-/// The raw and echo sockets of a namespace.
-pub(crate) type Raws = Lock<Vec<Weak<RawSocket>>, { rank::LEAF }>;
 
 #[derive(Debug)]
 struct Packet {
@@ -71,7 +66,7 @@ struct State {
 pub struct RawSocket {
     this: Weak<Self>,
     common: Arc<Common>,
-    state: Lock<State, { rank::SOCKET }>,
+    state: Lock<State, { rank::LEAF }>,
     queue: Lock<Queue, { rank::QUEUE }>,
     shutdown: AtomicU32,
     /// The identifier of an echo socket.
@@ -80,6 +75,8 @@ pub struct RawSocket {
     /// `ICMP_FILTER` or `ICMP6_FILTER`: types that are not wanted.
     filter: Lock<[u32; 8], { rank::LEAF }>,
     has_header: AtomicBool,
+    /// `IPV6_CHECKSUM`: where the checksum lies that is set and looked at; -1 for none.
+    checksum_at: AtomicI32,
 }
 
 /// Makes a raw socket of `protocol`.
@@ -118,95 +115,11 @@ fn make(net: &Arc<Namespace>, domain: u16, kind: u32, protocol: i32, owner: (u32
         ip: Lock::new(IpOptions::new(&common.net.sysctl)),
         filter: Lock::new([0; 8]),
         has_header: (protocol == ipproto::RAW).into(),
+        checksum_at: if protocol == ipproto::ICMPV6 { 2 } else { -1 }.into(),
         common,
     });
-    let mut raws = net.inet.raws.lock();
-    raws.retain(|raw| raw.strong_count() > 0);
-    raws.push(socket.this.clone());
+    net.inet.watchers.add_raw(socket.this.clone(), socket.is_echo());
     socket
-}
-
-/// The checksum of the internet protocols (RFC 1071) over `parts`, each of even length but the last.
-fn checksum(parts: &[&[u8]]) -> u16 {
-    let mut sum = 0u64;
-    for part in parts {
-        for pair in part.chunks(2) {
-            sum += u64::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
-        }
-    }
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
-}
-
-/// Sets an ICMP message's checksum.
-fn seal(message: &mut [u8], from: IpAddr, to: IpAddr) {
-    let Some(at) = message.get_mut(2..4) else { return };
-    at.fill(0);
-    let len = (message.len() as u32).to_be_bytes();
-    let sum = match (from, to) {
-        (IpAddr::V6(from), IpAddr::V6(to)) => {
-            checksum(&[&from.octets(), &to.octets(), &len, &[0, 0, 0, 58], message])
-        }
-        _ => checksum(&[message]),
-    };
-    if let Some(at) = message.get_mut(2..4) {
-        at.copy_from_slice(&sum.to_be_bytes());
-    }
-}
-
-/// A packet on its way.
-struct Transit<'a> {
-    protocol: u8,
-    from: IpAddr,
-    to: IpAddr,
-    ttl: u8,
-    tos: u8,
-    data: &'a [u8],
-}
-
-impl Transit<'_> {
-    fn ip_header(&self) -> Vec<u8> {
-        let (IpAddr::V4(from), IpAddr::V4(to)) = (self.from, self.to) else { return Vec::new() };
-        let len = (IP_HEADER + self.data.len()) as u16;
-        let mut out = vec![0x45, self.tos];
-        out.extend_from_slice(&len.to_be_bytes());
-        // No number, for it is never cut: "don't fragment".
-        out.extend_from_slice(&[0, 0, 0x40, 0, self.ttl, self.protocol, 0, 0]);
-        out.extend_from_slice(&from.octets());
-        out.extend_from_slice(&to.octets());
-        let sum = checksum(&[&out]);
-        out[10..12].copy_from_slice(&sum.to_be_bytes());
-        out
-    }
-
-    /// Gives it to all who listen, and answers it if it is an echo request.
-    fn send(&self, net: &Namespace) {
-        let inet = &net.inet;
-        inet.count(self.to, 1, self.data.len() as u64);
-        let raws: Vec<Arc<RawSocket>> = inet.raws.lock().iter().filter_map(Weak::upgrade).collect();
-        for raw in &raws {
-            raw.hear(self);
-        }
-        let v = usize::from(self.to.is_ipv6());
-        let is_icmp = i32::from(self.protocol) == [ipproto::ICMP, ipproto::ICMPV6][v];
-        if !is_icmp || self.data.len() < ECHO_HEADER {
-            return;
-        }
-        let kind = self.data[0];
-        if kind == REPLY[v] {
-            inet.counters.icmp_replies.one();
-        }
-        if kind == ECHO[v] {
-            inet.counters.icmp_echoes.one();
-            let mut data = self.data.to_vec();
-            data[0] = REPLY[v];
-            seal(&mut data, self.to, self.from);
-            let answer = Transit { from: self.to, to: self.from, ttl: 64, data: &data, ..*self };
-            answer.send(net);
-        }
-    }
 }
 
 impl RawSocket {
@@ -215,19 +128,22 @@ impl RawSocket {
     }
 
     /// Puts a packet in the queue if it is for this socket.
-    fn hear(&self, packet: &Transit<'_>) {
-        let is_v6 = packet.to.is_ipv6();
-        if i32::from(packet.protocol) != self.common.protocol || is_v6 != (self.common.domain == af::INET6) {
+    ///
+    /// Source: Linux 6.12 net/ipv4/raw.c, `raw_rcv`; net/ipv6/raw.c, `rawv6_rcv`; net/ipv4/ping.c, `ping_rcv`.
+    pub(crate) fn hear(&self, frame: &Frame, ip: &Ip) {
+        let is_v6 = ip.to.is_ipv6();
+        if i32::from(ip.protocol) != self.common.protocol || is_v6 != (self.common.domain() == af::INET6) {
             return;
         }
         let state = *self.state.lock();
-        let is_bound_elsewhere = state.ip.is_some_and(|ip| !ip.is_unspecified() && ip != packet.to);
-        if is_bound_elsewhere || state.remote.is_some_and(|ip| ip != packet.from) {
+        let is_bound_elsewhere = state.ip.is_some_and(|own| !own.is_unspecified() && own != ip.to);
+        if is_bound_elsewhere || state.remote.is_some_and(|peer| peer != ip.from) {
             return;
         }
-        let kind = packet.data.first().copied().unwrap_or(0);
+        let message = frame.bytes.get(frame.transport..).unwrap_or(&[]);
+        let kind = message.first().copied().unwrap_or(0);
         if self.is_echo() {
-            let ident = packet.data.get(4..6).map_or(0, |b| u16::from_be_bytes([b[0], b[1]]));
+            let ident = message.get(4..6).map_or(0, |b| u16::from_be_bytes([b[0], b[1]]));
             if kind != REPLY[usize::from(is_v6)] || ident != self.ident() {
                 return;
             }
@@ -237,10 +153,18 @@ impl RawSocket {
         {
             return;
         }
-        let mut data = if is_v6 || self.is_echo() { Vec::new() } else { packet.ip_header() };
-        data.extend_from_slice(packet.data);
+        let is_checked = is_v6 && self.checksum_at.load(Ordering::Relaxed) >= 0;
+        if is_checked && transport_checksum(ip, message) != 0 {
+            return;
+        }
+        let start = if is_v6 || self.is_echo() { frame.transport } else { wire::LINK };
+        let whole = frame.bytes.get(start..).unwrap_or(&[]);
+        let Some(left) = self.common.filters.keep(|run| run(&frame.view(start))).left(0, whole.len()) else {
+            return;
+        };
+        let data = whole[..left].to_vec();
         let time = self.common.stamps.wants_arrival().then(common::now);
-        let header = Header { to: (packet.to, 0).into(), ttl: packet.ttl, tos: packet.tos, time };
+        let header = Header { to: (ip.to, 0).into(), ttl: ip.ttl, tos: ip.tos, time, segment: 0 };
         let mut queue = self.queue.lock();
         let kept = Kept::new(data.len() + OVERHEAD).ok();
         let Some(kept) = kept.filter(|_| queue.bytes <= self.common.receive_limit()) else {
@@ -248,7 +172,7 @@ impl RawSocket {
             return;
         };
         queue.bytes += data.len() + OVERHEAD;
-        queue.packets.push_back(Packet { data, from: (packet.from, 0).into(), header, _kept: kept });
+        queue.packets.push_back(Packet { data, from: (ip.from, 0).into(), header, _kept: kept });
         drop(queue);
         self.common.wait.notify(Events::READABLE);
     }
@@ -257,15 +181,16 @@ impl RawSocket {
         self.ident.load(Ordering::Relaxed)
     }
 
-    /// Gives an echo socket an identifier: `wanted`, or a free one for 0.
-    fn identify(&self, wanted: u16) -> Result<(), Errno> {
-        let raws = self.common.net.inet.raws.lock();
-        let taken: HashSet<u16> = raws
-            .iter()
-            .filter_map(Weak::upgrade)
-            .filter(|r| r.is_echo() && r.common.domain == self.common.domain)
-            .map(|r| r.ident())
-            .collect();
+    /// Gives an echo socket an identifier: `wanted`, or a free one for 0. False: it has one already.
+    fn identify(&self, wanted: u16) -> Result<bool, Errno> {
+        // One at a time.
+        let turn = self.common.net.inet.identifying.lock();
+        if self.ident() != 0 {
+            return Ok(false);
+        }
+        let raws = self.common.net.inet.watchers.raws();
+        let is_rival = |r: &&Arc<Self>| r.is_echo() && r.common.domain() == self.common.domain();
+        let taken: HashSet<u16> = raws.iter().filter(is_rival).map(|r| r.ident()).collect();
         let mut ident = wanted;
         if ident == 0 {
             ident = (1..=u16::MAX).find(|i| !taken.contains(i)).ok_or(EADDRINUSE)?;
@@ -273,12 +198,27 @@ impl RawSocket {
             return Err(EADDRINUSE);
         }
         self.ident.store(ident, Ordering::Relaxed);
-        drop(raws);
+        drop(turn);
+        Ok(true)
+    }
+
+    /// Sets the checksum where `IPV6_CHECKSUM` says.
+    ///
+    /// Source: Linux 6.12 net/ipv6/raw.c, `rawv6_push_pending_frames`.
+    fn set_checksum(&self, data: &mut [u8], ip: &Ip) -> Result<(), Errno> {
+        let Ok(at) = usize::try_from(self.checksum_at.load(Ordering::Relaxed)) else { return Ok(()) };
+        if ip.to.is_ipv4() || self.is_echo() {
+            return Ok(());
+        }
+        let field = at..at + 2;
+        // What stands there already counts.
+        let sum = transport_checksum(ip, data);
+        data.get_mut(field).ok_or(EINVAL)?.copy_from_slice(&sum.to_be_bytes());
         Ok(())
     }
 
     fn given(&self, bytes: &[u8]) -> Result<Given, Errno> {
-        let given = address::parse(self.common.domain, bytes)?;
+        let given = address::parse(self.common.domain(), bytes)?;
         if given.is_mapped {
             return Err(ENETUNREACH);
         }
@@ -293,8 +233,6 @@ impl RawSocket {
     fn set_raw_option(&self, level: i32, name: i32, value: &[u8]) -> Result<(), Errno> {
         /// `ICMP_FILTER`, `ICMP6_FILTER`.
         const FILTER: i32 = 1;
-        /// `IPV6_CHECKSUM`.
-        const CHECKSUM: i32 = 7;
         let words = |bytes: &[u8]| -> Vec<u32> {
             bytes.chunks_exact(4).map(|b| u32::from_ne_bytes([b[0], b[1], b[2], b[3]])).collect()
         };
@@ -308,13 +246,13 @@ impl RawSocket {
                 filter.iter_mut().zip(words).for_each(|(old, new)| *old = new);
                 Ok(())
             }
-            // Where the checksum lies: it is set there anyway.
-            (sol::RAW, ipproto::ICMPV6) if name == CHECKSUM => {
-                if int(value)? == 2 {
-                    Ok(())
-                } else {
-                    Err(EINVAL)
+            (sol::RAW | sol::IPV6, _) if self.common.domain() == af::INET6 && name == CHECKSUM => {
+                let at = int(value)?;
+                if self.common.protocol == ipproto::ICMPV6 && level == sol::IPV6 || at > 0 && at % 2 == 1 {
+                    return Err(EINVAL);
                 }
+                self.checksum_at.store(at.max(-1), Ordering::Relaxed);
+                Ok(())
             }
             _ => Err(if level == sol::RAW { EOPNOTSUPP } else { ENOPROTOOPT }),
         }
@@ -332,30 +270,26 @@ impl Socket for RawSocket {
 
     fn bind(&self, caller: &Caller<'_>, bytes: &[u8]) -> Result<(), Errno> {
         let options = self.ip.lock().clone();
-        let given = check_bind(&self.common.net, caller, self.common.domain, &options, bytes)?;
-        let mut state = self.state.lock();
-        if self.is_echo() {
-            if self.ident() != 0 {
-                return Err(EINVAL);
-            }
-            self.identify(given.addr.port())?;
+        let given = check_bind(&self.common.net, caller, self.common.domain(), &options, bytes)?;
+        if self.is_echo() && !self.identify(given.addr.port())? {
+            return Err(EINVAL);
         }
-        state.ip = Some(given.addr.ip());
+        self.state.lock().ip = Some(given.addr.ip());
         Ok(())
     }
 
     fn connect(&self, _caller: &Caller<'_>, bytes: &[u8]) -> Result<(), Errno> {
-        let mut state = self.state.lock();
         if address::family(bytes)? == af::UNSPEC {
-            state.remote = None;
+            self.state.lock().remote = None;
             return Ok(());
         }
         let given = self.given(bytes)?;
         check_scope(given)?;
         let (to, source) = self.common.net.inet.route(given)?;
-        if self.is_echo() && self.ident() == 0 {
+        if self.is_echo() {
             self.identify(0)?;
         }
+        let mut state = self.state.lock();
         state.ip.get_or_insert(source);
         state.remote = Some(to.ip());
         Ok(())
@@ -363,13 +297,13 @@ impl Socket for RawSocket {
 
     fn local_name(&self) -> Result<Vec<u8>, Errno> {
         let state = *self.state.lock();
-        let ip = state.ip.unwrap_or(address::any(self.common.domain));
-        Ok(address::to_bytes(self.common.domain, (ip, self.ident()).into()))
+        let ip = state.ip.unwrap_or(address::any(self.common.domain()));
+        Ok(address::to_bytes(self.common.domain(), (ip, self.ident()).into()))
     }
 
     fn peer_name(&self) -> Result<Vec<u8>, Errno> {
         let ip = self.state.lock().remote.ok_or(ENOTCONN)?;
-        Ok(address::to_bytes(self.common.domain, (ip, 0).into()))
+        Ok(address::to_bytes(self.common.domain(), (ip, 0).into()))
     }
 
     fn shutdown(&self, how: u32) -> Result<(), Errno> {
@@ -391,13 +325,13 @@ impl Socket for RawSocket {
             return Err(EINVAL);
         }
         let marks = Marks::parse(&self.common, caller, message.controls)?;
-        let state = self.state.lock();
+        let state = *self.state.lock();
         let (to, source) = if message.to.is_empty() {
             let remote = state.remote.ok_or(EDESTADDRREQ)?;
             (remote, state.ip)
         } else {
             let given = match self.given(message.to) {
-                Err(EAFNOSUPPORT) if self.common.domain == af::INET6 => return Err(EINVAL),
+                Err(EAFNOSUPPORT) if self.common.domain() == af::INET6 => return Err(EINVAL),
                 other => other?,
             };
             let (to, source) = self.common.net.inet.route(given)?;
@@ -406,11 +340,14 @@ impl Socket for RawSocket {
         if self.shutdown.load(Ordering::SeqCst) & SEND != 0 {
             return Err(EPIPE);
         }
-        if self.is_echo() && self.ident() == 0 {
+        if self.is_echo() {
             self.identify(0)?;
         }
         let ident = self.ident();
-        drop(state);
+        let has_header = self.has_header.load(Ordering::Relaxed) && to.is_ipv4();
+        if to.is_ipv4() && !has_header && len > LEN_MAX - wire::IP4 {
+            return Err(EMSGSIZE);
+        }
         let mut data = vec![0; len];
         if len > 0 && message.data.take(&mut data)? < len {
             return Err(EFAULT);
@@ -423,33 +360,28 @@ impl Socket for RawSocket {
             }
             data[4..6].copy_from_slice(&ident.to_be_bytes());
         }
-        if self.is_echo() || self.common.protocol == ipproto::ICMPV6 {
-            seal(&mut data, from, to);
-        }
         let (ttl, tos) = {
             let options = self.ip.lock();
             let hops = u8::try_from(options.hops).unwrap_or(64);
             if to.is_ipv4() { (options.ttl(), options.tos) } else { (hops, options.tclass as u8) }
         };
-        let has_header = self.has_header.load(Ordering::Relaxed) && to.is_ipv4();
-        let transit = Transit {
-            protocol: self.common.protocol as u8,
+        let ip = Ip {
             from,
             to,
             ttl: marks.ttl.unwrap_or(ttl),
             tos: marks.tos.unwrap_or(tos),
-            data: &data,
+            protocol: self.common.protocol as u8,
         };
-        if has_header {
-            // The program wrote the header: what it says there holds.
-            let header = data.get(..IP_HEADER).ok_or(EINVAL)?;
-            let start = usize::from(header[0] & 15) * 4;
-            let payload = data.get(start.max(IP_HEADER)..).ok_or(EINVAL)?;
-            Transit { protocol: header[9], ttl: header[8], tos: header[1], data: payload, ..transit }
-                .send(&self.common.net);
+        let frame = if has_header {
+            Frame::with_header(&data, from).ok_or(EINVAL)?
         } else {
-            transit.send(&self.common.net);
-        }
+            if self.is_echo() {
+                seal(&mut data, &ip);
+            }
+            self.set_checksum(&mut data, &ip)?;
+            Frame::ip(&ip, &data)
+        };
+        packets::send(&self.common.net, &frame, None);
         Ok(len)
     }
 
@@ -473,7 +405,7 @@ impl Socket for RawSocket {
             copied: piece.len(),
             full: packet.data.len(),
             flags: if piece.len() < packet.data.len() { msg::TRUNC } else { 0 },
-            from: Some(address::to_bytes(self.common.domain, packet.from)),
+            from: Some(address::to_bytes(self.common.domain(), packet.from)),
             stops: true,
             ..Incoming::default()
         };
@@ -487,7 +419,7 @@ impl Socket for RawSocket {
             return Err(EFAULT);
         }
         incoming.controls.extend(self.common.stamps.tell(header.time));
-        incoming.controls.extend(self.ip.lock().tell(self.common.domain, &header));
+        incoming.controls.extend(self.ip.lock().tell(self.common.domain(), &header));
         Ok(incoming)
     }
 
@@ -519,7 +451,7 @@ impl Socket for RawSocket {
                 let facts = self.facts();
                 self.ip.lock().set(caller, &facts, name, value)
             }
-            sol::IPV6 if self.common.domain == af::INET6 => {
+            sol::IPV6 if self.common.domain() == af::INET6 && (name != CHECKSUM || self.is_echo()) => {
                 let facts = self.facts();
                 self.ip.lock().set6(caller, &facts, name, value)
             }
@@ -534,7 +466,12 @@ impl Socket for RawSocket {
                 Ok(i32::from(self.has_header.load(Ordering::Relaxed)).to_le_bytes().to_vec())
             }
             sol::IP => self.ip.lock().get(&facts, name, given),
-            sol::IPV6 if self.common.domain == af::INET6 => self.ip.lock().get6(&facts, name),
+            sol::RAW | sol::IPV6
+                if self.common.domain() == af::INET6 && name == CHECKSUM && !self.is_echo() =>
+            {
+                Ok(self.checksum_at.load(Ordering::Relaxed).to_le_bytes().to_vec())
+            }
+            sol::IPV6 if self.common.domain() == af::INET6 => self.ip.lock().get6(&facts, name),
             sol::RAW if self.common.protocol == ipproto::ICMP && name == 1 => {
                 Ok(self.filter.lock()[0].to_ne_bytes().to_vec())
             }
@@ -559,7 +496,7 @@ impl Socket for RawSocket {
 
     fn report(&self, list: &mut Vec<Report>) {
         let state = *self.state.lock();
-        let any = address::any(self.common.domain);
+        let any = address::any(self.common.domain());
         // A raw socket's port is its protocol.
         let port = if self.is_echo() { self.ident() } else { self.common.protocol as u16 };
         let (receive_queue, drops) = {
@@ -579,8 +516,7 @@ impl Socket for RawSocket {
     }
 
     fn close(&self) {
-        let raws = &self.common.net.inet.raws;
-        raws.lock().retain(|raw| !std::ptr::eq(raw.as_ptr(), self));
+        self.common.net.inet.watchers.remove_raw(self);
         let queue = std::mem::take(&mut *self.queue.lock());
         drop(queue);
     }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 
 use abi::Errno;
 use abi::errno::{
-    EACCES, EAFNOSUPPORT, EAGAIN, ECONNREFUSED, EDESTADDRREQ, EFAULT, EINVAL, EMSGSIZE, ENETUNREACH,
+    EACCES, EAFNOSUPPORT, EAGAIN, EBUSY, ECONNREFUSED, EDESTADDRREQ, EFAULT, EINVAL, EMSGSIZE, ENETUNREACH,
     ENOPROTOOPT, ENOTCONN, EOPNOTSUPP, EPIPE,
 };
 use abi::socket::{af, ipproto, msg, sock, sol};
@@ -19,12 +19,16 @@ use base::wait::Events;
 
 use super::address::{self, Given, Local};
 use super::ancillary::{Header, Marks};
-use super::errors::{Errors, packet_of};
+use super::errors::Errors;
+use super::groups::Groups as Memberships;
 use super::options::{Facts, IpOptions, ip, ipv6};
+use super::packets;
 use super::ports::{Held, Ports};
-use super::{check_bind, check_scope};
+use super::wire::{self, Frame};
+use super::{become_ipv4, check_bind, check_scope};
 use crate::common;
-use crate::message::{Incoming, Outgoing};
+use crate::filter::Attached;
+use crate::message::{Control, Incoming, Outgoing};
 use crate::options::int;
 use crate::report::{InetReport, Report};
 use crate::socket::{Caller, Socket};
@@ -153,15 +157,14 @@ impl UdpSocket {
     }
 
     fn any(&self) -> IpAddr {
-        address::any(self.common.domain)
+        address::any(self.common.domain())
     }
 
     /// Takes what arrives, from the peer alone when connected.
     fn register(&self, state: &State) {
         if let Some(held) = &state.held {
             let local = self.local(state.ip.unwrap_or(self.any()));
-            let reuse_port = self.common.reuse_port.load(Ordering::Relaxed);
-            held.receive(self.this.clone(), local, state.remote, reuse_port);
+            held.receive(self.this.clone(), local, state.remote, &self.common);
         }
     }
 
@@ -215,7 +218,7 @@ impl UdpSocket {
     fn given(&self, bytes: &[u8]) -> Result<Given, Errno> {
         let v6only = self.ip.lock().has6(ipv6::V6ONLY);
         let family = address::family(bytes)?;
-        let given = match (self.common.domain, family) {
+        let given = match (self.common.domain(), family) {
             (af::INET6, af::INET) if v6only => return Err(ENETUNREACH),
             (af::INET6, af::INET) => address::parse(af::INET, bytes)?,
             (af::INET, af::UNSPEC) => {
@@ -255,8 +258,39 @@ impl UdpSocket {
         Ok(Destination { to, from: (from, port).into(), is_shared })
     }
 
+    /// A datagram with all its headers.
+    fn frame(&self, data: &[u8], from: SocketAddr, header: &Header) -> Frame {
+        Frame::udp(self.common.protocol, from, header.to, header.ttl, header.tos, data)
+    }
+
+    /// Bytes of each of the datagrams that a send is cut into.
+    fn segment(&self, marks: &Marks) -> usize {
+        match marks.segment.unwrap_or(self.options.lock().segment) {
+            0 => usize::MAX,
+            n => n.into(),
+        }
+    }
+
+    /// Takes datagrams that were sent in one piece: as they are (`UDP_GRO`), or one by one.
+    fn deliver_pieces(&self, data: &[u8], from: SocketAddr, header: Header) -> bool {
+        if header.segment == 0 || self.options.lock().gro {
+            return self.deliver(data, from, header);
+        }
+        let header_of_one = Header { segment: 0, ..header };
+        data.chunks(header.segment.into()).all(|piece| self.deliver(piece, from, header_of_one))
+    }
+
     /// Puts a datagram in the queue, unless that is full or closed. Says whether somebody was there.
     fn deliver(&self, data: &[u8], from: SocketAddr, header: Header) -> bool {
+        let verdict = self.common.filters.keep(|run| {
+            let frame = self.frame(data, from, &header);
+            run(&frame.view(frame.transport))
+        });
+        let Some(left) = verdict.left(wire::UDP, data.len()) else {
+            self.queue.lock().drops += 1;
+            return true;
+        };
+        let data = &data[..left];
         let mut queue = self.queue.lock();
         if queue.is_closed {
             return false;
@@ -288,7 +322,7 @@ impl UdpSocket {
     }
 
     /// Whether a group's datagrams come here.
-    fn hears(&self, group: IpAddr) -> bool {
+    fn hears(&self, group: IpAddr, from: IpAddr) -> bool {
         if !group.is_multicast() {
             return true;
         }
@@ -297,7 +331,7 @@ impl UdpSocket {
             IpAddr::V4(_) => options.has(ip::MULTICAST_ALL),
             IpAddr::V6(_) => options.has6(ipv6::MULTICAST_ALL),
         };
-        hears_all || options.groups.contains(&group)
+        options.groups.hears(group, from).unwrap_or(hears_all)
     }
 
     fn deliver_shared(&self, data: &[u8], destination: &Destination, header: Header) {
@@ -311,14 +345,14 @@ impl UdpSocket {
         }
         // Who is bound to the group, and who to everything.
         for receiver in self.ports().find_all(destination.to, destination.from) {
-            if let Some(receiver) = receiver.upgrade().filter(|r| r.hears(group)) {
-                receiver.deliver(data, destination.from, header);
+            if let Some(receiver) = receiver.upgrade().filter(|r| r.hears(group, destination.from.ip())) {
+                receiver.deliver_pieces(data, destination.from, header);
             }
         }
     }
 
-    /// Sends one datagram.
-    fn transmit(&self, data: &[u8], destination: Destination, marks: &Marks) {
+    /// Sends one datagram, or several of `segment` bytes, which may arrive in one piece.
+    fn transmit(&self, data: &[u8], destination: Destination, marks: &Marks, segment: usize) {
         let options = self.ip.lock();
         let (ttl, tos) = match destination.to.ip() {
             to if to.is_ipv4() && to.is_multicast() => (options.multicast_ttl as u8, options.tos),
@@ -332,6 +366,7 @@ impl UdpSocket {
             ttl: marks.ttl.unwrap_or(ttl),
             tos: marks.tos.unwrap_or(tos),
             time: None,
+            segment: if data.len() > segment { segment as u16 } else { 0 },
         };
         let inet = &self.common.net.inet;
         inet.count(destination.to.ip(), 1, data.len() as u64);
@@ -343,18 +378,23 @@ impl UdpSocket {
         }
         let stamps = marks.stamp_flags(&self.common);
         if stamps & (flag::RECORD & !flag::TX_ACK) != 0 {
-            let from = (self.common.domain == af::INET6).then_some(destination.from);
-            let packet = || (packet_of(data, destination.from, destination.to, header.ttl, header.tos), from);
+            let from = (self.common.domain() == af::INET6).then_some(destination.from);
+            let packet = || (self.frame(data, destination.from, &header).bytes, from);
             self.errors.sent(&self.common, stamps & !flag::TX_ACK, self.common.stamps.next_key(), packet);
         }
         if destination.is_shared {
+            inet.show_if_watched(|| self.frame(data, destination.from, &header));
             self.deliver_shared(data, &destination, header);
             return;
         }
-        let found = self.ports().find(destination.to, destination.from);
+        inet.show_if_watched(|| self.frame(data, destination.from, &header));
+        let found = self
+            .ports()
+            .find(destination.to, destination.from, || self.frame(data, destination.from, &header));
         let found = found.and_then(|s| s.upgrade());
-        if !found.is_some_and(|s| s.deliver(data, destination.from, header)) {
-            self.fail(data, destination.to);
+        let is_there = found.is_some_and(|s| s.deliver_pieces(data, destination.from, header));
+        if !is_there {
+            self.fail(data, destination, &header);
         }
     }
 
@@ -362,7 +402,7 @@ impl UdpSocket {
     fn uncork(&self) {
         let corked = self.state.lock().corked.take();
         if let Some(corked) = corked {
-            self.transmit(&corked.data, corked.destination, &corked.marks);
+            self.transmit(&corked.data, corked.destination, &corked.marks, self.segment(&corked.marks));
         }
     }
 
@@ -374,7 +414,6 @@ impl UdpSocket {
             UDP_NO_CHECK6_TX => options.no_check6_tx = number != 0,
             UDP_NO_CHECK6_RX => options.no_check6_rx = number != 0,
             UDP_SEGMENT => options.segment = u16::try_from(number).map_err(|_| EINVAL)?,
-            // Datagrams may be put together for the receiver; they need not.
             UDP_GRO => options.gro = number != 0,
             UDPLITE_SEND_CSCOV | UDPLITE_RECV_CSCOV if self.common.protocol == ipproto::UDPLITE => {
                 // The header is eight bytes long, and 0 stands for all.
@@ -407,7 +446,10 @@ impl UdpSocket {
     }
 
     /// Nobody is there: an ICMP message would say so.
-    fn fail(&self, data: &[u8], to: SocketAddr) {
+    fn fail(&self, data: &[u8], destination: Destination, header: &Header) {
+        let Destination { to, from, .. } = destination;
+        let inet = &self.common.net.inet;
+        inet.show_if_watched(|| packets::port_unreachable(&self.frame(data, from, header), from, to));
         let counters = &self.common.net.inet.counters;
         if to.is_ipv4() {
             counters.udp_no_ports.one()
@@ -434,16 +476,16 @@ impl UdpSocket {
     }
 
     /// Keeps the namespace's count of joined groups.
-    fn count_groups(&self, before: &[IpAddr], after: &[IpAddr]) {
+    fn count_groups(&self, before: &Memberships, after: &Memberships) {
         let mut groups = self.common.net.inet.groups.lock();
-        for group in after.iter().filter(|g| !before.contains(g)) {
-            *groups.entry(*group).or_default() += 1;
+        for group in after.all() {
+            *groups.entry(group).or_default() += 1;
         }
-        for group in before.iter().filter(|g| !after.contains(g)) {
-            if let Some(count) = groups.get_mut(group) {
+        for group in before.all() {
+            if let Some(count) = groups.get_mut(&group) {
                 *count -= 1;
                 if *count == 0 {
-                    groups.remove(group);
+                    groups.remove(&group);
                 }
             }
         }
@@ -451,6 +493,16 @@ impl UdpSocket {
 
     fn set_ip_option(&self, caller: &Caller<'_>, level: i32, name: i32, value: &[u8]) -> Result<(), Errno> {
         let facts = self.facts();
+        if level == sol::IPV6 && name == ipv6::ADDRFORM {
+            let remote = self.state.lock().remote;
+            if int(value)? == i32::from(af::INET) && self.state.lock().corked.is_some() {
+                return Err(EBUSY);
+            }
+            let v6only = self.ip.lock().has6(ipv6::V6ONLY);
+            become_ipv4(&self.common, remote, v6only, value)?;
+            self.ip.lock().groups.clear();
+            return Ok(());
+        }
         let mut options = self.ip.lock();
         let before = options.groups.clone();
         let result = if level == sol::IP {
@@ -467,6 +519,16 @@ impl UdpSocket {
     }
 }
 
+/// A datagram came as a packet.
+pub(crate) fn arrive(net: &Namespace, from: SocketAddr, to: SocketAddr, ttl: u8, tos: u8, data: &[u8]) {
+    let header = Header { to, ttl, tos, time: None, segment: 0 };
+    let frame = || Frame::udp(ipproto::UDP, from, to, ttl, tos, data);
+    let found = net.inet.udp.find(to, from, frame).and_then(|s| s.upgrade());
+    if !found.is_some_and(|s| s.deliver(data, from, header)) {
+        net.inet.show_if_watched(|| packets::port_unreachable(&frame(), from, to));
+    }
+}
+
 impl Socket for UdpSocket {
     fn common(&self) -> &Arc<Common> {
         &self.common
@@ -478,7 +540,7 @@ impl Socket for UdpSocket {
 
     fn bind(&self, caller: &Caller<'_>, bytes: &[u8]) -> Result<(), Errno> {
         let options = self.ip.lock().clone();
-        let given = check_bind(&self.common.net, caller, self.common.domain, &options, bytes)?;
+        let given = check_bind(&self.common.net, caller, self.common.domain(), &options, bytes)?;
         let mut state = self.state.lock();
         if state.held.is_some() || state.remote.is_some() {
             return Err(EINVAL);
@@ -507,8 +569,8 @@ impl Socket for UdpSocket {
             drop(old);
             return Ok(());
         }
-        let given = match address::parse(self.common.domain, bytes) {
-            Err(EAFNOSUPPORT) if self.common.domain == af::INET6 && address::family(bytes)? == af::INET => {
+        let given = match address::parse(self.common.domain(), bytes) {
+            Err(EAFNOSUPPORT) if self.common.domain() == af::INET6 && address::family(bytes)? == af::INET => {
                 address::parse(af::INET, bytes)?
             }
             other => other?,
@@ -527,12 +589,12 @@ impl Socket for UdpSocket {
     }
 
     fn local_name(&self) -> Result<Vec<u8>, Errno> {
-        Ok(address::to_bytes(self.common.domain, self.addresses().0))
+        Ok(address::to_bytes(self.common.domain(), self.addresses().0))
     }
 
     fn peer_name(&self) -> Result<Vec<u8>, Errno> {
         let remote = self.state.lock().remote.filter(|r| r.port() != 0).ok_or(ENOTCONN)?;
-        Ok(address::to_bytes(self.common.domain, remote))
+        Ok(address::to_bytes(self.common.domain(), remote))
     }
 
     fn shutdown(&self, how: u32) -> Result<(), Errno> {
@@ -560,14 +622,16 @@ impl Socket for UdpSocket {
                 (marks, self.destination(message, &marks)?, Vec::new())
             }
         };
-        let segment = match marks.segment.unwrap_or(self.options.lock().segment) {
-            0 => usize::MAX,
-            n => n.into(),
-        };
+        let segment = self.segment(&marks);
         let longest = if destination.to.is_ipv4() { LEN_MAX_V4 } else { LEN_MAX_V6 };
         let begun = data.len();
-        if begun + len > longest || len.div_ceil(segment) > SEGMENTS_MAX {
+        if begun + len > longest {
             return Err(EMSGSIZE);
+        }
+        // The checksums of what is cut are not the program's to leave out.
+        let is_cut = segment != usize::MAX;
+        if is_cut && (len.div_ceil(segment) > SEGMENTS_MAX || self.common.stored.lock().no_check) {
+            return Err(EINVAL);
         }
         self.common.check_error()?;
         if self.shutdown.load(Ordering::SeqCst) & SEND != 0 {
@@ -584,11 +648,7 @@ impl Socket for UdpSocket {
             self.state.lock().corked = Some(Corked { data, destination, marks });
             return Ok(len);
         }
-        if data.len() <= segment {
-            self.transmit(&data, destination, &marks);
-        } else {
-            data.chunks(segment).for_each(|piece| self.transmit(piece, destination, &marks));
-        }
+        self.transmit(&data, destination, &marks, segment);
         // What is sent takes no room any more, of which edge-triggered waiters are told (`sock_wfree`).
         self.common.wait.notify(Events::WRITABLE);
         Ok(len)
@@ -619,7 +679,7 @@ impl Socket for UdpSocket {
             copied: piece.len(),
             full: data.len(),
             flags: if piece.len() < data.len() { msg::TRUNC } else { 0 },
-            from: Some(address::to_bytes(self.common.domain, datagram.from)),
+            from: Some(address::to_bytes(self.common.domain(), datagram.from)),
             stops: true,
             ..Incoming::default()
         };
@@ -646,7 +706,11 @@ impl Socket for UdpSocket {
             return Err(EFAULT);
         }
         incoming.controls.extend(self.common.stamps.tell(header.time));
-        incoming.controls.extend(self.ip.lock().tell(self.common.domain, &header));
+        if header.segment != 0 {
+            let size = i32::from(header.segment).to_le_bytes();
+            incoming.controls.push(Control::new(sol::UDP, UDP_GRO, size));
+        }
+        incoming.controls.extend(self.ip.lock().tell(self.common.domain(), &header));
         Ok(incoming)
     }
 
@@ -679,7 +743,7 @@ impl Socket for UdpSocket {
         match level {
             sol::UDP | sol::UDPLITE if level == self.common.protocol => self.set_udp_option(name, value),
             sol::IP => self.set_ip_option(caller, level, name, value),
-            sol::IPV6 if self.common.domain == af::INET6 => self.set_ip_option(caller, level, name, value),
+            sol::IPV6 if self.common.domain() == af::INET6 => self.set_ip_option(caller, level, name, value),
             _ => Err(ENOPROTOOPT),
         }
     }
@@ -689,13 +753,24 @@ impl Socket for UdpSocket {
         match level {
             sol::UDP | sol::UDPLITE if level == self.common.protocol => self.udp_option(name),
             sol::IP => self.ip.lock().get(&facts, name, given),
-            sol::IPV6 if self.common.domain == af::INET6 => self.ip.lock().get6(&facts, name),
+            sol::IPV6 if self.common.domain() == af::INET6 => self.ip.lock().get6(&facts, name),
             _ => Err(EOPNOTSUPP),
         }
     }
 
     fn has_ports(&self) -> bool {
         true
+    }
+
+    fn set_chooser(&self, chooser: Option<Arc<Attached>>) -> Result<(), Errno> {
+        let state = self.state.lock();
+        match &state.held {
+            Some(held) => held.set_chooser(&self.common, chooser),
+            None => {
+                let shares = self.common.reuse_port.load(Ordering::Relaxed);
+                self.common.filters.choose_later(shares, chooser)
+            }
+        }
     }
 
     fn has_peek_offset(&self) -> bool {
@@ -736,7 +811,7 @@ impl Socket for UdpSocket {
         let datagrams = std::mem::take(&mut queue.datagrams);
         drop(queue);
         let groups = std::mem::take(&mut self.ip.lock().groups);
-        self.count_groups(&groups, &[]);
+        self.count_groups(&groups, &Memberships::default());
         drop((held, datagrams));
     }
 }

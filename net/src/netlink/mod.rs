@@ -24,6 +24,7 @@ use abi::errno::{
     EPERM,
 };
 use abi::socket::{Ucred, af, msg, scm, sol};
+use base::bpf::Packet;
 use base::cred::cap;
 use base::io::Sink;
 use base::lock::{Lock, rank};
@@ -208,8 +209,19 @@ impl NetlinkSocket {
         Ok(state.port)
     }
 
+    /// Asks the socket's filter about a message, which may be cut; whether it is for the program.
+    fn passes(&self, data: &mut Vec<u8>) -> bool {
+        let packet = |bytes| Packet { bytes, protocol: self.common.protocol as u16, ..Packet::default() };
+        let left = self.common.filters.keep(|run| run(&packet(data))).left(0, data.len());
+        data.truncate(left.unwrap_or(0));
+        left.is_some()
+    }
+
     /// Puts a message in the queue; without room it is lost, and the program gets to know.
-    fn deliver(&self, message: Message) {
+    fn deliver(&self, mut message: Message) {
+        if !self.passes(&mut message.data) {
+            return;
+        }
         let mut queue = self.queue.lock();
         let size = message.data.len() + OVERHEAD;
         if queue.bytes + size > self.common.receive_limit() && !queue.messages.is_empty() {
@@ -440,11 +452,14 @@ impl Socket for NetlinkSocket {
         {
             drop(queue);
             // Making it takes locks of other sockets.
-            let (data, is_done) =
+            let (mut data, is_done) =
                 dump.next_chunk(&self.common.net, dst.remaining().clamp(CHUNK_MIN, CHUNK_MAX));
             queue = self.queue.lock();
             if !is_done {
                 queue.dump = Some(dump);
+            }
+            if !self.passes(&mut data) {
+                return Err(EAGAIN);
             }
             queue.bytes += data.len() + OVERHEAD;
             let cred = Ucred { pid: 0, uid: 0, gid: 0 };

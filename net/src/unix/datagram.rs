@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use abi::Errno;
 use abi::errno::{EAGAIN, ECONNREFUSED, EFAULT, EMSGSIZE, ENOTCONN, EOPNOTSUPP, EPERM, EPIPE};
 use abi::socket::{Ucred, msg, sock};
+use base::bpf::Packet;
 use base::io::Sink;
 use base::kept::Kept;
 use base::time::Time;
@@ -169,6 +170,15 @@ impl UnixSocket {
         if len > 0 && message.data.take(&mut data)? < len {
             return Err(EFAULT);
         }
+        let verdict = target.common.filters.keep(|run| run(&Packet { bytes: &data, ..Packet::default() }));
+        let Some(left) = verdict.left(0, len) else {
+            // The sender does not get to know.
+            drop(queue);
+            drop(moving);
+            drop(charge);
+            return Ok(len);
+        };
+        data.truncate(left);
         queue.messages.push_back(Message {
             data: data.into(),
             from: self.end.name.get().cloned(),

@@ -128,7 +128,7 @@ fn one_round(random: &mut Random, report: &mut Report) {
     let sockets = make_sockets(&net, &caller);
     for _ in 0..20 {
         let socket = &sockets[random.below(sockets.len())];
-        if socket.common().domain == af::NETLINK {
+        if socket.common().domain() == af::NETLINK {
             let request = netlink_request(random);
             talk(&**socket, &caller, &request, report);
         } else {

@@ -235,7 +235,7 @@ impl Ctx<'_> {
         const IN6_SIZE: usize = 24;
         let Some(domain) = self.cred.landlock.as_ref().filter(|d| d.restricts_ports()) else { return Ok(()) };
         let common = socket.common();
-        let is_tcp = matches!(common.domain, af::INET | af::INET6)
+        let is_tcp = matches!(common.domain(), af::INET | af::INET6)
             && common.kind == sock::STREAM
             && matches!(common.protocol, ipproto::IP | ipproto::TCP);
         if !is_tcp {
@@ -257,13 +257,13 @@ impl Ctx<'_> {
         }
         if family == af::UNSPEC {
             // It means AF_INET, for any address.
-            if common.domain != af::INET {
+            if common.domain() != af::INET {
                 return Err(EINVAL);
             }
             if rest.get(2..6).is_some_and(|host| host != [0; 4]) {
                 return Err(EAFNOSUPPORT);
             }
-        } else if family != common.domain {
+        } else if family != common.domain() {
             return Err(EINVAL);
         }
         let number = rest.first_chunk::<2>().map_or(0, |b| u16::from_be_bytes(*b));

@@ -9,6 +9,7 @@ use abi::errno::{
 };
 use abi::socket::{Ucred, af, ipproto, shut, so, sock, sol};
 use abi::{Errno, UserAddr};
+use base::bpf::{Instruction, MAX_INSTRUCTIONS};
 use base::cred::cap;
 use base::landlock::port;
 use base::userns::IdKind;
@@ -121,7 +122,20 @@ pub(super) fn create(cx: &Ctx<'_>, domain: i32, kind: u32, protocol: i32) -> Res
         }
         family @ (af::INET | af::INET6) => create_inet(cx, family, kind, protocol, owner),
         af::NETLINK => create_netlink(cx, kind, protocol, owner),
-        af::PACKET if !cx.task.net().grants(&cx.cred, cap::NET_RAW) => Err(EPERM),
+        af::PACKET => {
+            let net = &cx.task.net();
+            if !net.grants(&cx.cred, cap::NET_RAW) {
+                return Err(EPERM);
+            }
+            // The host's packets are nobody's business here.
+            match kind {
+                _ if net.host.is_some() => Err(EAFNOSUPPORT),
+                sock::RAW | sock::DGRAM => {
+                    Ok(net::packet::new(net, kind, (protocol as u16).swap_bytes(), owner))
+                }
+                _ => Err(ESOCKTNOSUPPORT),
+            }
+        }
         _ => Err(EAFNOSUPPORT),
     }
 }
@@ -360,7 +374,26 @@ pub(super) fn sys_setsockopt(
     if !bytes.is_empty() {
         cx.mm.read_exact(value, &mut bytes)?;
     }
+    if level == sol::SOCKET && matches!(name, so::ATTACH_FILTER | so::ATTACH_REUSEPORT_CBPF) {
+        return attach_program(cx, &*socket, name, &bytes);
+    }
     options::set(&*socket, &cx.caller(&[]), level, name, &bytes)?;
+    Ok(0)
+}
+
+/// `SO_ATTACH_FILTER`, `SO_ATTACH_REUSEPORT_CBPF`: `value` is a `struct sock_fprog`.
+///
+/// Source: Linux 6.12 net/core/filter.c, `__get_filter`.
+fn attach_program(cx: &Ctx<'_>, socket: &dyn Socket, name: i32, value: &[u8]) -> SysResult {
+    let &[l0, l1, _, _, _, _, _, _, ref list @ ..]: &[u8; 16] = value.try_into().map_err(|_| EINVAL)?;
+    let len = usize::from(u16::from_ne_bytes([l0, l1]));
+    socket.common().filters.check_lock()?;
+    let list = UserAddr(u64::from_ne_bytes(*list));
+    if list.is_null() || len == 0 || len > MAX_INSTRUCTIONS {
+        return Err(EINVAL.into());
+    }
+    let list: Vec<[u8; Instruction::SIZE]> = cx.mm.read_array(list, len)?;
+    options::attach(socket, name, list.iter().map(Instruction::from_bytes).collect())?;
     Ok(0)
 }
 
@@ -392,6 +425,13 @@ pub(super) fn sys_getsockopt(
             drop(cx.files.remove(fd));
             return Err(e.into());
         }
+        return Ok(0);
+    }
+    if level == sol::SOCKET && name == so::ATTACH_FILTER {
+        // Lengths are numbers of instructions here.
+        let (list, count) = socket.common().filters.program(given)?;
+        cx.mm.write_all(value, &list)?;
+        cx.mm.write_value(len, &(count as u32))?;
         return Ok(0);
     }
     let mut answer = options::get(&*socket, level, name, &bytes)?;

@@ -319,7 +319,7 @@ impl Ctx<'_> {
         let mm = self.mm.clone();
         let mut source = mm.source_list(&list)?;
         socket.before_send()?;
-        self.read_controls(&header, socket.common().domain, &mut envelope)?;
+        self.read_controls(&header, socket.common().domain(), &mut envelope)?;
         self.send(&file, &socket, &mut source, envelope)
     }
 

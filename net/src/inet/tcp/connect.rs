@@ -15,10 +15,12 @@ use base::lock::{Lock, rank};
 use base::wait::Events;
 
 use super::end::End;
-use super::{Link, Phase, SEND_BUFFER_TUNED, State, TcpSocket};
+use super::{Link, Phase, SEND_BUFFER_TUNED, State, TcpSocket, show};
 use crate::common::Common;
 use crate::inet::address::{self, Given};
 use crate::inet::options::ipv6;
+use crate::inet::ports::Tuple;
+use crate::inet::wire::{Frame, Segment};
 use crate::inet::{check_bind, check_scope};
 use crate::options::SEND_LOCK;
 use crate::socket::Caller;
@@ -89,8 +91,8 @@ impl Backlog {
         let server = listener.child();
         let held = server.common.net.inet.tcp.accept(&server.common, (remote, local));
         let (client_end, server_end) = (
-            End::new(&client.common, local.ip(), state.held.clone()),
-            End::new(&server.common, remote.ip(), Some(held.clone())),
+            End::new(&client.common, local, state.held.clone()),
+            End::new(&server.common, remote, Some(held.clone())),
         );
         {
             // Nobody else knows the new socket, so its lock is free whatever is held.
@@ -112,6 +114,9 @@ impl Backlog {
         waiting.sockets.push_back(server.clone());
         state.phase = Phase::Linked(Arc::new(Link { own: client_end, peer: server_end, local, remote }));
         drop(waiting);
+        if let Phase::Linked(link) = &state.phase {
+            link.own.show_opening(&link.peer);
+        }
         client.common.net.inet.counters.tcp_passive_opens.one();
         client.count(remote, 2, 0);
         tune(&client.common);
@@ -140,7 +145,7 @@ impl Backlog {
                     self.waiting.lock().connecting.push_front(next);
                     return;
                 }
-                Err(_) => client.refuse(&mut state),
+                Err(_) => client.refuse(&mut state, (next.local, next.remote)),
                 Ok(()) => {}
             }
             drop(state);
@@ -162,7 +167,7 @@ impl Backlog {
             let Some(client) = next.socket.upgrade() else { continue };
             let mut state = client.state.lock();
             if matches!(&state.phase, Phase::Connecting(c) if Arc::ptr_eq(c, &next)) {
-                client.refuse(&mut state);
+                client.refuse(&mut state, (next.local, next.remote));
             }
         }
     }
@@ -180,7 +185,7 @@ impl TcpSocket {
     pub(super) fn bind_to(&self, caller: &Caller<'_>, bytes: &[u8]) -> Result<(), Errno> {
         let net = &self.common.net.inet;
         let options = self.ip.lock().clone();
-        let given = check_bind(&self.common.net, caller, self.common.domain, &options, bytes)?;
+        let given = check_bind(&self.common.net, caller, self.common.domain(), &options, bytes)?;
         let mut state = self.state.lock();
         if state.held.is_some() || !matches!(state.phase, Phase::Closed | Phase::Refused) {
             return Err(EINVAL);
@@ -206,7 +211,7 @@ impl TcpSocket {
         if !matches!(state.phase, Phase::Closed | Phase::Refused) {
             return Err(EINVAL);
         }
-        let ip = state.ip.unwrap_or(address::any(self.common.domain));
+        let ip = state.ip.unwrap_or(address::any(self.common.domain()));
         let local = self.local(ip);
         let held = match &state.held {
             Some(held) => held.clone(),
@@ -215,8 +220,7 @@ impl TcpSocket {
         held.listen(&self.common)?;
         let waiting = Waiting { limit: backlog, ..Waiting::default() };
         let new = Arc::new(Backlog { listener: self.this.clone(), waiting: Lock::new(waiting) });
-        let reuse_port = self.common.reuse_port.load(Ordering::Relaxed);
-        held.receive(Arc::downgrade(&new), local, None, reuse_port);
+        held.receive(Arc::downgrade(&new), local, None, &self.common);
         state.held = Some(held);
         state.ip = Some(ip);
         state.phase = Phase::Listening(new);
@@ -240,7 +244,7 @@ impl TcpSocket {
     fn child(&self) -> Arc<Self> {
         let order = Ordering::Relaxed;
         let from = &self.common;
-        let new = super::new(&from.net, from.domain, from.owner());
+        let new = super::new(&from.net, from.domain(), from.owner());
         let to = &new.common;
         let flags = [
             (&from.reuse_addr, &to.reuse_addr),
@@ -258,6 +262,7 @@ impl TcpSocket {
         to.send_timeout.store(from.send_timeout.load(order), order);
         to.receive_timeout.store(from.receive_timeout.load(order), order);
         to.stamps.inherit(&from.stamps);
+        to.filters.inherit(&from.filters);
         let stored = from.stored.lock().clone();
         *to.stored.lock() = stored;
         let options = self.options.lock().clone();
@@ -276,7 +281,8 @@ impl TcpSocket {
     }
 
     /// Nobody listens there.
-    fn refuse(&self, state: &mut State) {
+    fn refuse(&self, state: &mut State, tuple: Tuple) {
+        show::refused(&self.common.net, self.common.ino, tuple);
         self.common.net.inet.counters.tcp_attempt_fails.one();
         self.common.net.inet.counters.tcp_resets_sent.one();
         state.phase = Phase::Refused;
@@ -308,7 +314,7 @@ impl TcpSocket {
             Phase::Refused if state.is_connecting => return Err(self.forget(&mut state)),
             Phase::Closed | Phase::Refused => {}
         }
-        let given = address::parse(self.common.domain, bytes)?;
+        let given = address::parse(self.common.domain(), bytes)?;
         self.begin(&mut state, given)?;
         state.is_connecting = true;
         drop(state);
@@ -349,13 +355,16 @@ impl TcpSocket {
         self.common.take_error();
         if local == remote {
             // Both ends at once (RFC 9293, 3.5: simultaneous open).
-            let own = End::new(&self.common, local.ip(), state.held.clone());
+            let own = End::new(&self.common, local, state.held.clone());
             let peer = own.clone();
             state.phase = Phase::Linked(Arc::new(Link { own, peer, local, remote }));
             return Ok(());
         }
-        let Some(backlog) = tcp.find(remote, local).and_then(|b| b.upgrade()) else {
-            self.refuse(state);
+        let Some(backlog) = tcp
+            .find(remote, local, || Frame::tcp(local, remote, &Segment::SYN, &[]))
+            .and_then(|b| b.upgrade())
+        else {
+            self.refuse(state, (local, remote));
             return Ok(());
         };
         match backlog.establish(self, state, local, remote) {
@@ -364,14 +373,14 @@ impl TcpSocket {
                 let mut waiting = backlog.waiting.lock();
                 if waiting.is_closed {
                     drop(waiting);
-                    self.refuse(state);
+                    self.refuse(state, (local, remote));
                 } else {
                     waiting.connecting.retain(|c| c.socket.strong_count() > 0);
                     waiting.connecting.push_back(next.clone());
                     state.phase = Phase::Connecting(next);
                 }
             }
-            Err(_) => self.refuse(state),
+            Err(_) => self.refuse(state, (local, remote)),
             Ok(()) => {}
         }
         Ok(())

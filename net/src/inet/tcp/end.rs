@@ -1,6 +1,6 @@
 //! An end of a connection: what arrived there, and how far the connection is.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -12,6 +12,7 @@ use base::lock::{Lock, rank};
 use base::time::Time;
 use base::wait::Events;
 
+use super::show::flag;
 use super::{Backlog, state};
 use crate::Common;
 use crate::bytes::ByteRing;
@@ -22,7 +23,7 @@ use crate::message::Incoming;
 /// Bytes of a send that are copied at once.
 const PIECE: usize = 32 << 10;
 /// Bytes in the longest segment on the loopback.
-const SEGMENT_DATA: u64 = 65_483;
+pub(super) const SEGMENT_DATA: u64 = 65_483;
 /// Bytes taken from a source that nobody will read.
 const SCRATCH: usize = 64 << 10;
 
@@ -72,7 +73,7 @@ impl Urgent {
 pub(super) struct End {
     pub(super) common: Arc<Common>,
     /// The own address.
-    ip: IpAddr,
+    pub(super) address: SocketAddr,
     /// Keeps port and addresses until both sides have ended.
     held: Lock<Option<Arc<Held<Backlog>>>, { rank::LEAF }>,
     /// `SHUT_WR`; changed with the peer's queue locked.
@@ -92,10 +93,14 @@ struct Standing {
 }
 
 impl End {
-    pub(super) fn new(common: &Arc<Common>, ip: IpAddr, held: Option<Arc<Held<Backlog>>>) -> Arc<Self> {
+    pub(super) fn new(
+        common: &Arc<Common>,
+        address: SocketAddr,
+        held: Option<Arc<Held<Backlog>>>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             common: common.clone(),
-            ip,
+            address,
             held: Lock::new(held),
             has_sent_fin: AtomicBool::new(false),
             arrived: Lock::new(Arrived::default()),
@@ -163,7 +168,7 @@ impl End {
         }
         if arrived.is_closed {
             drop(arrived);
-            return self.send_to_nobody(data);
+            return self.send_to_nobody(peer, data);
         }
         if data.remaining() == 0 {
             return Ok(0);
@@ -192,12 +197,16 @@ impl End {
         if is_urgent && n == wanted {
             arrived.urgent = Urgent::Valid(arrived.start + arrived.ring.len() as u64 - 1);
         }
+        let shown = self.common.net.inet.is_watched().then(|| arrived.ring.last(n));
         drop(arrived);
         self.sent_bytes.fetch_add(n as u64, Ordering::Relaxed);
         let inet = &self.common.net.inet;
         let segments = (n as u64).div_ceil(SEGMENT_DATA);
         inet.counters.tcp_segments.add(segments);
-        inet.count(self.ip, segments, n as u64);
+        inet.count(self.address.ip(), segments, n as u64);
+        if let Some(shown) = shown {
+            self.show_data(peer, &shown, is_urgent);
+        }
         peer.received_bytes.fetch_add(n as u64, Ordering::Relaxed);
         let urgent = if is_urgent { Events::PRI } else { Events::empty() };
         peer.common.wait.notify(Events::READABLE | urgent);
@@ -205,12 +214,13 @@ impl End {
     }
 
     /// The peer's socket is closed: it takes the bytes and answers with a reset.
-    fn send_to_nobody(&self, data: &mut dyn Source) -> Result<usize, Errno> {
+    fn send_to_nobody(&self, peer: &Self, data: &mut dyn Source) -> Result<usize, Errno> {
         let mut scratch = vec![0; data.remaining().min(SCRATCH)];
         if scratch.is_empty() {
             return Ok(0);
         }
         let n = data.take(&mut scratch)?;
+        peer.show(self, flag::RST);
         self.reset();
         Ok(n)
     }
@@ -254,9 +264,11 @@ impl End {
         }
         arrived.has_fin = true;
         self.common.net.inet.counters.tcp_segments.add(2);
-        self.common.net.inet.count(self.ip, 2, 0);
+        self.common.net.inet.count(self.address.ip(), 2, 0);
         let was_first = !peer.has_sent_fin.load(Ordering::SeqCst);
         drop(arrived);
+        self.show(peer, flag::FIN | flag::ACK);
+        peer.show(self, flag::ACK);
         let mut events = Events::READABLE | Events::RDHUP;
         if !was_first {
             // Both have ended. Whoever began keeps the addresses for a while.
@@ -294,6 +306,7 @@ impl End {
             self.arrived.lock().is_reset = true;
             self.has_sent_fin.store(true, Ordering::SeqCst);
             self.release(false);
+            self.show(peer, flag::RST | flag::ACK);
             peer.reset();
         } else {
             self.finish(peer);

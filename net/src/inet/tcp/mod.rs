@@ -5,11 +5,12 @@
 //! the options.
 //!
 //! Reading order: this file (the socket), `end.rs` (an end of a connection: bytes and flags), `connect.rs` (connections
-//! and their end), `options.rs`.
+//! and their end), `show.rs` (what packets there would have been), `options.rs`.
 
 mod connect;
 mod end;
 mod options;
+mod show;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,7 @@ use base::io::Sink;
 use base::lock::{Lock, rank};
 use base::wait::Events;
 
+use crate::filter::Attached;
 use crate::message::{Incoming, Outgoing};
 use crate::report::{InetReport, Report};
 use crate::socket::{Caller, Socket};
@@ -37,6 +39,7 @@ use options::TcpOptions;
 
 use super::address::{self, Local};
 use super::ancillary::Marks;
+use super::become_ipv4;
 use super::errors::Errors;
 use super::options::{Facts, IpOptions, ipv6};
 use super::ports::Held;
@@ -161,7 +164,7 @@ impl TcpSocket {
 
     /// Local and remote address, for `/proc/net/tcp`.
     pub fn addresses(&self) -> (SocketAddr, Option<SocketAddr>) {
-        let any = address::any(self.common.domain);
+        let any = address::any(self.common.domain());
         let state = self.state.lock();
         let port = state.held.as_ref().map_or(0, |h| h.port);
         let local = (state.ip.unwrap_or(any), port).into();
@@ -203,12 +206,12 @@ impl Socket for TcpSocket {
     }
 
     fn local_name(&self) -> Result<Vec<u8>, Errno> {
-        Ok(address::to_bytes(self.common.domain, self.addresses().0))
+        Ok(address::to_bytes(self.common.domain(), self.addresses().0))
     }
 
     fn peer_name(&self) -> Result<Vec<u8>, Errno> {
         let link = self.link().filter(|l| !l.own.is_over()).ok_or(ENOTCONN)?;
-        Ok(address::to_bytes(self.common.domain, link.remote))
+        Ok(address::to_bytes(self.common.domain(), link.remote))
     }
 
     fn shutdown(&self, how: u32) -> Result<(), Errno> {
@@ -290,7 +293,13 @@ impl Socket for TcpSocket {
                 let facts = self.facts();
                 self.ip.lock().set(caller, &facts, name, value)
             }
-            sol::IPV6 if self.common.domain == af::INET6 => {
+            sol::IPV6 if self.common.domain() == af::INET6 && name == ipv6::ADDRFORM => {
+                let remote =
+                    self.link().filter(|l| l.own.tcp_state() == state::ESTABLISHED).map(|l| l.remote);
+                let v6only = self.ip.lock().has6(ipv6::V6ONLY);
+                become_ipv4(&self.common, remote, v6only, value)
+            }
+            sol::IPV6 if self.common.domain() == af::INET6 => {
                 let facts = self.facts();
                 self.ip.lock().set6(caller, &facts, name, value)
             }
@@ -305,7 +314,7 @@ impl Socket for TcpSocket {
                 let facts = self.facts();
                 self.ip.lock().get(&facts, name, given)
             }
-            sol::IPV6 if self.common.domain == af::INET6 => {
+            sol::IPV6 if self.common.domain() == af::INET6 => {
                 let facts = self.facts();
                 self.ip.lock().get6(&facts, name)
             }
@@ -324,6 +333,17 @@ impl Socket for TcpSocket {
 
     fn has_ports(&self) -> bool {
         true
+    }
+
+    fn set_chooser(&self, chooser: Option<Arc<Attached>>) -> Result<(), Errno> {
+        let state = self.state.lock();
+        match (&state.held, &state.phase) {
+            (Some(held), Phase::Listening(_)) => held.set_chooser(&self.common, chooser),
+            _ => {
+                let shares = self.common.reuse_port.load(Ordering::Relaxed);
+                self.common.filters.choose_later(shares, chooser)
+            }
+        }
     }
 
     fn has_peek_offset(&self) -> bool {
@@ -390,7 +410,7 @@ impl Socket for TcpSocket {
             list.push(Report::Inet(InetReport {
                 state,
                 is_hashed: true,
-                ..InetReport::new(self.common.domain, ipproto::TCP, link.remote, Some(link.local))
+                ..InetReport::new(self.common.domain(), ipproto::TCP, link.remote, Some(link.local))
             }));
         }
     }

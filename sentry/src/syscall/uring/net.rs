@@ -155,7 +155,7 @@ pub(super) fn send(
         if let Data::Message(header, _, to) = &req.data {
             envelope.to.clone_from(to);
             if req.done == 0 {
-                cx.read_controls(header, socket.common().domain, &mut envelope)?;
+                cx.read_controls(header, socket.common().domain(), &mut envelope)?;
             }
         }
         match cx.send(file, &socket, &mut source, envelope) {
