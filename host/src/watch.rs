@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "makes raw system calls")]
 
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use abi::Errno;
 use abi::errno::{EINTR, EIO};
@@ -138,6 +138,11 @@ impl Watcher {
     /// What fanotify_mark(2) gives.
     pub fn remove(&self, file: BorrowedFd<'_>, mask: u64) -> Result<(), Errno> {
         self.mark(2, file, mask)
+    }
+
+    /// Whether there are events that `wait` would not wait for.
+    pub fn has_more(&self) -> bool {
+        crate::stdio::poll(self.0.as_fd(), libc::POLLIN as u16, false).is_ok_and(|found| found != 0)
     }
 
     /// Waits for events and hands them on.

@@ -360,19 +360,24 @@ for path, mask in ((".", 0x3ce), ("file", 0xc0e), ("sub", 0x300)):
     names[libc.inotify_add_watch(fd, path.encode(), mask)] = path
 libc.inotify_rm_watch(fd, 3)
 def events(until):
-    seen = []
-    while True:
+    # That the file is gone for good is told when nothing else is left to tell.
+    seen, awaited = [], 2
+    while awaited:
         buf = os.read(fd, 65536)
         at = 0
         while at < len(buf):
             wd, mask, cookie, size = struct.unpack_from("iIII", buf, at)
             name = buf[at + 16:at + 16 + size].rstrip(bytes(1)).decode()
             at += 16 + size
-            if name == until: return seen
+            if name == until and mask == 0x8: awaited -= 1
+            if name == until: continue
+            if names[wd] == "file" and mask == 0x8000: awaited -= 1
             seen.append((names[wd], hex(mask), name, cookie))
+    return seen
 open("own", "w").close()
-os.rename("own", "ready")
-seen = events("done")
+os.rename("own", "renamed")
+os.mkdir("ready")
+seen = [e for e in events("done") if e[2] != "ready"]
 moves = [e for e in seen if e[3] and e[2] in ("made", "moved")]
 print(len(moves), len(set(e[3] for e in moves)))
 for e in sorted(set(e[:3] for e in seen)): print(*e)
@@ -414,7 +419,7 @@ print(sum(e[2] == "own" for e in seen))
 . 0x8 made
 . 0x8 own
 . 0x80 moved
-. 0x80 ready
+. 0x80 renamed
 file 0x2 
 file 0x4 
 file 0x400 

@@ -33,10 +33,13 @@ const SAME: u32 = event::ACCESS
     | event::DELETE
     | event::MOVE_SELF;
 
+/// Device and number.
+type Key = (u64, u64);
+
 #[derive(Debug)]
 struct Watched {
     /// Device and number, by which guests' watches are found.
-    key: (u64, u64),
+    key: Key,
     inode: Weak<HostInode>,
     mask: u64,
     users: usize,
@@ -66,7 +69,13 @@ fn start() -> Option<Arc<Outside>> {
     let outside = Arc::new(Outside { watcher, files: Lock::new(HashMap::new()) });
     let waiting = outside.clone();
     let wait = move || {
-        while waiting.watcher.wait(|event| waiting.tell(&event)).is_ok() {}
+        let mut gone = Vec::new();
+        while waiting.watcher.wait(|event| waiting.tell(&event, &mut gone)).is_ok() {
+            // What happened to a file before it was gone has been told of when nothing more waits.
+            if !gone.is_empty() && !waiting.watcher.has_more() {
+                gone.drain(..).for_each(notify::outside_gone);
+            }
+        }
         log::warn!("volumes: the host tells of its changes no longer");
     };
     if let Err(e) = std::thread::Builder::new().name("volume-watch".into()).spawn(wait) {
@@ -144,13 +153,15 @@ impl Drop for Guard {
 }
 
 impl Outside {
-    fn known(&self, file: &FileName) -> Option<((u64, u64), Option<Arc<HostInode>>)> {
+    /// Device and number of a file that is watched, and the file while it is there.
+    fn known(&self, file: &FileName) -> Option<(Key, Option<Arc<HostInode>>)> {
         self.files.lock().get(file).map(|watched| (watched.key, watched.inode.upgrade()))
     }
 
-    fn tell(&self, told: &Event<'_>) {
+    /// Tells guests of an event; what has no name any longer is added to `gone`.
+    fn tell(&self, told: &Event<'_>, gone: &mut Vec<Key>) {
         if told.mask & bit::Q_OVERFLOW != 0 {
-            let keys: Vec<(u64, u64)> = self.files.lock().values().map(|watched| watched.key).collect();
+            let keys: Vec<Key> = self.files.lock().values().map(|watched| watched.key).collect();
             keys.into_iter().for_each(notify::outside_lost);
             return;
         }
@@ -175,7 +186,7 @@ impl Outside {
                                 .is_ok_and(|s| s.nlink == 0)
                     });
                     if is_gone {
-                        notify::outside_gone(key);
+                        gone.push(key);
                     }
                 }
             }
@@ -184,7 +195,7 @@ impl Outside {
 }
 
 /// Tells of each thing that a mask says: what happened to one file may come as one event.
-fn notify_each(mask: u64, key: (u64, u64), is_dir: u32, name: &[u8]) {
+fn notify_each(mask: u64, key: Key, is_dir: u32, name: &[u8]) {
     const ORDER: [u32; 9] = [
         event::CREATE,
         event::OPEN,
