@@ -5,6 +5,7 @@
 
 use std::any::Any;
 use std::fmt::Debug;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -206,6 +207,14 @@ pub trait FileOps: Debug + Send + Sync + Any {
     /// `ENOTTY` for an unknown request.
     fn ioctl(&self, _request: u32, _arg: u64, _memory: &mut dyn IoctlMemory) -> Result<u64, Errno> {
         Err(ENOTTY)
+    }
+
+    /// Bytes of `range` are going to be mapped, `shared_and_writable` or not. Called with no lock held, where it may wait.
+    ///
+    /// # Errors
+    /// `ENODEV`: they cannot be mapped so; the file's.
+    fn prepare_mapping(&self, _range: Range<u64>, _shared_and_writable: bool) -> Result<(), Errno> {
+        Ok(())
     }
 
     /// The pages, when the file can be mapped.

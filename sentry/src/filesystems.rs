@@ -28,7 +28,7 @@ pub fn make(
     readonly: bool,
 ) -> Result<Arc<SuperBlock>, Errno> {
     if fstype == b"fuse" || fstype.starts_with(b"fuse.") {
-        let root = fuse(options)?;
+        let root = fuse(kernel, options)?;
         let owner = walk.cred.user_ns.clone();
         return Ok(SuperBlock::owned(root, &String::from_utf8_lossy(fstype), readonly, owner));
     }
@@ -117,7 +117,7 @@ pub fn check_option(fstype: &[u8], option: &[u8], total: u64) -> Result<(), Errn
 }
 
 /// `fd=N,rootmode=40000,user_id=0,group_id=0`: a file system that the server behind a descriptor serves.
-fn fuse(options: &[u8]) -> Result<Arc<dyn Inode>, Errno> {
+fn fuse(kernel: &Kernel, options: &[u8]) -> Result<Arc<dyn Inode>, Errno> {
     fn number(value: Option<&[u8]>, radix: u32) -> Result<u32, Errno> {
         let text = value.and_then(|v| std::str::from_utf8(v).ok()).ok_or(EINVAL)?;
         u32::from_str_radix(text, radix).map_err(|_| EINVAL)
@@ -144,7 +144,8 @@ fn fuse(options: &[u8]) -> Result<Arc<dyn Inode>, Errno> {
     let task = current().ok_or(EINVAL)?;
     let files = task.state.lock().files.clone();
     let device = files.file(i32::try_from(fd).map_err(|_| EINVAL)?).map_err(|_| EINVAL)?;
-    fs::fuse::mount(&device, fs::fuse::Mount { root_mode, uid, gid, allow_other, max_read })
+    let mount = fs::fuse::Mount { root_mode, uid, gid, allow_other, max_read };
+    fs::fuse::mount(&device, mount, kernel.memory.clone())
 }
 
 /// Options that say how limits are handed on: what is done is what each asks for.

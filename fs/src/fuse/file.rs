@@ -1,14 +1,17 @@
 //! Open files and directories of a server.
 
 use std::any::Any;
-use std::sync::Arc;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 
 use abi::Errno;
 use abi::errno::{EIO, EISDIR, ENOSYS};
 use base::io::{Sink, Source};
+use base::memmap::Mappable;
 
 use super::inode::FuseInode;
+use super::pages::Pages;
 use super::{Body, DATA_MAX, Reply, op};
 use crate::file::{DirEntry, FileOps, Metadata, oflag};
 use crate::vfs::{FileType, Inode, SetAttributes};
@@ -44,7 +47,7 @@ impl Drop for Handle {
     fn drop(&mut self) {
         let op = if self.is_dir { op::RELEASEDIR } else { op::RELEASE };
         let body = Body::default().u64(self.fh).u32(self.flags).u32(0).u64(0);
-        self.inode.fs.connection.tell(op, self.inode.node, &body);
+        self.inode.fs.connection.release(op, self.inode.clone(), &body);
     }
 }
 
@@ -60,11 +63,11 @@ pub(super) fn open(inode: Arc<FuseInode>, flags: u32) -> Result<Box<dyn FileOps>
         Err(e) => return Err(e),
     };
     let handle = Handle { inode, fh, flags, is_dir };
-    if is_dir { Ok(Box::new(OpenDirectory(handle))) } else { Ok(Box::new(OpenFile(handle))) }
+    if is_dir { Ok(Box::new(OpenDirectory(handle))) } else { Ok(Box::new(OpenFile(handle, OnceLock::new()))) }
 }
 
 #[derive(Debug)]
-struct OpenFile(Handle);
+struct OpenFile(Handle, OnceLock<Arc<Pages>>);
 
 impl FileOps for OpenFile {
     fn is_seekable(&self) -> bool {
@@ -151,8 +154,26 @@ impl FileOps for OpenFile {
         self.0.sync()
     }
 
+    fn prepare_mapping(&self, range: Range<u64>, shared_and_writable: bool) -> Result<(), Errno> {
+        super::pages::check(shared_and_writable)?;
+        let meta = self.0.inode.metadata()?;
+        self.pages().fill(&meta, range, |offset, size| self.0.read(op::READ, offset, size))
+    }
+
+    fn mappable(&self) -> Result<Arc<dyn Mappable>, Errno> {
+        Ok(self.pages())
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
+    }
+}
+
+impl OpenFile {
+    /// The pages of the file, which stay as long as it is open or mapped.
+    fn pages(&self) -> Arc<Pages> {
+        let inode = &self.0.inode;
+        self.1.get_or_init(|| inode.fs.mapped.of(inode.node)).clone()
     }
 }
 

@@ -7,10 +7,12 @@ use std::sync::atomic::Ordering;
 use abi::Errno;
 use abi::errno::{EACCES, EEXIST, EINVAL, EIO, ENODATA, ENOENT, ENOSYS, EOPNOTSUPP, ERANGE};
 use base::lock::{Lock, rank};
+use base::memmap::Memory;
 use base::time::Time;
 use host::clock::{HostClock, now_ns};
 
 use super::device::Device;
+use super::pages::Mapped;
 use super::{Body, Connection, Reply, caller, file, op};
 use crate::anon::pipe::Fifo;
 use crate::file::{FileDescription, FileOps, Metadata, oflag};
@@ -41,6 +43,7 @@ pub(super) struct Fs {
     pub(super) connection: Arc<Connection>,
     pub(super) mount: Mount,
     dev: u64,
+    pub(super) mapped: Mapped,
 }
 
 impl Drop for Fs {
@@ -70,14 +73,19 @@ pub(super) struct FuseInode {
 ///
 /// # Errors
 /// `EINVAL`: no /dev/fuse, or one that is mounted already.
-pub fn mount(device: &FileDescription, mount: Mount) -> Result<Arc<dyn Inode>, Errno> {
+pub fn mount(
+    device: &FileDescription,
+    mount: Mount,
+    memory: Arc<dyn Memory>,
+) -> Result<Arc<dyn Inode>, Errno> {
     let device: &Device = device.ops.as_any().downcast_ref().ok_or(EINVAL)?;
     let connection = device.connection.clone();
     if connection.state.lock().is_mounted {
         return Err(EINVAL);
     }
     connection.begin();
-    let fs = Arc::new(Fs { connection, mount, dev: crate::vfs::new_dev() });
+    let mapped = Mapped::new(memory);
+    let fs = Arc::new(Fs { connection, mount, dev: crate::vfs::new_dev(), mapped });
     Ok(Arc::new(FuseInode {
         fs,
         node: ROOT,
@@ -245,7 +253,7 @@ impl Inode for FuseInode {
                 let fh = Reply(bytes.get(ENTRY..).unwrap_or_default()).u64()?;
                 // It is opened as its opener wants it.
                 let body = Body::default().u64(fh).u32(oflag::RDWR).u32(0).u64(0);
-                inode.fs.connection.tell(op::RELEASE, inode.node, &body);
+                inode.fs.connection.release(op::RELEASE, inode.clone(), &body);
                 self.forget_known();
                 Ok(inode)
             }

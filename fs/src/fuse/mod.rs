@@ -1,14 +1,16 @@
 //! FUSE (Linux fs/fuse, include/uapi/linux/fuse.h): file systems that a program of the sandbox serves through /dev/fuse.
 //!
 //! A server is as untrusted as any program: its replies are checked, and whoever waits for one can be killed. No lock is
-//! held meanwhile, so directories remember no names. What is not known: mappings (and so programs to run), locks of the
+//! held meanwhile, so directories remember no names. What is not known: shared mappings that are written, locks of the
 //! server's own, poll, ioctls, notifications.
 //!
-//! Reading order: this file (connections, requests), `device.rs` (the server's side), `inode.rs`, `file.rs`.
+//! Reading order: this file (connections, requests), `device.rs` (the server's side), `inode.rs`, `file.rs`, `pages.rs`
+//! (mappings).
 
 mod device;
 mod file;
 mod inode;
+mod pages;
 #[cfg(test)]
 mod tests;
 
@@ -89,6 +91,8 @@ fn caller() -> (u32, u32, i32) {
 struct Slot {
     reply: Lock<Option<Result<Vec<u8>, Errno>>, { rank::LEAF }>,
     queue: WaitQueue,
+    /// Not forgotten before the server has answered: it still works with the file.
+    keeps: Option<Arc<inode::FuseInode>>,
 }
 
 impl Slot {
@@ -179,12 +183,24 @@ impl Connection {
     fn send(&self, op: u32, node: u64, body: &Body, slot: Option<Arc<Slot>>) -> Result<u64, Errno> {
         // What nobody waits for is sent wherever files are closed, with whatever locks; the caller's takes one of tasks.
         let (uid, gid, pid) = if slot.is_some() { caller() } else { (0, 0, 0) };
+        self.send_as((uid, gid, pid), op, node, body, slot)
+    }
+
+    fn send_as(
+        &self,
+        (uid, gid, pid): (u32, u32, i32),
+        op: u32,
+        node: u64,
+        body: &Body,
+        slot: Option<Arc<Slot>>,
+    ) -> Result<u64, Errno> {
         let len = (IN_HEADER + body.0.len()) as u32;
         let mut state = self.state.lock();
         if state.is_over {
             return Err(ENOTCONN);
         }
-        if slot.is_none() && state.unread.len() >= UNREAD_MAX {
+        let is_awaited = slot.as_ref().is_some_and(|slot| slot.keeps.is_none());
+        if !is_awaited && state.unread.len().max(state.asked.len()) >= UNREAD_MAX {
             return Ok(0);
         }
         // Even numbers, as Linux has them: odd ones are interrupts'.
@@ -218,6 +234,15 @@ impl Connection {
             return Err(EINTR);
         }
         slot.reply.lock().take().unwrap_or(Err(EIO))
+    }
+
+    /// Tells the server that an open file of `inode` is closed; the inode is not forgotten before that is answered.
+    fn release(&self, op: u32, inode: Arc<inode::FuseInode>, body: &Body) {
+        let node = inode.node;
+        let slot = Arc::new(Slot { keeps: Some(inode), ..Slot::default() });
+        // What it keeps goes here when it is not sent, with no lock held.
+        let _ = self.send_as((0, 0, 0), op, node, body, Some(slot.clone()));
+        drop(slot);
     }
 
     /// Sends what has no answer that anybody waits for.

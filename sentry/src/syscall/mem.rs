@@ -48,6 +48,8 @@ pub(super) fn sys_mmap(
             return Err(EBADF);
         }
         let mut mapping = crate::task::exec::file_mapping(&file, &root, offset);
+        let may_be_written = flags & MAP_TYPE != MAP_PRIVATE && mapping.writable;
+        file.ops.prepare_mapping(offset..offset.saturating_add(len), may_be_written)?;
         // A sealed file: mm/memfd.c, `memfd_check_seals_mmap`.
         if let Ok(seals) = file.ops.seals()
             && seals & (seal::WRITE | seal::FUTURE_WRITE) != 0

@@ -196,7 +196,10 @@ impl Ctx<'_> {
         let root = self.fs.lock().root.clone();
         for op in &plan.ops {
             let backing = match op.source {
-                Source::File { offset } => MapBacking::File(file_mapping(file, &root, offset)),
+                Source::File { offset } => {
+                    file.ops.prepare_mapping(offset..offset.saturating_add(op.len), false)?;
+                    MapBacking::File(file_mapping(file, &root, offset))
+                }
                 Source::Anonymous => MapBacking::Anonymous,
             };
             let mut request = MapRequest::anonymous(op.addr, op.len, prot_of(op.access), MapFlags::FIXED);
