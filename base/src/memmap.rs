@@ -86,6 +86,11 @@ pub trait Memory: Send + Sync {
     /// Whether the page at `offset` has exactly one reference.
     fn is_unique(&self, offset: u64) -> bool;
 
+    /// How many references the page at `offset` has.
+    fn references(&self, offset: u64) -> u32 {
+        if self.is_unique(offset) { 1 } else { 2 }
+    }
+
     /// Makes the host provide the pages of `range` now, in one call: cheaper than one fault each.
     fn populate(&self, range: MemRange);
 

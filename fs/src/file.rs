@@ -247,6 +247,11 @@ pub trait FileOps: Debug + Send + Sync + Any {
         true
     }
 
+    /// Whether positions are addresses (`mem_lseek`): any, also those that are negative as numbers, and without an end.
+    fn is_memory(&self) -> bool {
+        false
+    }
+
     /// The first byte at or behind `offset` that is data (`SEEK_DATA`), or in a hole (`SEEK_HOLE`): the end of the file
     /// counts as a hole. `offset` lies below `size`.
     ///
@@ -692,6 +697,15 @@ impl FileDescription {
             let name = self.ops.anonymous_name().unwrap_or_default();
             let accepts = name.strip_prefix(b"anon_inode:").is_some_and(|kind| ACCEPT.contains(&kind));
             return if accepts { Ok(0) } else { Err(ESPIPE) };
+        }
+        if self.ops.is_memory() {
+            let mut position = self.position.lock();
+            *position = match whence {
+                0 => offset.cast_unsigned(),
+                1 => position.wrapping_add_signed(offset),
+                _ => return Err(EINVAL),
+            };
+            return Ok(*position);
         }
         if whence > 1 && !self.ops.has_end() {
             return Err(EINVAL);

@@ -381,6 +381,11 @@ impl Memory for MemoryFile {
         self.counts.load(offset) == 1
     }
 
+    fn references(&self, offset: u64) -> u32 {
+        self.check(offset, 1);
+        self.counts.load(offset)
+    }
+
     fn populate(&self, range: MemRange) {
         self.check(range.offset, range.len);
         self.mapping.populate(range.offset, range.len);

@@ -43,6 +43,8 @@ pub struct Process {
     pub sid: i32,
     /// The wait status once the last thread has ended.
     pub zombie: Option<i32>,
+    /// Its parent traced it when it ended, and may wait for it whatever kind of child it is.
+    pub ended_traced: bool,
     /// The signal the parent gets; 0 for none.
     pub exit_signal: i32,
     /// Whether the process has called execve since it was forked.

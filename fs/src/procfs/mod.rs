@@ -85,6 +85,13 @@ pub trait Task: Send + Sync + Any {
     /// # Errors
     /// `EACCES`; `ESRCH` once it has ended.
     fn check(&self, access: TaskAccess) -> Result<(), Errno>;
+    /// What opening `file` finds out, beside whether the caller may.
+    ///
+    /// # Errors
+    /// `ESRCH`, `EINVAL`: the process has ended and has nothing of that any more.
+    fn check_open(&self, _file: TaskFile) -> Result<(), Errno> {
+        Ok(())
+    }
     /// A text; `whole` asks for the numbers of the process, not of the thread alone.
     ///
     /// # Errors

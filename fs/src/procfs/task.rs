@@ -24,6 +24,7 @@ pub enum TaskFile {
     Children,
     Cmdline,
     Comm,
+    CoredumpFilter,
     Environ,
     GidMap,
     Io,
@@ -120,6 +121,7 @@ const ROWS: &[Row] = &[
     row("cgroup", 0o444, Kind::Text(TaskFile::Cgroup), Where::Everywhere),
     row("oom_score", 0o444, Kind::Text(TaskFile::OomScore), Where::Everywhere),
     row("oom_score_adj", 0o644, Kind::Text(TaskFile::OomScoreAdj), Where::Everywhere),
+    row("coredump_filter", 0o644, Kind::Text(TaskFile::CoredumpFilter), Where::Process),
     row("io", 0o400, Kind::Text(TaskFile::Io), Where::Everywhere),
     row("uid_map", 0o644, Kind::Text(TaskFile::UidMap), Where::Everywhere),
     row("gid_map", 0o644, Kind::Text(TaskFile::GidMap), Where::Everywhere),
@@ -383,6 +385,7 @@ impl Inode for TaskNode {
                 if is_private(file) {
                     denied(self.handle.task.check(TaskAccess::Memory))?;
                 }
+                self.handle.task.check_open(file)?;
                 Ok(Box::new(OpenText::new(self, meta)))
             }
             Kind::Link(_) | Kind::Threads | Kind::Descriptors(_) | Kind::Namespaces => Err(abi::errno::ENXIO),
@@ -455,8 +458,8 @@ impl FileOps for OpenMemory {
         true
     }
 
-    fn has_end(&self) -> bool {
-        false
+    fn is_memory(&self) -> bool {
+        true
     }
 
     fn takes_outer_locks(&self) -> bool {

@@ -50,7 +50,7 @@ pub use futex::{FutexKey, FutexScope};
 pub use iovec::{MAX_RW_COUNT, UIO_MAXIOV, UserSink, UserSource};
 pub use map::{FileMapping, MapBacking, MapCall, MapRequest, MapType, mmap_base};
 pub use patch::InWindow;
-pub use report::{MemoryUse, Region};
+pub use report::{Detail, MemoryUse, Region, Sharing};
 pub use shared::{FixedPages, SharedMemory, named};
 pub use vma::{Backing, STACK_GUARD_GAP, VDSO, VVAR, VmFlags, VmName, VmSizes, Vma};
 
@@ -142,6 +142,34 @@ pub struct ExecLayout {
     pub exe: Option<Arc<dyn MappingOrigin>>,
     /// The auxiliary vector, for /proc/PID/auxv.
     pub auxv: Vec<u8>,
+    /// What a core dump would hold, for /proc/PID/coredump_filter.
+    pub coredump_filter: CoredumpFilter,
+}
+
+/// Kinds of memory that a core dump holds (core(5)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CoredumpFilter(u32);
+
+impl CoredumpFilter {
+    /// The kinds that there are (`MMF_DUMP_FILTER_MASK`).
+    const KNOWN: u32 = 0x1ff;
+
+    /// The known kinds among `bits`.
+    pub fn from_bits(bits: u32) -> Self {
+        Self(bits & Self::KNOWN)
+    }
+
+    /// As bits.
+    pub fn bits(self) -> u32 {
+        self.0
+    }
+}
+
+impl Default for CoredumpFilter {
+    /// Anonymous memory, private or shared, headers of programs, private huge pages.
+    fn default() -> Self {
+        Self(0x33)
+    }
 }
 
 /// Why an access to guest memory cannot be made good.

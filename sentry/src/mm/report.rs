@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::ops::Range;
 
 use base::PAGE_SIZE;
-use base::memmap::MappedFile;
+use base::memmap::{Access, MappedFile};
 
 use super::MemoryManager;
 use super::pma::Pma;
@@ -56,6 +56,65 @@ pub struct Region {
     pub file: u64,
     /// mbind(2).
     pub policy: Option<Policy>,
+    /// How its pages are shared, where that was asked for.
+    pub sharing: Sharing,
+}
+
+/// Bytes that are present, by who else has them and whether they were written.
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(missing_docs, reason = "proc_pid_smaps(5) explains each")]
+pub struct Sharing {
+    pub shared_clean: u64,
+    pub shared_dirty: u64,
+    pub private_clean: u64,
+    pub private_dirty: u64,
+    /// In `1 << PSS_SHIFT` parts of a byte, as Linux counts.
+    pss: u64,
+    pss_dirty: u64,
+    pss_anon: u64,
+}
+
+impl Sharing {
+    const PSS_SHIFT: u32 = 12;
+
+    fn add_page(&mut self, users: u32, is_dirty: bool, is_anon: bool) {
+        let field = match (users > 1, is_dirty) {
+            (false, false) => &mut self.private_clean,
+            (false, true) => &mut self.private_dirty,
+            (true, false) => &mut self.shared_clean,
+            (true, true) => &mut self.shared_dirty,
+        };
+        *field += PAGE_SIZE;
+        let part = (PAGE_SIZE << Self::PSS_SHIFT) / u64::from(users.max(1));
+        self.pss += part;
+        self.pss_dirty += if is_dirty { part } else { 0 };
+        self.pss_anon += if is_anon { part } else { 0 };
+    }
+
+    /// Counts what `other` counted as well.
+    pub fn add(&mut self, other: &Self) {
+        self.shared_clean += other.shared_clean;
+        self.shared_dirty += other.shared_dirty;
+        self.private_clean += other.private_clean;
+        self.private_dirty += other.private_dirty;
+        self.pss += other.pss;
+        self.pss_dirty += other.pss_dirty;
+        self.pss_anon += other.pss_anon;
+    }
+
+    /// Of each page the part that falls to this process; of those that were written; of anonymous ones.
+    pub fn pss(&self) -> [u64; 3] {
+        [self.pss, self.pss_dirty, self.pss_anon].map(|parts| parts >> Self::PSS_SHIFT)
+    }
+}
+
+/// Whether each page is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// Only what the areas tell.
+    Areas,
+    /// Also how pages are shared.
+    Pages,
 }
 
 impl MemoryManager {
@@ -79,16 +138,36 @@ impl MemoryManager {
 
     /// How many bytes of an anonymous piece the host has provided; the rest is only promised.
     fn provided(&self, start: u64, p: &Pma) -> u64 {
+        let mut bytes = 0;
+        self.each_provided(start, p, |_| bytes += PAGE_SIZE);
+        bytes
+    }
+
+    /// Calls `f` with the offset of each of those pages.
+    fn each_provided(&self, start: u64, p: &Pma, mut f: impl FnMut(u64)) {
         let mut answers = [0; 512];
         let pages = ((p.end - start) / PAGE_SIZE) as usize;
-        (0..pages)
-            .step_by(answers.len())
-            .map(|first| {
-                let answers = &mut answers[..(pages - first).min(512)];
-                self.memory.provided(p.off + first as u64 * PAGE_SIZE, answers);
-                answers.iter().map(|&a| u64::from(a)).sum::<u64>() * PAGE_SIZE
-            })
-            .sum()
+        for first in (0..pages).step_by(answers.len()) {
+            let answers = &mut answers[..(pages - first).min(512)];
+            let offset = p.off + first as u64 * PAGE_SIZE;
+            self.memory.provided(offset, answers);
+            let present = answers.iter().enumerate().filter(|(_, a)| **a != 0);
+            present.for_each(|(i, _)| f(offset + i as u64 * PAGE_SIZE));
+        }
+    }
+
+    /// How the pages of a piece are shared. Those of a file are also the file's.
+    fn sharing(&self, start: u64, p: &Pma, sharing: &mut Sharing) {
+        if p.anon {
+            self.each_provided(start, p, |offset| {
+                sharing.add_page(self.memory.references(offset), true, true);
+            });
+            return;
+        }
+        let is_dirty = p.access.contains(Access::WRITE);
+        for offset in (p.off..p.off + (p.end - start)).step_by(PAGE_SIZE as usize) {
+            sharing.add_page(self.memory.references(offset).saturating_sub(1), is_dirty, false);
+        }
     }
 
     /// The number of areas.
@@ -97,7 +176,7 @@ impl MemoryManager {
     }
 
     /// All areas in order.
-    pub fn regions(&self) -> Vec<Region> {
+    pub fn regions(&self, detail: Detail) -> Vec<Region> {
         // Paths are asked for after the lock: they need outer ones.
         let mut files: Vec<Option<MappedFile>> = Vec::new();
         let mut regions: Vec<Region> = Vec::new();
@@ -107,11 +186,15 @@ impl MemoryManager {
             let layout = &st.layout;
             for v in st.vmas.iter() {
                 let (mut anon, mut file) = (0, 0);
+                let mut sharing = Sharing::default();
                 for (s, p) in st.pmas.overlapping(v.start..v.end) {
                     if p.anon {
                         anon += self.provided(s, &p);
                     } else {
                         file += p.end - s;
+                    }
+                    if detail == Detail::Pages {
+                        self.sharing(s, &p, &mut sharing);
                     }
                 }
                 if let Some(region) = regions.last_mut()
@@ -120,6 +203,7 @@ impl MemoryManager {
                     region.range.end = v.end;
                     region.anon += anon;
                     region.file += file;
+                    region.sharing.add(&sharing);
                     last = Some(v);
                     continue;
                 }
@@ -156,6 +240,7 @@ impl MemoryManager {
                     anon,
                     file,
                     policy: v.policy.as_deref().copied(),
+                    sharing,
                 });
             }
         }
@@ -173,7 +258,7 @@ impl MemoryManager {
     /// The text of `/proc/PID/maps`.
     pub fn maps_text(&self) -> Vec<u8> {
         let mut text = Vec::new();
-        for region in self.regions() {
+        for region in self.regions(Detail::Areas) {
             push_line(&mut text, &region);
         }
         text
@@ -182,7 +267,7 @@ impl MemoryManager {
     /// The text of `/proc/PID/numa_maps`: Linux 6.18 fs/proc/task_mmu.c, show_numa_map. `own` is the policy of the thread.
     pub fn numa_maps_text(&self, own: Option<Policy>) -> Vec<u8> {
         let mut text = Vec::new();
-        for r in self.regions() {
+        for r in self.regions(Detail::Areas) {
             let policy = r.policy.or(own).map_or_else(|| "default".to_owned(), |p| p.text());
             text.extend_from_slice(format!("{:08x} {policy}", r.range.start).as_bytes());
             match &*r.name {
@@ -222,23 +307,24 @@ impl MemoryManager {
     /// The text of `/proc/PID/smaps`.
     pub fn smaps_text(&self) -> Vec<u8> {
         let mut text = Vec::new();
-        for r in self.regions() {
+        for r in self.regions(Detail::Pages) {
             push_line(&mut text, &r);
             let mut s = String::new();
             let shared = r.flags.contains(VmFlags::MAYSHARE);
             let rss = r.anon + r.file;
+            let [pss, pss_dirty, _] = r.sharing.pss();
             let of = |yes: bool, n: u64| if yes { n } else { 0 };
             let rows = [
                 ("Size", r.range.end - r.range.start),
                 ("KernelPageSize", PAGE_SIZE),
                 ("MMUPageSize", PAGE_SIZE),
                 ("Rss", rss),
-                ("Pss", rss),
-                ("Pss_Dirty", r.anon),
-                ("Shared_Clean", r.file),
-                ("Shared_Dirty", 0),
-                ("Private_Clean", 0),
-                ("Private_Dirty", r.anon),
+                ("Pss", pss),
+                ("Pss_Dirty", pss_dirty),
+                ("Shared_Clean", r.sharing.shared_clean),
+                ("Shared_Dirty", r.sharing.shared_dirty),
+                ("Private_Clean", r.sharing.private_clean),
+                ("Private_Dirty", r.sharing.private_dirty),
                 ("Referenced", rss),
                 ("Anonymous", of(!shared, r.anon)),
                 ("KSM", 0),

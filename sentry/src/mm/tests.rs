@@ -41,7 +41,7 @@ fn shared_file(addr: u64, len: u64, prot: Prot, file: &Arc<FakeFile>, writable: 
 }
 
 fn lines(mm: &MemoryManager) -> Vec<(u64, u64, String)> {
-    mm.regions()
+    mm.regions(super::report::Detail::Areas)
         .iter()
         .map(|r| {
             let c = |f: VmFlags, c: char| if r.flags.contains(f) { c } else { '-' };

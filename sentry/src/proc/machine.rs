@@ -133,9 +133,14 @@ fn stat(kernel: &Kernel) -> String {
     // Writing to a String cannot fail.
     let _ = write!(
         text,
-        "ctxt {}\nbtime {boot}\nprocesses {}\nprocs_running {running}\nprocs_blocked {held}\n",
+        "intr {}\nctxt {}\nbtime {boot}\nprocesses {}\nprocs_running {running}\nprocs_blocked {held}\n\
+         softirq{}\n",
+        // What interrupts a processor here has no number of its own.
+        usage.interruptions,
         usage.sleeps + usage.interruptions,
         kernel.system.forks(),
+        // All of them, and each of ten kinds: nothing is put off to them here.
+        " 0".repeat(11),
     );
     text
 }

@@ -17,7 +17,7 @@ use std::any::Any;
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
-use abi::errno::{EACCES, EINVAL, EIO, ENOENT, EPERM, ESRCH};
+use abi::errno::{EACCES, EIO, ENOENT, EPERM, ESRCH};
 use base::cred::{Credentials, cap};
 use base::landlock::Domain;
 use base::time::Time;
@@ -29,6 +29,7 @@ use fs::vfs::{Inode, Owner, VfsPath};
 
 use crate::kernel::Kernel;
 use crate::mm::MemoryManager;
+use crate::ns::file::AnyNamespace;
 use crate::ns::pid::PidNs;
 use crate::task::current::current;
 use crate::task::exec::FileOrigin;
@@ -315,6 +316,10 @@ impl fs::procfs::Task for ProcTask {
         may_access(&caller, &self.group, &view.cred)
     }
 
+    fn check_open(&self, file: TaskFile) -> Result<(), Errno> {
+        self.check_zombie(file)
+    }
+
     fn text(&self, file: TaskFile, whole: bool) -> Result<Vec<u8>, Errno> {
         self.make_text(file, whole)
     }
@@ -367,12 +372,20 @@ impl fs::procfs::Task for ProcTask {
 
     fn namespace(&self, name: &str) -> Result<Arc<FileDescription>, Errno> {
         self.check(TaskAccess::Read).map_err(|e| if e == EPERM { EACCES } else { e })?;
-        let task = self.task().map_err(|_| ENOENT)?;
-        Ok(crate::ns::file::AnyNamespace::of(&task, name).ok_or(ENOENT)?.open())
+        let Ok(task) = self.task() else {
+            // What a zombie still belongs to.
+            let kept = match name {
+                "user" => AnyNamespace::User(self.view()?.cred.user_ns.clone()),
+                "pid" => AnyNamespace::Pid(self.group.pid_ns.clone()),
+                _ => return Err(ENOENT),
+            };
+            return Ok(kept.open());
+        };
+        Ok(AnyNamespace::of(&task, name).ok_or(ENOENT)?.open())
     }
 
     fn memory(&self, meta: Metadata) -> Result<Box<dyn FileOps>, Errno> {
-        let memory = TaskSpace(Arc::downgrade(&self.mm().map_err(|_| EINVAL)?));
+        let memory = TaskSpace(Arc::downgrade(&self.mm()?));
         Ok(Box::new(OpenMemory::new(Box::new(memory), meta)))
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use abi::errno::{EACCES, EINVAL, EPERM, ESRCH};
+use abi::errno::{EACCES, EINVAL, EPERM, ERANGE, ESRCH};
 use abi::{Errno, UserAddr};
 use base::cred::cap;
 use base::userns::{IdKind, UserNamespace};
@@ -12,7 +12,7 @@ use fs::procfs::{Task as _, TaskAccess, TaskFile};
 use fs::vfs::{MountNamespace, VfsPath};
 
 use super::ProcTask;
-use crate::mm::MemoryManager;
+use crate::mm::{CoredumpFilter, Detail, MemoryManager, Sharing};
 use crate::task::current::current;
 
 /// Most bytes of a command line or an environment that are read at once.
@@ -21,6 +21,10 @@ const STRINGS_MAX: u64 = 8 << 20;
 impl ProcTask {
     /// Makes the text of `file`.
     pub(super) fn make_text(&self, file: TaskFile, whole: bool) -> Result<Vec<u8>, Errno> {
+        if self.view().is_err() || !self.is_known() {
+            // The strings are those of the memory, which is empty now.
+            return if file == TaskFile::Environ { Ok(Vec::new()) } else { Err(ESRCH) };
+        }
         match file {
             TaskFile::Stat => self.stat_text(whole),
             TaskFile::Statm => self.statm_text(),
@@ -31,12 +35,17 @@ impl ProcTask {
                 Ok(name)
             }
             TaskFile::Cmdline => Ok(self.space()?.map(|mm| command_line(&mm)).unwrap_or_default()),
+            TaskFile::CoredumpFilter => Ok(self
+                .space()?
+                .map(|mm| format!("{:08x}\n", mm.layout().coredump_filter.bits()).into_bytes())
+                .unwrap_or_default()),
             TaskFile::Environ => Ok(self.space()?.map(|mm| environment(&mm)).unwrap_or_default()),
             TaskFile::Auxv => Ok(self.space()?.map(|mm| mm.layout().auxv).unwrap_or_default()),
             TaskFile::Maps => Ok(self.space()?.map(|mm| mm.maps_text()).unwrap_or_default()),
             TaskFile::Smaps => Ok(self.space()?.map(|mm| mm.smaps_text()).unwrap_or_default()),
             TaskFile::NumaMaps => {
-                let own = self.task()?.attributes.lock().policy;
+                let Ok(task) = self.task() else { return Ok(Vec::new()) };
+                let own = task.attributes.lock().policy;
                 Ok(self.space()?.map(|mm| mm.numa_maps_text(own)).unwrap_or_default())
             }
             TaskFile::SmapsRollup => {
@@ -87,7 +96,8 @@ impl ProcTask {
             }
             TaskFile::SetGroups => Ok(self.view()?.cred.user_ns.setgroups_text().as_bytes().to_vec()),
             TaskFile::TimensOffsets => {
-                let time = self.task()?.namespaces.lock().time_for_children.clone();
+                let Ok(task) = self.task() else { return Ok(Vec::new()) };
+                let time = task.namespaces.lock().time_for_children.clone();
                 Ok(time.text().into_bytes())
             }
             TaskFile::Io => self.io_text(whole),
@@ -122,6 +132,12 @@ impl ProcTask {
                 if privileged {
                     attributes.oom_score_adj_min = value;
                 }
+                Ok(bytes.len())
+            }
+            TaskFile::CoredumpFilter => {
+                let bits = parse_c_number(bytes)?;
+                let mm = self.space()?.ok_or(ESRCH)?;
+                mm.set_layout(|l| l.coredump_filter = CoredumpFilter::from_bits(bits));
                 Ok(bytes.len())
             }
             TaskFile::Timerslack => {
@@ -159,6 +175,28 @@ impl ProcTask {
                 Ok(bytes.len())
             }
             _ => Err(EINVAL),
+        }
+    }
+
+    /// What opening a file of a process finds out that has ended: who has no memory, and no mounts.
+    pub(super) fn check_zombie(&self, file: TaskFile) -> Result<(), Errno> {
+        match file {
+            TaskFile::Environ
+            | TaskFile::Auxv
+            | TaskFile::Maps
+            | TaskFile::Smaps
+            | TaskFile::SmapsRollup
+            | TaskFile::NumaMaps
+            | TaskFile::MountInfo
+            | TaskFile::MountStats
+            | TaskFile::Mounts
+                if self.task().is_ok() =>
+            {
+                Ok(())
+            }
+            TaskFile::Environ | TaskFile::Auxv | TaskFile::SmapsRollup => Err(ESRCH),
+            TaskFile::MountInfo | TaskFile::MountStats | TaskFile::Mounts => Err(EINVAL),
+            _ => Ok(()),
         }
     }
 
@@ -205,6 +243,23 @@ impl ProcTask {
     }
 }
 
+/// A number in C's notation: decimal, octal after `0`, hexadecimal after `0x` (`kstrtouint_from_user` with base 0).
+fn parse_c_number(bytes: &[u8]) -> Result<u32, Errno> {
+    let text = std::str::from_utf8(bytes).map_err(|_| EINVAL)?;
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    let text = text.strip_prefix('+').unwrap_or(text);
+    let hex = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
+    let (digits, base) = match hex {
+        Some(digits) => (digits, 16),
+        None if text.len() > 1 && text.starts_with('0') => (&text[1..], 8),
+        None => (text, 10),
+    };
+    if digits.is_empty() || !digits.chars().all(|c| c.is_digit(base)) {
+        return Err(EINVAL);
+    }
+    u32::from_str_radix(digits, base).map_err(|_| ERANGE)
+}
+
 fn id_kind(file: TaskFile) -> IdKind {
     if file == TaskFile::UidMap { IdKind::User } else { IdKind::Group }
 }
@@ -238,26 +293,29 @@ fn environment(mm: &MemoryManager) -> Vec<u8> {
 }
 
 fn rollup(mm: &MemoryManager) -> String {
-    let regions = mm.regions();
+    let regions = mm.regions(Detail::Pages);
     let (start, end) = match (regions.first(), regions.last()) {
         (Some(a), Some(b)) => (a.range.start, b.range.end),
         _ => (0, 0),
     };
+    let mut sharing = Sharing::default();
+    regions.iter().for_each(|r| sharing.add(&r.sharing));
+    let [pss, pss_dirty, pss_anon] = sharing.pss();
     let anon: u64 = regions.iter().map(|r| r.anon).sum();
     let file: u64 = regions.iter().map(|r| r.file).sum();
     let locked = mm.memory_use().sizes.locked.min(anon + file);
     let mut text = format!("{:<73}[rollup]\n", format!("{start:08x}-{end:08x} ---p 00000000 00:00 0 "));
     let rows = [
         ("Rss", anon + file),
-        ("Pss", anon + file),
-        ("Pss_Dirty", anon),
-        ("Pss_Anon", anon),
-        ("Pss_File", file),
+        ("Pss", pss),
+        ("Pss_Dirty", pss_dirty),
+        ("Pss_Anon", pss_anon),
+        ("Pss_File", pss - pss_anon),
         ("Pss_Shmem", 0),
-        ("Shared_Clean", file),
-        ("Shared_Dirty", 0),
-        ("Private_Clean", 0),
-        ("Private_Dirty", anon),
+        ("Shared_Clean", sharing.shared_clean),
+        ("Shared_Dirty", sharing.shared_dirty),
+        ("Private_Clean", sharing.private_clean),
+        ("Private_Dirty", sharing.private_dirty),
         ("Referenced", anon + file),
         ("Anonymous", anon),
         ("KSM", 0),

@@ -7,6 +7,7 @@ use abi::errno::{EFAULT, EINVAL, EIO, EPERM, ESRCH};
 use abi::regs::{USER_FIXED_FLAGS, USER_SETTABLE_FLAGS, UserRegs};
 use abi::signal::{SigInfo, SigSet};
 use abi::{Errno, UserAddr};
+use base::cred::cap;
 use base::landlock::Domain;
 use platform::FpState;
 use zerocopy::{FromBytes, IntoBytes};
@@ -159,6 +160,17 @@ fn trace_me(cx: &mut Ctx<'_>) -> SysResult {
     Ok(0)
 }
 
+/// Whether the caller may set these options: to switch restrictions off it must be privileged and have none itself.
+///
+/// Source: Linux 6.18 kernel/ptrace.c, `check_ptrace_options`.
+fn check_options(cx: &Ctx<'_>, options: u32) -> Result<(), Errno> {
+    if options & option::SUSPEND_SECCOMP == 0 {
+        return Ok(());
+    }
+    let is_free = !cx.task.seccomp.is_on() && !cx.task.trace.suspends_seccomp();
+    if cx.cred.has(cap::SYS_ADMIN) && is_free { Ok(()) } else { Err(EPERM) }
+}
+
 fn attach(cx: &mut Ctx<'_>, request: i64, pid: i64, addr: u64, data: u64) -> SysResult {
     let mut options = 0;
     if request == SEIZE {
@@ -166,6 +178,7 @@ fn attach(cx: &mut Ctx<'_>, request: i64, pid: i64, addr: u64, data: u64) -> Sys
             return Err(EIO.into());
         }
         options = data as u32;
+        check_options(cx, options)?;
     }
     let tid = i32::try_from(pid).map_err(|_| ESRCH)?;
     let kernel = cx.task.kernel.clone();
@@ -268,6 +281,7 @@ fn stopped_request(
             if data & !u64::from(option::KNOWN) != 0 {
                 return Err(EINVAL.into());
             }
+            check_options(cx, data as u32)?;
             task.trace.state.lock().options = data as u32;
         }
         GET_SYSCALL_INFO => return call_info(cx, task, stop, addr, data),
@@ -439,6 +453,7 @@ fn call_info(cx: &mut Ctx<'_>, task: &Task, stop: TraceStop, size: u64, data: u6
         Place::None => 0,
         Place::Entry => 1,
         Place::Exit => 2,
+        Place::Seccomp => 3,
     };
     let mut bytes = vec![op, 0, 0, 0];
     bytes.extend(AUDIT_ARCH_X86_64.to_le_bytes());
@@ -446,9 +461,13 @@ fn call_info(cx: &mut Ctx<'_>, task: &Task, stop: TraceStop, size: u64, data: u6
     bytes.extend(regs.rsp.to_le_bytes());
     match stop.place {
         Place::None => {}
-        Place::Entry => {
+        Place::Entry | Place::Seccomp => {
             let words = [regs.orig_rax, regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9];
             bytes.extend(words.iter().flat_map(|w| w.to_le_bytes()));
+            if stop.place == Place::Seccomp {
+                let message = task.trace.state.lock().message;
+                bytes.extend((message as u32).to_le_bytes());
+            }
         }
         Place::Exit => {
             let is_error = regs.rax.cast_signed() < 0 && regs.rax.cast_signed() >= -4095;

@@ -43,6 +43,12 @@ impl Kernel {
         task.trace.end(0);
         let parent = tree.processes.get(&task.group.pid).map_or(0, |p| p.parent);
         let is_process = whole && task.tid == task.group.pid;
+        if is_process
+            && parent == tracer.pid
+            && let Some(process) = tree.processes.get_mut(&task.group.pid)
+        {
+            process.ended_traced = true;
+        }
         if (is_process && parent == tracer.pid) || (!whole && task.tid == task.group.pid) {
             return false;
         }

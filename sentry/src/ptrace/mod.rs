@@ -32,6 +32,7 @@ pub(crate) mod event {
     pub(crate) const EXEC: u32 = 4;
     pub(crate) const VFORK_DONE: u32 = 5;
     pub(crate) const EXIT: u32 = 6;
+    pub(crate) const SECCOMP: u32 = 7;
     pub(crate) const STOP: u32 = 128;
 }
 
@@ -39,8 +40,9 @@ pub(crate) mod event {
 pub(crate) mod option {
     pub(crate) const SYSGOOD: u32 = 1;
     pub(crate) const EXITKILL: u32 = 1 << 20;
-    /// All that are known: those bits, the events' and `SUSPEND_SECCOMP`.
-    pub(crate) const KNOWN: u32 = 0xff | EXITKILL;
+    pub(crate) const SUSPEND_SECCOMP: u32 = 1 << 21;
+    /// All that are known: those bits and the events'.
+    pub(crate) const KNOWN: u32 = 0xff | EXITKILL | SUSPEND_SECCOMP;
 }
 
 /// What a tracee is to do, for a look without the lock.
@@ -71,6 +73,8 @@ pub(crate) enum Place {
     None,
     Entry,
     Exit,
+    /// A filter asked for the tracer.
+    Seccomp,
 }
 
 /// A stop.
@@ -160,7 +164,13 @@ impl Trace {
         if self.is_traced() { self.state.lock().tracer } else { None }
     }
 
-    fn has_event(&self, event: u32) -> bool {
+    /// Whether the tracer has switched the restrictions of system calls off.
+    pub(crate) fn suspends_seccomp(&self) -> bool {
+        self.is_traced() && self.state.lock().options & option::SUSPEND_SECCOMP != 0
+    }
+
+    /// Whether the tracer wants to hear of an event.
+    pub(crate) fn has_event(&self, event: u32) -> bool {
         self.is_traced() && self.state.lock().options & 1 << event != 0
     }
 
@@ -347,7 +357,8 @@ impl Ctx<'_> {
     pub(crate) fn trace_event(&mut self, event: u32, message: u64) {
         if self.task.trace.has_event(event) {
             let code = SIGTRAP as u32 | event << 8;
-            let (signal, _) = self.trace_stop(code, Some(self.trap_info(code)), message, Place::None);
+            let place = if event == event::SECCOMP { Place::Seccomp } else { Place::None };
+            let (signal, _) = self.trace_stop(code, Some(self.trap_info(code)), message, place);
             self.inject(signal);
         }
     }

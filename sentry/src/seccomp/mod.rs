@@ -15,6 +15,7 @@ use abi::signal::SigInfo;
 use base::bpf::{DATA_WORDS, Program};
 use base::lock::{Lock, rank};
 
+use crate::ptrace::event;
 use crate::signal::SIGKILL;
 use crate::syscall::{Stop, SysResult};
 use crate::task::{Ctx, Task};
@@ -203,6 +204,13 @@ impl Seccomp {
     }
 }
 
+/// Who was asked about a call already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Nobody,
+    Tracer,
+}
+
 /// The copy that a thread works with.
 #[derive(Debug, Default)]
 pub struct Current {
@@ -217,13 +225,16 @@ impl Ctx<'_> {
         if self.seccomp.generation != generation {
             self.seccomp = Current { generation, state: self.task.seccomp.state() };
         }
+        if self.task.trace.suspends_seccomp() {
+            return crate::syscall::dispatch(self, number, args);
+        }
         match (self.seccomp.state.mode, &self.seccomp.state.filter) {
             (Mode::Filter, Some(filter)) => {
                 if filter.allows(number) {
                     return crate::syscall::dispatch(self, number, args);
                 }
                 let filter = filter.clone();
-                self.filtered_call(&filter, number, args)
+                self.filtered_call(&filter, number, args, Asked::Nobody)
             }
             // read, write, rt_sigreturn, exit.
             (Mode::Strict, _) if !matches!(number, 0 | 1 | 15 | 60) => {
@@ -234,7 +245,7 @@ impl Ctx<'_> {
         }
     }
 
-    fn filtered_call(&mut self, filter: &Filter, number: u64, args: [u64; 6]) -> SysResult {
+    fn filtered_call(&mut self, filter: &Filter, number: u64, args: [u64; 6], asked: Asked) -> SysResult {
         let halves = |v: u64| [v as u32, (v >> 32) as u32];
         let mut data = [0; DATA_WORDS];
         data[0] = number as u32;
@@ -272,8 +283,8 @@ impl Ctx<'_> {
                 }
                 None => Err(ENOSYS.into()),
             },
-            // Nobody traces.
-            action::TRACE => Err(ENOSYS.into()),
+            action::TRACE if asked == Asked::Tracer => crate::syscall::dispatch(self, number, args),
+            action::TRACE => self.ask_tracer(filter, low),
             action::KILL_THREAD if self.task.group.live.load(Ordering::SeqCst) > 1 => {
                 self.end_thread(SIGSYS);
                 Err(Stop::NoReturn)
@@ -283,6 +294,24 @@ impl Ctx<'_> {
                 Err(Stop::NoReturn)
             }
         }
+    }
+
+    /// Lets the tracer decide about a call: it may change it, and what it makes of it is looked at once more, or forbid it
+    /// by a number below 0. The result is then what it left there.
+    ///
+    /// Source: Linux 6.18 kernel/seccomp.c, `__seccomp_filter`.
+    fn ask_tracer(&mut self, filter: &Filter, message: u32) -> SysResult {
+        if !self.task.trace.has_event(event::SECCOMP) {
+            return Err(ENOSYS.into());
+        }
+        self.trace_event(event::SECCOMP, message.into());
+        let r = &self.regs;
+        let number = r.orig_rax as u32;
+        if self.task.must_exit() || number.cast_signed() < 0 {
+            return Ok(r.rax);
+        }
+        let args = [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9];
+        self.filtered_call(filter, number.into(), args, Asked::Tracer)
     }
 
     /// Adds restrictions to the calling thread.

@@ -139,7 +139,7 @@ syscalls! {
     98 getrusage = system::sys_getrusage(who: i32, buf: UserAddr), Partial("no block I/O, swaps or messages");
     99 sysinfo = system::sys_sysinfo(buf: UserAddr), Full;
     100 times = system::sys_times(buf: UserAddr), Full;
-    101 ptrace = ptrace::sys_ptrace(request: i64, pid: i64, addr: u64, data: u64), Partial("no hardware breakpoints, no PTRACE_O_TRACESECCOMP");
+    101 ptrace = ptrace::sys_ptrace(request: i64, pid: i64, addr: u64, data: u64), Partial("no hardware breakpoints");
     102 getuid = cred::sys_getuid(), Full;
     103 syslog = admin::sys_syslog(action: i32, buf: UserAddr, len: i32), Full;
     104 getgid = cred::sys_getgid(), Full;
@@ -355,7 +355,7 @@ syscalls! {
     314 sched_setattr = sched::sys_sched_setattr(pid: i32, attr: UserAddr, flags: u32), Partial("kept and reported; the host schedules all threads alike");
     315 sched_getattr = sched::sys_sched_getattr(pid: i32, attr: UserAddr, size: u32, flags: u32), Full;
     316 renameat2 = path::sys_renameat2(old_dir: i32, old: UserAddr, new_dir: i32, new: UserAddr, flags: u32), Full;
-    317 seccomp = seccomp::sys_seccomp(operation: u32, flags: u32, args: UserAddr), Partial("TRACE is as without a tracer");
+    317 seccomp = seccomp::sys_seccomp(operation: u32, flags: u32, args: UserAddr), Full;
     318 getrandom = task::sys_getrandom(buf: UserAddr, len: u64, flags: u32), Full;
     319 memfd_create = open::sys_memfd_create(name: UserAddr, flags: u32), Partial("no huge pages");
     320 kexec_file_load, Absent;

@@ -108,7 +108,7 @@ fn is_wanted(p: &Process, pid: i32, whom: Whom, options: u32, tid: i32) -> bool 
     let by_clone = p.exit_signal != SIGCHLD;
     let is_traced = p.group.threads().iter().any(|t| t.tid == pid && t.trace.is_traced());
     chosen
-        && (options & WALL != 0 || is_traced || by_clone == (options & WCLONE != 0))
+        && (options & WALL != 0 || is_traced || p.ended_traced || by_clone == (options & WCLONE != 0))
         && (options & WNOTHREAD == 0 || p.parent_tid == tid)
 }
 

@@ -382,7 +382,9 @@ impl Ctx<'_> {
         let brk = layout.brk_start(plan.brk, HeapPlace::of(&image));
         let root = self.fs.lock().root.clone();
         let exe_path = file.path.as_ref().map(|p| p.full_path(&root)).unwrap_or_default();
+        let coredump_filter = self.mm.layout().coredump_filter;
         mm.set_layout(|l| {
+            l.coredump_filter = coredump_filter;
             l.start_code = plan.code.start;
             l.end_code = plan.code.end;
             l.start_data = plan.data.start;
