@@ -245,7 +245,8 @@ impl ProcTask {
 
 /// A number in C's notation: decimal, octal after `0`, hexadecimal after `0x` (`kstrtouint_from_user` with base 0).
 fn parse_c_number(bytes: &[u8]) -> Result<u32, Errno> {
-    let text = std::str::from_utf8(bytes).map_err(|_| EINVAL)?;
+    let text = bytes.split(|&b| b == 0).next().unwrap_or_default();
+    let text = std::str::from_utf8(text).map_err(|_| EINVAL)?;
     let text = text.strip_suffix('\n').unwrap_or(text);
     let text = text.strip_prefix('+').unwrap_or(text);
     let hex = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));

@@ -41,7 +41,7 @@ CASE(write, coredump_filter) {
   for (int i = 0; i < 6; i++) { out("%s: %ld\n", values[i], (long)pwrite(fd, values[i], strlen(values[i]), 0)); filter_is("then"); }
   static const char *const wrong[] = {"", "x", "-1", "0x100000000", "99999999999", "1 2", " 1", "08", "0x", "1\n\n", "\n"};
   for (int i = 0; i < 11; i++) V(wrong[i], pwrite(fd, wrong[i], strlen(wrong[i]), 0) < 0 ? -errno : 1);
-  filter_is("still"); CHILD(filter_is("child"); pwrite(fd, "5", 1, 0); filter_is("parent's"));
+  P(pwrite(fd, "0x3\0x", 6, 0)); P(pwrite(fd, "3\0", 2, 0)); filter_is("still"); CHILD(filter_is("child"); pwrite(fd, "5", 1, 0); filter_is("parent's"));
   filter_is("parent"); CHILD(fd = open("/proc/self/coredump_filter", O_RDWR); pwrite(fd, "0x21", 4, 0); execl("/bin/cat", "cat", "/proc/self/coredump_filter", (char *)0));
   struct stat s; stat("/proc/self/coredump_filter", &s); X(s.st_mode);
 }

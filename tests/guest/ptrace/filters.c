@@ -23,7 +23,7 @@ static pid_t traced(u64 options, void (*run)(void)) {
 static int next(pid_t pid, long request) { int status = -1; if (S(ptrace, request, pid, 0, 0)) out("not resumed\n"); waitpid(pid, &status, 0); out("status %#x event %d\n", status & 0xffff, status >> 16); return status; }
 static void regs(pid_t pid) { struct user_regs_struct r; S(ptrace, GETREGS, pid, 0, &r); out("call %ld result %ld arguments %ld %ld\n", (long)r.orig_rax, (long)r.rax, (long)r.rdi, (long)r.rsi); }
 static void set(pid_t pid, long nr, long rax) { struct user_regs_struct r; S(ptrace, GETREGS, pid, 0, &r); if (nr != 12345) r.orig_rax = nr; if (rax != 12345) r.rax = rax; S(ptrace, SETREGS, pid, 0, &r); }
-static void asks(void) { filter(SYS_getpriority, SECCOMP_RET_TRACE | 77); R(getpriority, 0, 0); R(getpriority, 9, 0); }
+static void asks(void) { filter(SYS_sched_get_priority_max, SECCOMP_RET_TRACE | 77); R(sched_get_priority_max, 1, 0); R(sched_get_priority_max, 9, 0); }
 
 CASE(seccomp, trace_without_a_tracer) { CHILD(asks()); }
 CASE(seccomp, trace_without_the_option) { pid_t p = traced(0, asks); next(p, CONT); }
@@ -35,14 +35,14 @@ CASE(seccomp, trace_tells_the_tracer) {
 }
 CASE(seccomp, trace_lets_the_tracer_forbid) { pid_t p = traced(TRACESECCOMP, asks); next(p, CONT); set(p, -1, -EXDEV); next(p, CONT); set(p, -1, 12345); next(p, CONT); }
 CASE(seccomp, trace_lets_the_tracer_change) { pid_t p = traced(TRACESECCOMP, asks); next(p, CONT); set(p, SYS_umask, 12345); next(p, CONT); set(p, 5000, 12345); next(p, CONT); }
-static void asks_twice(void) { filter(SYS_getpriority, SECCOMP_RET_ERRNO | EBUSY); filter(SYS_getsid, SECCOMP_RET_TRACE); R(getsid, 0); P(S(getsid, 0) > 0); }
-CASE(seccomp, trace_looks_at_a_changed_call_again) { pid_t p = traced(TRACESECCOMP, asks_twice); next(p, CONT); set(p, SYS_getpriority, 12345); next(p, CONT); next(p, CONT); }
+static void asks_twice(void) { filter(SYS_sched_get_priority_max, SECCOMP_RET_ERRNO | EBUSY); filter(SYS_getsid, SECCOMP_RET_TRACE); R(getsid, 0); P(S(getsid, 0) > 0); }
+CASE(seccomp, trace_looks_at_a_changed_call_again) { pid_t p = traced(TRACESECCOMP, asks_twice); next(p, CONT); set(p, SYS_sched_get_priority_max, 12345); next(p, CONT); next(p, CONT); }
 CASE(seccomp, trace_and_stops_at_calls) {
-  pid_t p = traced(TRACESECCOMP | 1, asks); for (int i = 0; i < 40; i++) { int status; S(ptrace, PTRACE_SYSCALL, p, 0, 0); waitpid(p, &status, 0); if (WIFEXITED(status)) { show_status("ends", status); break; } struct user_regs_struct r; S(ptrace, GETREGS, p, 0, &r); if (r.orig_rax == SYS_getpriority) out("status %#x event %d call %ld result %ld\n", status & 0xffff, status >> 16, (long)r.orig_rax, (long)r.rax); }
+  pid_t p = traced(TRACESECCOMP | 1, asks); for (int i = 0; i < 40; i++) { int status; S(ptrace, PTRACE_SYSCALL, p, 0, 0); waitpid(p, &status, 0); if (WIFEXITED(status)) { show_status("ends", status); break; } struct user_regs_struct r; S(ptrace, GETREGS, p, 0, &r); if (r.orig_rax == SYS_sched_get_priority_max) out("status %#x event %d call %ld result %ld\n", status & 0xffff, status >> 16, (long)r.orig_rax, (long)r.rax); }
 }
 CASE(seccomp, trace_and_a_killed_tracee) { pid_t p = traced(TRACESECCOMP, asks); next(p, CONT); kill(p, SIGKILL); WAIT(p); }
 CASE(seccomp, trace_and_a_tracer_that_leaves) { pid_t p = traced(TRACESECCOMP, asks); next(p, CONT); V("detach", S(ptrace, DETACH, p, 0, 0)); WAIT(p); }
-static void asks_as_a_child(void) { filter(SYS_getpriority, SECCOMP_RET_TRACE | 3); CHILD(R(getpriority, 0, 0)); R(getpriority, 0, 0); }
+static void asks_as_a_child(void) { filter(SYS_sched_get_priority_max, SECCOMP_RET_TRACE | 3); CHILD(R(sched_get_priority_max, 1, 0)); R(sched_get_priority_max, 1, 0); }
 CASE(seccomp, trace_and_children) { pid_t p = traced(TRACESECCOMP, asks_as_a_child); int status; for (int i = 0; i < 9; i++) { S(ptrace, CONT, p, 0, 0); waitpid(p, &status, 0); if (WIFEXITED(status)) break; if (status >> 16) { out("status %#x event %d\n", status & 0xffff, status >> 16); regs(p); } } show_status("ends", status); }
 CASE(ptrace, suspends_filters) {
   pid_t p = traced(TRACESECCOMP | SUSPEND, asks); next(p, CONT);
