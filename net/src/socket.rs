@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use abi::Errno;
-use abi::errno::{EINVAL, ENOTTY, EOPNOTSUPP};
+use abi::errno::{EINVAL, ENODEV, ENOTTY, EOPNOTSUPP};
 use abi::socket::{Ucred, sock};
 use base::cred::Credentials;
 use base::io::{Sink, Source};
+use base::memmap::Mappable;
 use base::wait::{Events, WaitQueue};
 use fs::file::{FileDescription, FileOps, IoctlMemory, Metadata, oflag};
 use fs::vfs::{SetAttributes, Walk, mode};
@@ -209,6 +210,22 @@ pub trait Socket: Debug + Send + Sync + Any {
         Err(EINVAL)
     }
 
+    /// The pages that it shares with programs.
+    ///
+    /// # Errors
+    /// `ENODEV`: it has none, nor ever will; `EINVAL`: it has none now.
+    fn mappable(&self) -> Result<Arc<dyn Mappable>, Errno> {
+        Err(ENODEV)
+    }
+
+    /// Whether `len` bytes of them may be mapped from `offset`.
+    ///
+    /// # Errors
+    /// `EINVAL`.
+    fn check_mapping(&self, _offset: u64, _len: u64) -> Result<(), Errno> {
+        Ok(())
+    }
+
     /// `SO_PEEK_OFF` is supported.
     fn has_peek_offset(&self) -> bool {
         false
@@ -327,6 +344,10 @@ impl FileOps for SocketFile {
 
     fn ready(&self) -> Events {
         self.0.ready()
+    }
+
+    fn mappable(&self) -> Result<Arc<dyn Mappable>, Errno> {
+        self.0.mappable()
     }
 
     fn tells_of_readiness(&self) -> bool {

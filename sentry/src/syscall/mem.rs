@@ -44,6 +44,9 @@ pub(super) fn sys_mmap(
         if let Some(ring) = super::uring::ring_of(&file) {
             ring.check_mapping(offset, len)?;
         }
+        if let Some(socket) = net::SocketFile::of(&file) {
+            socket.check_mapping(offset, len)?;
+        }
         if file.flags() & fs::file::oflag::PATH != 0 {
             return Err(EBADF);
         }

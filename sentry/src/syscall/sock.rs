@@ -131,7 +131,8 @@ pub(super) fn create(cx: &Ctx<'_>, domain: i32, kind: u32, protocol: i32) -> Res
             match kind {
                 _ if net.host.is_some() => Err(EAFNOSUPPORT),
                 sock::RAW | sock::DGRAM => {
-                    Ok(net::packet::new(net, kind, (protocol as u16).swap_bytes(), owner))
+                    let protocol = (protocol as u16).swap_bytes();
+                    Ok(net::packet::new(net, &cx.task.kernel.memory, kind, protocol, owner))
                 }
                 _ => Err(ESOCKTNOSUPPORT),
             }
