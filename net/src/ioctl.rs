@@ -5,7 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use abi::Errno;
-use abi::errno::{EADDRNOTAVAIL, EEXIST, EINVAL, ENODEV, ENOTTY, EOPNOTSUPP, EPERM};
+use abi::errno::{EADDRNOTAVAIL, EEXIST, EFAULT, EINVAL, ENODEV, ENOTTY, EOPNOTSUPP, EPERM};
 use abi::socket::af;
 use base::cred::cap;
 use fs::file::IoctlMemory;
@@ -29,6 +29,7 @@ const GIFHWADDR: u32 = 0x8927;
 const GIFINDEX: u32 = 0x8933;
 const GIFTXQLEN: u32 = 0x8942;
 const SIFTXQLEN: u32 = 0x8943;
+const ETHTOOL: u32 = 0x8946;
 const GIFMAP: u32 = 0x8970;
 const DEVPRIVATE_FIRST: u32 = 0x89f0;
 const DEVPRIVATE_LAST: u32 = 0x89ff;
@@ -76,6 +77,7 @@ pub fn ioctl(
     let is_inet = domain == af::INET;
     match request {
         GIFCONF => return list(net, arg, memory),
+        ETHTOOL => return ethtool(net, arg, memory),
         GIFADDR | SIFADDR | GIFDSTADDR | GIFBRDADDR | GIFNETMASK if !is_inet => return Err(ENOTTY),
         GIFNAME | GIFFLAGS | SIFFLAGS | GIFADDR | SIFADDR | GIFDSTADDR | GIFBRDADDR | GIFNETMASK
         | GIFMETRIC | GIFMTU | SIFMTU | GIFHWADDR | GIFINDEX | GIFTXQLEN | SIFTXQLEN | GIFMAP => {}
@@ -131,6 +133,43 @@ pub fn ioctl(
     if !is_change {
         memory.write(arg, &ifreq.0)?;
     }
+    Ok(0)
+}
+
+/// `SIOCETHTOOL`: what programs that capture packets ask of a device.
+///
+/// Source: Linux 6.12 net/ethtool/ioctl.c, `dev_ethtool`.
+fn ethtool(net: &Namespace, arg: u64, memory: &mut dyn IoctlMemory) -> Result<u64, Errno> {
+    const SETTINGS: u32 = 1;
+    const DRIVER: u32 = 3;
+    const LINK: u32 = 0xa;
+    /// Checksums on both ways, scattered data, what is cut and put together late.
+    const OFFLOADS: [u32; 6] = [0x14, 0x16, 0x18, 0x1e, 0x23, 0x2b];
+    const FRAGMENTS: u32 = 0x21;
+    const FLAGS: u32 = 0x25;
+    const STAMPS: u32 = 0x41;
+    /// `SOF_TIMESTAMPING_TX_SOFTWARE`, `RX_SOFTWARE`, `SOFTWARE`.
+    const SOFTWARE: u32 = 0x1a;
+    let mut ifreq = Ifreq([0; SIZE]);
+    memory.read(arg, &mut ifreq.0)?;
+    let data = ifreq.0[VALUE..].first_chunk().map_or(0, |b| u64::from_ne_bytes(*b));
+    let mut command = [0; 4];
+    memory.read(data, &mut command)?;
+    if ifreq.name() != NAME.as_bytes() {
+        return Err(ENODEV);
+    }
+    let answer: &[u32] = match u32::from_ne_bytes(command) {
+        LINK => &[net.inet.device.settings().is_up().into()],
+        FLAGS => &[0],
+        // No clock of hardware; transmission and reception have no kinds to choose from.
+        STAMPS => &[SOFTWARE, u32::MAX, 0, 0, 0, 0, 0, 0, 0, 0],
+        n if OFFLOADS.contains(&n) => &[1],
+        SETTINGS | DRIVER | FRAGMENTS => return Err(EOPNOTSUPP),
+        _ if memory.has_capability(cap::NET_ADMIN) => return Err(EOPNOTSUPP),
+        _ => return Err(EPERM),
+    };
+    let bytes: Vec<u8> = answer.iter().flat_map(|w| w.to_ne_bytes()).collect();
+    memory.write(data.checked_add(4).ok_or(EFAULT)?, &bytes)?;
     Ok(0)
 }
 
