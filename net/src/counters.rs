@@ -15,10 +15,24 @@ macro_rules! counters {
 counters! {
     /// IPv4 packets sent, each of which arrived.
     ip_packets,
+    /// Bytes of IPv4 packets.
+    ip_octets,
     /// IPv4 packets for which there was no way.
     ip_no_routes,
     /// IPv6 packets sent.
     ip6_packets,
+    /// Bytes of IPv6 packets.
+    ip6_octets,
+    /// IPv6 packets for which there was no way.
+    ip6_no_routes,
+    /// Packets to IPv4 groups.
+    multicasts,
+    /// Bytes of them.
+    multicast_octets,
+    /// Packets to IPv6 groups.
+    multicasts6,
+    /// Bytes of them.
+    multicast6_octets,
     /// Connections begun.
     tcp_active_opens,
     /// Connections taken.
@@ -27,6 +41,14 @@ counters! {
     tcp_attempt_fails,
     /// Connections reset.
     tcp_resets,
+    /// Attempts to connect for which a backlog had no room.
+    tcp_overflows,
+    /// Connections closed while there was something to read.
+    tcp_aborts_unread,
+    /// Connections closed by a reset on purpose.
+    tcp_aborts,
+    /// Segments with data.
+    tcp_data_segments,
     /// Segments sent, each of which arrived.
     tcp_segments,
     /// Resets sent.
@@ -47,6 +69,12 @@ counters! {
     udp6_no_ports,
     /// The same with IPv6.
     udp6_no_room,
+    /// ICMPv6 messages sent: errors.
+    icmp6_unreachable,
+    /// ICMPv6 echo requests.
+    icmp6_echoes,
+    /// ICMPv6 echo replies.
+    icmp6_replies,
     /// ICMP messages sent: errors.
     icmp_unreachable,
     /// ICMP echo requests.

@@ -115,14 +115,11 @@ pub struct Device {
     settings: Lock<Settings, { rank::LEAF }>,
     /// It is up and has the addresses that it comes with: no need to look.
     is_plain: AtomicBool,
-    /// Packets sent, each of which arrived.
+    /// Packets of other protocols than IP, each of which arrived.
     packets: AtomicU64,
     /// Bytes in them.
     bytes: AtomicU64,
 }
-
-/// Bytes before the data of a packet: link, IPv4 and TCP headers with timestamps; only statistics know of them.
-const HEADERS: u64 = 66;
 
 impl Device {
     /// The device of a new namespace: down and without addresses.
@@ -245,14 +242,14 @@ impl Device {
         self.source_for(ip).is_some()
     }
 
-    /// Counts packets with `data` bytes between them.
-    pub(crate) fn count(&self, packets: u64, data: u64) {
-        self.packets.fetch_add(packets, Ordering::Relaxed);
-        self.bytes.fetch_add(data + packets * HEADERS, Ordering::Relaxed);
+    /// Counts a packet that is none of IP's, of `len` bytes.
+    pub(crate) fn count(&self, len: u64) {
+        self.packets.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(len, Ordering::Relaxed);
     }
 
-    /// Packets and bytes that were sent and received.
-    pub fn traffic(&self) -> (u64, u64) {
+    /// Packets and bytes that were none of IP's.
+    pub(crate) fn traffic(&self) -> (u64, u64) {
         (self.packets.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
     }
 }

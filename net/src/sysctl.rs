@@ -100,6 +100,12 @@ sysctl! {
     default_ttl: "net/ipv4/ip_default_ttl" = [64] in 1..=255,
     /// Echo requests are not answered.
     echo_ignore_all: "net/ipv4/icmp_echo_ignore_all" = [0] in 0..=255,
+    /// Packets for others are passed on; from one device there is no way to another.
+    ip_forward: "net/ipv4/ip_forward" = [0] in -BYTES - 1..=BYTES,
+    /// Connections that linger, at most.
+    tw_buckets: "net/ipv4/tcp_max_tw_buckets" = [65_536] in 0..=BYTES,
+    /// Whether the addresses of a connection that lingers may be had again after a second: never, always, on the loopback.
+    tw_reuse: "net/ipv4/tcp_tw_reuse" = [2] in 0..=2,
     /// Addresses that are not ours can be bound.
     nonlocal_bind: "net/ipv4/ip_nonlocal_bind" = [0] in 0..=BYTES,
     /// `TCP_KEEPIDLE` of a new socket, s.

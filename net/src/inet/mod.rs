@@ -80,7 +80,10 @@ impl Inet {
             ip => ip,
         };
         let Some(source) = self.device.source_for(ip) else {
-            self.counters.ip_no_routes.one();
+            match ip {
+                IpAddr::V4(_) => self.counters.ip_no_routes.one(),
+                IpAddr::V6(_) => self.counters.ip6_no_routes.one(),
+            }
             return Err(ENETUNREACH);
         };
         Ok(((ip, to.addr.port()).into(), source))
@@ -88,11 +91,24 @@ impl Inet {
 
     /// Counts packets to `ip` with `data` bytes between them.
     pub(crate) fn count(&self, ip: IpAddr, packets: u64, data: u64) {
-        self.device.count(packets, data);
-        match ip {
-            IpAddr::V4(_) => self.counters.ip_packets.add(packets),
-            IpAddr::V6(_) => self.counters.ip6_packets.add(packets),
-        }
+        /// Bytes before the data: headers of IP and of TCP with time stamps. Only statistics know of them.
+        const HEADERS: u64 = 52;
+        let c = &self.counters;
+        let (of_packets, of_octets) = match ip {
+            IpAddr::V4(_) => (&c.ip_packets, &c.ip_octets),
+            IpAddr::V6(_) => (&c.ip6_packets, &c.ip6_octets),
+        };
+        of_packets.add(packets);
+        of_octets.add(data + packets * HEADERS);
+    }
+
+    /// Packets and bytes that the device sent and received.
+    pub fn traffic(&self) -> (u64, u64) {
+        let c = &self.counters;
+        let (others, other_bytes) = self.device.traffic();
+        let packets = c.ip_packets.get() + c.ip6_packets.get();
+        let octets = c.ip_octets.get() + c.ip6_octets.get();
+        (packets + others, octets + packets * wire::LINK as u64 + other_bytes)
     }
 
     /// Connections that linger, as reports.

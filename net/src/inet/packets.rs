@@ -114,7 +114,7 @@ pub(crate) fn send(net: &Arc<Namespace>, frame: &Frame, sender: Option<&PacketSo
     let ip = frame.ip_header();
     match &ip {
         Some(ip) => inet.count(ip.to, 1, (frame.bytes.len() - frame.transport) as u64),
-        None => inet.device.count(1, frame.bytes.len().saturating_sub(wire::LINK) as u64),
+        None => inet.device.count(frame.bytes.len() as u64),
     }
     inet.show(frame, sender);
     let Some(ip) = ip.filter(|ip| frame.kind() == Kind::Host && inet.device.is_local(ip.to)) else { return };
@@ -146,13 +146,17 @@ fn echo(net: &Arc<Namespace>, ip: &Ip, data: &[u8]) {
         return;
     }
     let counters = &net.inet.counters;
+    let (echoes, replies) = match v {
+        0 => (&counters.icmp_echoes, &counters.icmp_replies),
+        _ => (&counters.icmp6_echoes, &counters.icmp6_replies),
+    };
     if data[0] == REPLY[v] {
-        counters.icmp_replies.one();
+        replies.one();
     }
     if data[0] != ECHO[v] {
         return;
     }
-    counters.icmp_echoes.one();
+    echoes.one();
     if v == 0 && net.sysctl.echo_ignore_all[0].is_on() {
         return;
     }

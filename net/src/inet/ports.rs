@@ -100,6 +100,8 @@ struct Tables<S> {
     /// Connections; for one that lingers the time when it began to.
     tuples: HashMap<Tuple, Option<i64>>,
     lingering: VecDeque<Lingering>,
+    /// How many have lingered long enough.
+    lingered: u64,
     last_id: u64,
     /// Where the search for a free port goes on.
     next_port: u16,
@@ -183,12 +185,13 @@ impl<S> Tables<S> {
     }
 
     /// Forgets connections that lingered long enough.
-    fn sweep(&mut self, now: i64) {
+    fn sweep(&mut self, now: i64, most: usize) {
         while let Some(first) = self.lingering.front() {
-            if first.until > now && self.lingering.len() <= TIME_WAIT_MAX {
+            if first.until > now && self.lingering.len() <= most.min(TIME_WAIT_MAX) {
                 break;
             }
             let Some(first) = self.lingering.pop_front() else { break };
+            self.lingered += u64::from(first.until <= now);
             self.release(first.port, first.id);
             // The tuple may belong to a new connection by now.
             if self.tuples.get(&first.tuple) == Some(&Some(first.until - TIME_WAIT_NS)) {
@@ -197,11 +200,12 @@ impl<S> Tables<S> {
         }
     }
 
-    fn has_tuple(&self, tuple: &Tuple, now: i64) -> bool {
+    fn has_tuple(&self, common: &Common, tuple: &Tuple, now: i64) -> bool {
         match self.tuples.get(tuple) {
             None => false,
             Some(None) => true,
-            Some(Some(since)) => now - since < REUSE_NS,
+            Some(Some(since)) if common.net.sysctl.tw_reuse[0].is_on() => now - since < REUSE_NS,
+            Some(Some(since)) => now - since < TIME_WAIT_NS,
         }
     }
 }
@@ -226,6 +230,7 @@ impl<S> Ports<S> {
                 ports: HashMap::new(),
                 tuples: HashMap::new(),
                 lingering: VecDeque::new(),
+                lingered: 0,
                 last_id: 0,
                 // Nobody should guess the next port.
                 next_port: RandomState::new().build_hasher().finish() as u16,
@@ -244,7 +249,7 @@ impl<S> Ports<S> {
         port: u16,
     ) -> Result<Arc<Held<S>>, Errno> {
         let mut tables = self.tables.lock();
-        tables.sweep(now());
+        tables.sweep(now(), TIME_WAIT_MAX);
         let port = if port == 0 {
             let start = tables.next_port;
             tables.next_port = start.wrapping_add(1);
@@ -278,12 +283,12 @@ impl<S> Ports<S> {
     ) -> Result<Arc<Held<S>>, Errno> {
         let now = now();
         let mut tables = self.tables.lock();
-        tables.sweep(now);
+        tables.sweep(now, TIME_WAIT_MAX);
         let start = tables.next_port;
         tables.next_port = start.wrapping_add(1);
         let is_free = |p: &u16| {
             let is_bound = tables.ports.get(p).is_some_and(|p| p.holders.values().any(|h| h.is_bound));
-            !is_bound && !tables.has_tuple(&((local.ip, *p).into(), remote), now)
+            !is_bound && !tables.has_tuple(common, &((local.ip, *p).into(), remote), now)
         };
         let port = candidates(common, start).find(is_free).ok_or(EADDRNOTAVAIL)?;
         let id = tables.new_id();
@@ -359,10 +364,17 @@ impl<S> Ports<S> {
     pub(crate) fn lingering(&self) -> Vec<(Tuple, u32)> {
         let now = now();
         let mut tables = self.tables.lock();
-        tables.sweep(now);
+        tables.sweep(now, TIME_WAIT_MAX);
         let left = |l: &Lingering| u32::try_from((l.until - now).max(0) / 1_000_000).unwrap_or(0);
         let is_there = |l: &&Lingering| tables.tuples.get(&l.tuple) == Some(&Some(l.until - TIME_WAIT_NS));
         tables.lingering.iter().filter(is_there).map(|l| (l.tuple, left(l))).collect()
+    }
+
+    /// How many connections have lingered long enough.
+    pub(crate) fn lingered(&self) -> u64 {
+        let mut tables = self.tables.lock();
+        tables.sweep(now(), TIME_WAIT_MAX);
+        tables.lingered
     }
 
     /// All who receive what is sent to many: multicast and broadcast.
@@ -397,10 +409,10 @@ impl<S> Held<S> {
     ///
     /// # Errors
     /// `EADDRNOTAVAIL`: another connection has both.
-    pub(crate) fn set_tuple(&self, tuple: Tuple) -> Result<(), Errno> {
+    pub(crate) fn set_tuple(&self, common: &Common, tuple: Tuple) -> Result<(), Errno> {
         let now = now();
         let mut tables = self.ports.tables.lock();
-        if tables.has_tuple(&tuple, now) {
+        if tables.has_tuple(common, &tuple, now) {
             return Err(EADDRNOTAVAIL);
         }
         tables.tuples.insert(tuple, None);
@@ -437,7 +449,7 @@ impl<S> Held<S> {
         tables.hold(self.port, id, Holder { local, who, is_listening: false, is_bound });
         tables.tuples.insert(tuple, Some(since));
         tables.lingering.push_back(Lingering { until: since + TIME_WAIT_NS, port: self.port, id, tuple });
-        tables.sweep(since);
+        tables.sweep(since, common.net.sysctl.tw_buckets[0].size());
     }
 
     /// Makes `socket` receive what arrives, from `remote` alone when given.

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
@@ -45,7 +45,19 @@ const LEN_MAX_V6: usize = 65_527;
 const OVERHEAD: usize = 768;
 
 /// Groups that somebody joined, and how often.
-pub(crate) type Groups = Lock<HashMap<IpAddr, usize>, { rank::LEAF }>;
+pub(crate) type Groups = Lock<HashMap<IpAddr, Joined>, { rank::LEAF }>;
+
+/// A group that somebody joined.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Joined {
+    /// How often.
+    pub(crate) count: usize,
+    /// Higher than that of all groups that were joined before.
+    pub(crate) order: u64,
+}
+
+/// How many groups were joined first.
+static JOINED: AtomicU64 = AtomicU64::new(0);
 
 #[derive(Debug)]
 struct Datagram {
@@ -338,6 +350,13 @@ impl UdpSocket {
         let inet = &self.common.net.inet;
         let group = destination.to.ip();
         if group.is_multicast() {
+            let c = &inet.counters;
+            let (packets, octets, head) = match group {
+                IpAddr::V4(_) => (&c.multicasts, &c.multicast_octets, wire::IP4),
+                IpAddr::V6(_) => (&c.multicasts6, &c.multicast6_octets, wire::IP6),
+            };
+            packets.one();
+            octets.add((head + wire::UDP + data.len()) as u64);
             // IP_MULTICAST_LOOP means copies for the sender's machine; what goes out on the loopback is none.
             if !inet.groups.lock().contains_key(&group) {
                 return;
@@ -452,11 +471,12 @@ impl UdpSocket {
         inet.show_if_watched(|| packets::port_unreachable(&self.frame(data, from, header), from, to));
         let counters = &self.common.net.inet.counters;
         if to.is_ipv4() {
-            counters.udp_no_ports.one()
+            counters.udp_no_ports.one();
+            counters.icmp_unreachable.one();
         } else {
-            counters.udp6_no_ports.one()
+            counters.udp6_no_ports.one();
+            counters.icmp6_unreachable.one();
         }
-        counters.icmp_unreachable.one();
         let wants_errors = {
             let options = self.ip.lock();
             if to.is_ipv4() { options.has(ip::RECVERR) } else { options.has6(ipv6::RECVERR) }
@@ -479,12 +499,13 @@ impl UdpSocket {
     fn count_groups(&self, before: &Memberships, after: &Memberships) {
         let mut groups = self.common.net.inet.groups.lock();
         for group in after.all() {
-            *groups.entry(group).or_default() += 1;
+            let new = || Joined { count: 0, order: JOINED.fetch_add(1, Ordering::Relaxed) };
+            groups.entry(group).or_insert_with(new).count += 1;
         }
         for group in before.all() {
-            if let Some(count) = groups.get_mut(&group) {
-                *count -= 1;
-                if *count == 0 {
+            if let Some(joined) = groups.get_mut(&group) {
+                joined.count -= 1;
+                if joined.count == 0 {
                     groups.remove(&group);
                 }
             }

@@ -9,6 +9,7 @@ use abi::socket::af;
 use super::message::{self, Builder, Request, u32_at};
 use super::route::{group, rtm};
 use super::{Asker, tell};
+use crate::Namespace;
 use crate::device::{Device, INDEX, NAME, TYPE};
 
 /// Attributes (`IFLA_*`).
@@ -40,9 +41,9 @@ mod ifla {
 const FIXED: usize = 16;
 
 /// Describes the device.
-pub(super) fn message(mut out: Builder, device: &Device) -> Vec<u8> {
-    let settings = device.settings();
-    let (packets, bytes) = device.traffic();
+pub(super) fn message(mut out: Builder, net: &Namespace) -> Vec<u8> {
+    let settings = net.inet.device.settings();
+    let (packets, bytes) = net.inet.traffic();
     out.put(&[0, 0]).put(&TYPE.to_ne_bytes()).put(&INDEX.to_ne_bytes());
     out.put(&settings.visible_flags().to_ne_bytes()).put(&[0; 4]);
     out.attr(ifla::IFNAME, &[NAME.as_bytes(), &[0]].concat());
@@ -103,7 +104,7 @@ pub(super) fn find(request: &Request<'_>) -> Result<(), Errno> {
 /// `RTM_GETLINK` of one device.
 pub(super) fn get(asker: &Asker<'_>, request: &Request<'_>) -> Result<Vec<u8>, Errno> {
     find(request)?;
-    Ok(message(Builder::new(rtm::NEWLINK, 0, request.seq, asker.port), &asker.net.inet.device))
+    Ok(message(Builder::new(rtm::NEWLINK, 0, request.seq, asker.port), asker.net))
 }
 
 /// `RTM_SETLINK`, and `RTM_NEWLINK` of a device that exists.
@@ -135,7 +136,7 @@ pub(super) fn set(asker: &Asker<'_>, request: &Request<'_>) -> Result<(), Errno>
         let new = if change == 0 { flags } else { flags & change | old & !change };
         device.set_flags(new);
     }
-    let told = message(Builder::new(rtm::NEWLINK, 0, 0, 0), device);
+    let told = message(Builder::new(rtm::NEWLINK, 0, 0, 0), asker.net);
     tell(asker.net, group::LINK, &told);
     Ok(())
 }

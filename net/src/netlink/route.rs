@@ -117,7 +117,7 @@ fn dump(asker: &Asker<'_>, request: &Request<'_>) -> Option<Vec<Vec<u8>>> {
         rtm::GETLINK if u16::from(family) == af::INET6 => {
             vec![link::message_v6(begin(rtm::NEWLINK), device)]
         }
-        rtm::GETLINK => vec![link::message(begin(rtm::NEWLINK), device)],
+        rtm::GETLINK => vec![link::message(begin(rtm::NEWLINK), asker.net)],
         rtm::GETADDR => {
             let index = u32_at(request.body(), 4);
             let is_other = index != 0 && index != INDEX as u32;

@@ -337,7 +337,7 @@ impl TcpSocket {
         let local: SocketAddr = match &state.held {
             Some(held) => {
                 let local = (ip, held.port).into();
-                held.set_tuple((local, remote))?;
+                held.set_tuple(&self.common, (local, remote))?;
                 local
             }
             None => {
@@ -369,6 +369,7 @@ impl TcpSocket {
         };
         match backlog.establish(self, state, local, remote) {
             Err(EAGAIN) => {
+                inet.counters.tcp_overflows.one();
                 let next = Arc::new(Connecting { socket: self.this.clone(), local, remote });
                 let mut waiting = backlog.waiting.lock();
                 if waiting.is_closed {

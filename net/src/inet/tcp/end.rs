@@ -109,6 +109,10 @@ impl End {
         })
     }
 
+    pub(super) fn has_sent_fin(&self) -> bool {
+        self.has_sent_fin.load(Ordering::SeqCst)
+    }
+
     fn standing(&self) -> Standing {
         let arrived = self.arrived.lock();
         self.standing_of(&arrived)
@@ -203,6 +207,7 @@ impl End {
         let inet = &self.common.net.inet;
         let segments = (n as u64).div_ceil(SEGMENT_DATA);
         inet.counters.tcp_segments.add(segments);
+        inet.counters.tcp_data_segments.add(segments);
         inet.count(self.address.ip(), segments, n as u64);
         if let Some(shown) = shown {
             self.show_data(peer, &shown, is_urgent);
@@ -303,6 +308,12 @@ impl End {
             return;
         }
         if unread || aborts {
+            let counters = &self.common.net.inet.counters;
+            if unread {
+                counters.tcp_aborts_unread.one()
+            } else {
+                counters.tcp_aborts.one()
+            }
             self.arrived.lock().is_reset = true;
             self.has_sent_fin.store(true, Ordering::SeqCst);
             self.release(false);

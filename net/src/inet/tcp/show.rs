@@ -29,7 +29,8 @@ impl End {
     /// The number of the next byte that it sends, `before` bytes ago.
     fn next(&self, before: usize) -> u32 {
         let sent = self.sent_bytes.load(Ordering::Relaxed) as u32;
-        self.first().wrapping_add(1).wrapping_add(sent).wrapping_sub(before as u32)
+        let end = u32::from(self.has_sent_fin());
+        self.first().wrapping_add(1 + end).wrapping_add(sent).wrapping_sub(before as u32)
     }
 
     fn frame(&self, peer: &Self, flags: u8, before: usize, data: &[u8]) -> Frame {
@@ -44,7 +45,9 @@ impl End {
 
     /// Shows a segment without data.
     pub(super) fn show(&self, peer: &Self, flags: u8) {
-        self.common.net.inet.show_if_watched(|| self.frame(peer, flags, 0, &[]));
+        // The end of the stream has a number of its own.
+        let before = usize::from(flags & flag::FIN != 0);
+        self.common.net.inet.show_if_watched(|| self.frame(peer, flags, before, &[]));
     }
 
     /// Shows what was just sent, and that it arrived.

@@ -12,27 +12,37 @@ use crate::device::{INDEX, NAME};
 use crate::report::{InetReport, NetlinkReport, Report, UnixReport};
 use crate::unix::Address;
 
+mod multicast;
+mod statistics;
+
 /// Makes a file's text.
 pub type Make = fn(&Namespace) -> String;
 
 /// The files, by name.
 pub const FILES: &[(&str, Make)] = &[
+    ("anycast6", |_| String::new()),
     ("arp", |_| {
         "IP address       HW type     Flags       HW address            Mask     Device\n".to_owned()
     }),
     ("dev", dev),
+    // The loopback has no addresses of its own to listen to.
+    ("dev_mcast", |_| String::new()),
     ("fib_trie", fib_trie),
     ("icmp", |net| v4_table(net, ipproto::ICMP)),
     ("icmp6", |net| v6_table(net, ipproto::ICMPV6)),
     ("if_inet6", if_inet6),
+    ("igmp", multicast::igmp),
+    ("igmp6", multicast::igmp6),
     ("ipv6_route", ipv6_route),
     ("netlink", netlink),
+    ("netstat", statistics::netstat),
     ("packet", packet),
+    ("ptype", ptype),
     ("raw", |net| v4_table(net, ipproto::RAW)),
     ("raw6", |net| v6_table(net, ipproto::RAW)),
     ("route", route),
     ("snmp", snmp),
-    ("snmp6", snmp6),
+    ("snmp6", statistics::snmp6),
     ("sockstat", sockstat),
     ("sockstat6", sockstat6),
     ("tcp", tcp),
@@ -246,8 +256,36 @@ fn packet(net: &Namespace) -> String {
     out
 }
 
+/// Who takes packets: packet sockets, then the protocols.
+///
+/// Source: Linux 6.12 net/core/net-procfs.c, `ptype_seq_show`.
+fn ptype(net: &Namespace) -> String {
+    /// `ETH_P_ALL`.
+    const ALL: u16 = 3;
+    let mut taps = Vec::new();
+    for report in net.reports() {
+        if let Report::Packet(s) = report
+            && s.index == 0
+            && s.protocol != 0
+        {
+            taps.push(s.protocol);
+        }
+    }
+    let mut out = "Type Device      Function\n".to_owned();
+    for _ in taps.iter().filter(|p| **p == ALL) {
+        let _ = writeln!(out, "ALL  {:8} packet_rcv", "");
+    }
+    for (protocol, own) in [(0x800, "ip_rcv"), (0x86dd, "ipv6_rcv")] {
+        let _ = writeln!(out, "{protocol:04x} {:8} {own}", "");
+    }
+    for protocol in taps.iter().filter(|p| **p != ALL) {
+        let _ = writeln!(out, "{protocol:04x} {:8} packet_rcv", "");
+    }
+    out
+}
+
 fn dev(net: &Namespace) -> String {
-    let (packets, bytes) = net.inet.device.traffic();
+    let (packets, bytes) = net.inet.traffic();
     format!(
         "Inter-|   Receive                                                |  Transmit\n \
          face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n\
@@ -378,7 +416,7 @@ fn snmp(net: &Namespace) -> String {
         "Ip: Forwarding DefaultTTL InReceives InHdrErrors InAddrErrors ForwDatagrams InUnknownProtos InDiscards \
          InDelivers OutRequests OutDiscards OutNoRoutes ReasmTimeout ReasmReqds ReasmOKs ReasmFails FragOKs FragFails \
          FragCreates OutTransmits\n\
-         Ip: 2 64 {packets} 0 0 0 0 0 {packets} {packets} 0 {} 0 0 0 0 0 0 0 {packets}\n\
+         Ip: {} {} {packets} 0 0 0 0 0 {packets} {packets} 0 {} 0 0 0 0 0 0 0 {packets}\n\
          Icmp: InMsgs InErrors InCsumErrors InDestUnreachs InTimeExcds InParmProbs InSrcQuenchs InRedirects InEchos \
          InEchoReps InTimestamps InTimestampReps InAddrMasks InAddrMaskReps OutMsgs OutErrors OutRateLimitGlobal \
          OutRateLimitHost OutDestUnreachs OutTimeExcds OutParmProbs OutSrcQuenchs OutRedirects OutEchos OutEchoReps \
@@ -392,6 +430,8 @@ fn snmp(net: &Namespace) -> String {
          Udp: {} {} {no_room} {} {no_room} 0 0 0 0\n\
          UdpLite: InDatagrams NoPorts InErrors OutDatagrams RcvbufErrors SndbufErrors InCsumErrors IgnoredMulti \
          MemErrors\nUdpLite: 0 0 0 0 0 0 0 0 0\n",
+        if net.sysctl.ip_forward[0].is_on() { 1 } else { 2 },
+        net.sysctl.default_ttl[0].get(),
         c.ip_no_routes.get(),
         c.tcp_active_opens.get(),
         c.tcp_passive_opens.get(),
@@ -402,20 +442,4 @@ fn snmp(net: &Namespace) -> String {
         c.udp_no_ports.get(),
         c.udp_sent.get(),
     )
-}
-
-fn snmp6(net: &Namespace) -> String {
-    let c = &net.inet.counters;
-    let packets = c.ip6_packets.get();
-    let lines = [
-        ("Ip6InReceives", packets),
-        ("Ip6InDelivers", packets),
-        ("Ip6OutRequests", packets),
-        ("Udp6InDatagrams", c.udp6_received.get()),
-        ("Udp6NoPorts", c.udp6_no_ports.get()),
-        ("Udp6InErrors", c.udp6_no_room.get()),
-        ("Udp6OutDatagrams", c.udp6_sent.get()),
-        ("Udp6RcvbufErrors", c.udp6_no_room.get()),
-    ];
-    lines.iter().map(|(name, value)| format!("{name:<32}\t{value}\n")).collect()
 }
