@@ -41,7 +41,7 @@ CASE(seccomp, trace_and_stops_at_calls) {
   pid_t p = traced(TRACESECCOMP | 1, asks); for (int i = 0; i < 40; i++) { int status; S(ptrace, PTRACE_SYSCALL, p, 0, 0); waitpid(p, &status, 0); if (WIFEXITED(status)) { show_status("ends", status); break; } struct user_regs_struct r; S(ptrace, GETREGS, p, 0, &r); if (r.orig_rax == SYS_sched_get_priority_max) out("status %#x event %d call %ld result %ld\n", status & 0xffff, status >> 16, (long)r.orig_rax, (long)r.rax); }
 }
 CASE(seccomp, trace_and_a_killed_tracee) { pid_t p = traced(TRACESECCOMP, asks); next(p, CONT); kill(p, SIGKILL); WAIT(p); }
-CASE(seccomp, trace_and_a_tracer_that_leaves) { pid_t p = traced(TRACESECCOMP, asks); next(p, CONT); V("detach", S(ptrace, DETACH, p, 0, 0)); WAIT(p); }
+CASE(seccomp, trace_and_a_tracer_that_leaves) { pid_t p = traced(TRACESECCOMP, asks); next(p, CONT); long r = S(ptrace, DETACH, p, 0, 0); WAIT(p); V("detach", r); }
 static void asks_as_a_child(void) { filter(SYS_sched_get_priority_max, SECCOMP_RET_TRACE | 3); CHILD(R(sched_get_priority_max, 1, 0)); R(sched_get_priority_max, 1, 0); }
 CASE(seccomp, trace_and_children) { pid_t p = traced(TRACESECCOMP, asks_as_a_child); int status; for (int i = 0; i < 9; i++) { S(ptrace, CONT, p, 0, 0); waitpid(p, &status, 0); if (WIFEXITED(status)) break; if (status >> 16) { out("status %#x event %d\n", status & 0xffff, status >> 16); regs(p); } } show_status("ends", status); }
 CASE(ptrace, suspends_filters) {
