@@ -81,3 +81,29 @@ fn a_namespace_shows_its_own_root() {
     );
     shows(&script, "0::/\ndomain\n0::/a\n");
 }
+
+#[test]
+fn who_grows_beyond_the_high_mark_is_slowed_down() {
+    // It gets as far as it can in two seconds, which without the mark is all, and nobody is killed.
+    let script = format!(
+        "{MAKE} echo 24M >memory.high; cat memory.high; sh -c 'echo $$ >cgroup.procs; exec python3 -c \"\n\
+         import time\nt=time.monotonic()\nb=[]\n\
+         while len(b)<300 and time.monotonic()-t<2: b.append(bytearray(b\\\"x\\\"*1000000))\n\
+         print(len(b)<300)\"'; echo $?; grep -q 'high [1-9]' memory.events && echo counted; \
+         grep -w max memory.events; echo max >memory.high; cat memory.high"
+    );
+    shows(&script, "25165824\nTrue\n0\ncounted\nmax 0\nmax\n");
+}
+
+#[test]
+fn removed_groups_that_somebody_refers_to_are_counted() {
+    let script = format!(
+        "{MAKE} mkdir -p b/c; grep nr_ ../cgroup.stat; exec 5<b/c/cgroup.type; cd ..; rmdir a/b/c a/b; cat a/cgroup.stat; \
+         rmdir a; cat cgroup.stat; exec 5<&-; cat cgroup.stat"
+    );
+    shows(
+        &script,
+        "nr_descendants 3\nnr_dying_descendants 0\nnr_descendants 0\nnr_dying_descendants 2\n\
+         nr_descendants 0\nnr_dying_descendants 3\nnr_descendants 0\nnr_dying_descendants 0\n",
+    );
+}

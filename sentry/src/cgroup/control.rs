@@ -200,7 +200,8 @@ impl Cgroup {
             "cgroup.procs" => self.list(kernel, false),
             "cgroup.threads" => self.list(kernel, true),
             "cgroup.stat" => {
-                format!("nr_descendants {}\nnr_dying_descendants 0\n", self.subtree().len() - 1)
+                let dying = self.dying.load(Ordering::Relaxed);
+                format!("nr_descendants {}\nnr_dying_descendants {dying}\n", self.subtree().len() - 1)
             }
             "cgroup.type" => "domain\n".to_owned(),
             "cpu.stat" => self.cpu_stat(kernel),
@@ -225,7 +226,8 @@ impl Cgroup {
                 format!("anon {anon}\nfile {files}\n")
             }
             "memory.events" => format!(
-                "low 0\nhigh 0\nmax {}\noom {}\noom_kill {}\noom_group_kill {}\n",
+                "low 0\nhigh {}\nmax {}\noom {}\noom_kill {}\noom_group_kill {}\n",
+                self.counts.memory_high.load(Ordering::Relaxed),
                 self.counts.memory_max.load(Ordering::Relaxed),
                 self.counts.oom.load(Ordering::Relaxed),
                 self.counts.oom_kill.load(Ordering::Relaxed),

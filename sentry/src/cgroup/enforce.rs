@@ -1,10 +1,11 @@
-//! Limits that are looked after from time to time (`cpu.max`, `memory.max`), and groups that stand still.
+//! Limits that are looked after from time to time (`cpu.max`, `memory.max`, `memory.high`), and groups that stand still.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use abi::signal::SigInfo;
+use base::PAGE_SIZE;
 
 use super::{Cgroup, MAX, Settings, members};
 use crate::kernel::Kernel;
@@ -14,7 +15,7 @@ use crate::task::{Ctx, Phase, Task};
 pub const WATCH: Duration = Duration::from_millis(5);
 
 fn is_limited(s: &Settings) -> bool {
-    s.cpu_quota != MAX || s.memory_max != MAX
+    s.cpu_quota != MAX || s.memory_max != MAX || s.memory_high != MAX
 }
 
 impl Cgroup {
@@ -30,6 +31,9 @@ impl Cgroup {
         if after.cpu_quota == MAX {
             self.hold(&self.is_throttled, false);
         }
+        if after.memory_high == MAX {
+            self.hold(&self.is_slowed, false);
+        }
     }
 
     /// Whether there are limits to look after, in the whole tree.
@@ -41,7 +45,9 @@ impl Cgroup {
     pub(crate) fn is_held(self: &Arc<Self>) -> bool {
         self.shared.held.load(Ordering::SeqCst) > 0
             && self.upwards().any(|group| {
-                group.is_frozen.load(Ordering::SeqCst) || group.is_throttled.load(Ordering::SeqCst)
+                group.is_frozen.load(Ordering::SeqCst)
+                    || group.is_throttled.load(Ordering::SeqCst)
+                    || group.is_slowed.load(Ordering::SeqCst)
             })
     }
 
@@ -93,6 +99,9 @@ impl Cgroup {
             if settings.memory_max != MAX {
                 group.enforce_memory(kernel, &weak, &settings);
             }
+            if settings.memory_high != MAX {
+                group.enforce_high(&weak, &settings, now);
+            }
         }
     }
 
@@ -130,8 +139,13 @@ impl Cgroup {
             self.hold(&self.is_throttled, false);
             return;
         }
+        self.tell_members(kernel, is_over);
+    }
+
+    /// Stops the threads, or lets them look whether they may go on.
+    fn tell_members(self: &Arc<Self>, kernel: &Weak<Kernel>, stop: bool) {
         for task in members(kernel, self) {
-            if is_over {
+            if stop {
                 // Who sleeps may sleep on: only who runs is stopped.
                 task.signal_pending.store(true, Ordering::SeqCst);
                 task.kicker.kick();
@@ -139,6 +153,40 @@ impl Cgroup {
                 task.parker.interrupt();
             }
         }
+    }
+
+    /// A group that grows beyond `memory.high` stands still for a while after each growth, the longer the more it is
+    /// beyond: as long as Linux lets who allocates wait (mm/memcontrol.c, `calculate_high_delay`). What it had of files
+    /// could be given up, and does not count.
+    fn enforce_high(self: &Arc<Self>, kernel: &Weak<Kernel>, settings: &Settings, now: u64) {
+        /// Pages that Linux charges at a time.
+        const BATCH: u64 = 64;
+        const LONGEST_NS: u64 = 2_000_000_000;
+        let (anon, _) = self.memory(kernel);
+        let high = settings.memory_high;
+        let mut slowing = self.slowing.lock();
+        let grown = anon.saturating_sub(slowing.before);
+        slowing.before = anon;
+        if anon > high && grown > 0 {
+            self.counts.memory_high.fetch_add(1, Ordering::Relaxed);
+            // Parts of 1024: their square, 64 s of it for each batch of pages.
+            let over = ((anon - high).saturating_mul(1024) / high.max(PAGE_SIZE)).min(1 << 16);
+            let batches = (grown / PAGE_SIZE).div_ceil(BATCH);
+            let delay = (over * over).saturating_mul(64_000_000_000 >> 20).saturating_mul(batches);
+            slowing.until = now.saturating_add(delay.min(LONGEST_NS));
+        }
+        let is_slow = now < slowing.until;
+        drop(slowing);
+        let was_slow = self.is_slowed.load(Ordering::SeqCst);
+        if is_slow == was_slow {
+            return;
+        }
+        self.hold(&self.is_slowed, is_slow);
+        if is_slow && self.settings.lock().memory_high == MAX {
+            self.hold(&self.is_slowed, false);
+            return;
+        }
+        self.tell_members(kernel, is_slow);
     }
 
     fn enforce_memory(self: &Arc<Self>, kernel: &Arc<Kernel>, weak: &Weak<Kernel>, settings: &Settings) {

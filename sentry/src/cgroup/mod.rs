@@ -53,6 +53,15 @@ struct Period {
     since: u64,
 }
 
+/// How a group that is over `memory.high` is slowed down.
+#[derive(Clone, Copy, Debug, Default)]
+struct Slowing {
+    /// Bytes that it had when it was looked at last.
+    before: u64,
+    /// Until when it stands still, monotonic ns.
+    until: u64,
+}
+
 /// Values that files hold.
 #[derive(Clone, Copy, Debug)]
 struct Settings {
@@ -100,6 +109,8 @@ struct Counts {
     /// Forks that the limit refused.
     pids_max: AtomicU64,
     memory_peak: AtomicU64,
+    /// How often the group was found to grow beyond `memory.high`.
+    memory_high: AtomicU64,
     memory_max: AtomicU64,
     oom: AtomicU64,
     oom_kill: AtomicU64,
@@ -128,6 +139,11 @@ pub struct Cgroup {
     ended: Lock<(u64, u64), { rank::LEAF }>,
     period: Lock<Period, { rank::LEAF }>,
     is_throttled: AtomicBool,
+    /// It is over `memory.high` and grows.
+    is_slowed: AtomicBool,
+    slowing: Lock<Slowing, { rank::LEAF }>,
+    /// Groups below that are removed and still referred to.
+    dying: AtomicUsize,
     is_frozen: AtomicBool,
     is_removed: AtomicBool,
     /// Whom removals and ends of threads are told to (`cgroup.events`).
@@ -170,6 +186,9 @@ impl Cgroup {
             ended: Lock::default(),
             period: Lock::default(),
             is_throttled: AtomicBool::new(false),
+            is_slowed: AtomicBool::new(false),
+            slowing: Lock::default(),
+            dying: AtomicUsize::new(0),
             is_frozen: AtomicBool::new(false),
             is_removed: AtomicBool::new(false),
             events: WaitQueue::new(),
@@ -272,6 +291,9 @@ impl Cgroup {
         let mut ended = self.ended.lock();
         (ended.0, ended.1) = (ended.0 + used.0, ended.1 + used.1);
         drop(ended);
+        for above in child.upwards().skip(1) {
+            above.dying.fetch_add(1, Ordering::Relaxed);
+        }
         let gone = self.children.lock().remove(name);
         drop(gone);
         Ok(())
@@ -306,9 +328,21 @@ impl Drop for Cgroup {
         self.shared.groups.fetch_sub(1, Ordering::Relaxed);
         // Groups lie as deep as a guest wants: a chain of parents, each held by the next one only, is taken apart without
         // recursion.
+        let mut dead = usize::from(*self.is_removed.get_mut());
         let mut next = self.parent.take();
         while let Some(parent) = next {
-            next = Arc::into_inner(parent).and_then(|mut last| last.parent.take());
+            next = match Arc::try_unwrap(parent) {
+                Ok(mut last) => {
+                    dead += usize::from(*last.is_removed.get_mut());
+                    last.parent.take()
+                }
+                Err(parent) => {
+                    for above in parent.upwards() {
+                        above.dying.fetch_sub(dead, Ordering::Relaxed);
+                    }
+                    None
+                }
+            };
         }
     }
 }
