@@ -3,6 +3,7 @@
 //! The host tells nobody when a thread has used some time, so a timer looks now and then: after as long as the time could
 //! be used up at the earliest, and more and more rarely while it stands still.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use base::alarm::{Alarm, AlarmClock, AlarmKey, Alarms, Schedule};
@@ -13,6 +14,9 @@ use crate::task::{Task, ThreadGroup};
 /// The shortest and the longest pause between two looks at a clock that stands still, ns.
 const SHORTEST: i64 = 1_000_000;
 const LONGEST: i64 = 32_000_000;
+
+/// The most that a thread is ahead of or behind others in paying for signals, ns.
+const MOST_OWED: i64 = 100_000_000;
 
 /// A clock of processor time.
 #[derive(Clone, Debug)]
@@ -50,6 +54,15 @@ impl CpuClock {
     }
 }
 
+/// What a thread of a process has used, as a timer of the process sees it.
+struct Share {
+    tid: i32,
+    /// What it had used at the last look, ns.
+    seen: i64,
+    /// How much of that no signal stands for.
+    owed: i64,
+}
+
 /// A timer by processor time.
 pub struct CpuTimer {
     kernel: Arc<Kernel>,
@@ -60,6 +73,8 @@ pub struct CpuTimer {
     /// What the clock showed at the last look.
     seen: i64,
     pause: i64,
+    /// Of a timer of a process: what its threads used.
+    shares: Vec<Share>,
 }
 
 impl std::fmt::Debug for CpuTimer {
@@ -71,7 +86,40 @@ impl std::fmt::Debug for CpuTimer {
 impl CpuTimer {
     /// One that is not set.
     pub fn new(kernel: Arc<Kernel>, clock: CpuClock) -> Self {
-        Self { kernel, clock, schedule: Schedule::default(), key: None, seen: 0, pause: SHORTEST }
+        Self { kernel, clock, schedule: Schedule::default(), key: None, seen: 0, pause: SHORTEST, shares: Vec::new() }
+    }
+
+    /// The thread that a signal to the process goes to first. Linux takes the one that runs when the time is over; as its
+    /// choices do over time, these agree with how much each thread has used.
+    ///
+    /// Source: Linux 6.12 kernel/time/posix-cpu-timers.c, `check_process_timers`; `posixtimer_get_target`.
+    pub fn payer(&mut self) -> Option<Arc<Task>> {
+        let (threads, total) = self.count();
+        let heaviest = self.shares.iter_mut().max_by_key(|share| share.owed)?;
+        heaviest.owed = heaviest.owed.saturating_sub(total).max(-MOST_OWED);
+        let tid = heaviest.tid;
+        threads.into_iter().find(|t| t.tid == tid)
+    }
+
+    /// Counts what the threads used since the last look: returns them and the sum.
+    fn count(&mut self) -> (Vec<Arc<Task>>, i64) {
+        let (CpuClock::Process(group) | CpuClock::User(group)) = &self.clock else { return (Vec::new(), 0) };
+        let threads = group.upgrade().map(|group| group.threads()).unwrap_or_default();
+        let is_user = matches!(self.clock, CpuClock::User(_));
+        let mut former: HashMap<i32, Share> = self.shares.drain(..).map(|share| (share.tid, share)).collect();
+        let mut total = 0i64;
+        for thread in &threads {
+            let usage = thread.account.usage();
+            let used = i64::try_from(if is_user { usage.user_ns } else { usage.cpu_ns() }).unwrap_or(i64::MAX);
+            let mut share =
+                former.remove(&thread.tid).unwrap_or(Share { tid: thread.tid, seen: 0, owed: 0 });
+            let more = used.saturating_sub(share.seen).max(0);
+            total = total.saturating_add(more);
+            share.owed = share.owed.saturating_add(more).min(MOST_OWED);
+            share.seen = used;
+            self.shares.push(share);
+        }
+        (threads, total)
     }
 
     /// What its clock shows.
@@ -84,6 +132,11 @@ impl CpuTimer {
         self.stop();
         self.pause = SHORTEST;
         self.seen = self.now();
+        if self.shares.is_empty() {
+            // What they used before is none of this timer's.
+            self.count();
+            self.shares.iter_mut().for_each(|share| share.owed = 0);
+        }
         self.look_later(alarm);
     }
 

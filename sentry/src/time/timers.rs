@@ -60,6 +60,14 @@ impl Source {
         }
     }
 
+    /// Who hears of it first, of a process.
+    fn payer(&mut self) -> Option<Arc<Task>> {
+        match self {
+            Self::Clock(_) => None,
+            Self::Cpu(t) => t.payer(),
+        }
+    }
+
     fn stop(&mut self) {
         match self {
             Self::Clock(t) => t.stop(),
@@ -242,7 +250,10 @@ impl PosixTimer {
         let Some(group) = self.group.upgrade() else { return };
         let (signo, task, to_group) = match &self.target {
             Target::None => return,
-            Target::Process(signo) => (*signo, group.first_thread(), true),
+            Target::Process(signo) => {
+                let payer = self.state.lock().source.payer();
+                (*signo, payer.or_else(|| group.first_thread()), true)
+            }
             Target::Thread(signo, task) => {
                 (*signo, task.upgrade().filter(|t| group.threads().iter().any(|o| Arc::ptr_eq(o, t))), false)
             }
@@ -351,10 +362,13 @@ impl Alarm for CpuInterval {
         if timer.schedule.forward(now) == 0 {
             timer.schedule.next = None;
         }
+        let payer = timer.payer();
         timer.start(alarm);
-        if let Some(group) = self.group.upgrade() {
-            let info = SigInfo::kernel(self.signo as u32);
-            let _ = self.kernel.signal_process(group.pid, self.signo, info);
+        let Some(group) = self.group.upgrade() else { return };
+        let info = SigInfo::kernel(self.signo as u32);
+        let tree = self.kernel.tree.lock();
+        if let Some(task) = payer.or_else(|| group.first_thread()) {
+            let _ = self.kernel.send(&tree, &task, true, Sender::Kernel, Pending::new(info, None));
         }
     }
 }
