@@ -116,12 +116,13 @@ pub fn new(memory: Arc<dyn Memory>, mode: u32) -> Arc<dyn Inode> {
 
 /// Makes an empty tmpfs whose device nodes are opened by `open_special`.
 pub fn with_devices(memory: Arc<dyn Memory>, mode: u32, open_special: Option<OpenDevice>) -> Arc<dyn Inode> {
+    let space = Arc::new(Space::all_of(memory.total()));
     let fs = Arc::new(Fs {
         memory,
         dev: crate::vfs::new_dev(),
         next_ino: AtomicU64::new(1),
         open_special,
-        space: Arc::new(Space::unlimited()),
+        space,
         shown: format!(",mode={mode:o}"),
     });
     let body = Body::Directory(Lock::new(Directory::default()));
@@ -399,7 +400,7 @@ impl Inode for TmpInode {
         dir::rename(self, old_name, new_parent, new_name, flags)
     }
 
-    /// Without limits of their own, files take what memory the sandbox has left, and inodes are not counted.
+    /// Without a limit of their own, files take what memory the sandbox has left.
     fn statfs(&self) -> Result<StatFs, Errno> {
         let (total, used) = match self.fs.space.bytes() {
             Some(limits) => limits,

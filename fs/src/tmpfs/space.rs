@@ -41,6 +41,11 @@ impl Space {
         }
     }
 
+    /// That of one of the sandbox's own: whatever memory is left, and as many inodes as the memory has pages.
+    pub(super) fn all_of(total: u64) -> Self {
+        Self::new(u64::MAX, total / PAGE_SIZE)
+    }
+
     /// That of a mounted tmpfs: half of the memory, and as many inodes as that has pages.
     pub(super) fn half_of(total: u64) -> Self {
         let half = (total / 2) & !(PAGE_SIZE - 1);

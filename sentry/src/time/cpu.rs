@@ -86,7 +86,15 @@ impl std::fmt::Debug for CpuTimer {
 impl CpuTimer {
     /// One that is not set.
     pub fn new(kernel: Arc<Kernel>, clock: CpuClock) -> Self {
-        Self { kernel, clock, schedule: Schedule::default(), key: None, seen: 0, pause: SHORTEST, shares: Vec::new() }
+        Self {
+            kernel,
+            clock,
+            schedule: Schedule::default(),
+            key: None,
+            seen: 0,
+            pause: SHORTEST,
+            shares: Vec::new(),
+        }
     }
 
     /// The thread that a signal to the process goes to first. Linux takes the one that runs when the time is over; as its
@@ -110,9 +118,9 @@ impl CpuTimer {
         let mut total = 0i64;
         for thread in &threads {
             let usage = thread.account.usage();
-            let used = i64::try_from(if is_user { usage.user_ns } else { usage.cpu_ns() }).unwrap_or(i64::MAX);
-            let mut share =
-                former.remove(&thread.tid).unwrap_or(Share { tid: thread.tid, seen: 0, owed: 0 });
+            let used =
+                i64::try_from(if is_user { usage.user_ns } else { usage.cpu_ns() }).unwrap_or(i64::MAX);
+            let mut share = former.remove(&thread.tid).unwrap_or(Share { tid: thread.tid, seen: 0, owed: 0 });
             let more = used.saturating_sub(share.seen).max(0);
             total = total.saturating_add(more);
             share.owed = share.owed.saturating_add(more).min(MOST_OWED);

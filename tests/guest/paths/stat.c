@@ -32,3 +32,4 @@ CASE(faccessat, folders) { mkdir("d", 0755); touch("d/f"); int d = open("d", 0);
 CASE(faccessat2, flags) { mkdir("d", 0755); touch("f"); symlink("none", "l"); R(faccessat2, AT_FDCWD, "l", F_OK, 0); R(faccessat2, AT_FDCWD, "l", F_OK, AT_SYMLINK_NOFOLLOW); R(faccessat2, open("f", O_PATH), "", R_OK, AT_EMPTY_PATH); R(faccessat2, AT_FDCWD, "f", R_OK, 0x10000); R(faccessat2, AT_FDCWD, "", R_OK, 0); R(faccessat2, AT_FDCWD, "f", 9, AT_EACCESS); }
 CASE(umask, bits) { out("%lo\n", S(umask, 0777777)); out("%lo\n", S(umask, 022)); out("%lo\n", S(umask, -1)); }
 CASE(umask, is_kept_by_fork_and_shared_by_threads) { umask(027); CHILD(out("%lo\n", S(umask, 0))); out("%lo\n", S(umask, 0)); }
+CASE(statfs, inodes_of_tmpfs_are_counted) { struct statfs f; NEED(statfs("/dev/shm", &f) == 0 && f.f_type == 0x01021994); out("inodes: %s, some free: %s\n", f.f_files > 0 ? "yes" : "none", f.f_ffree > 0 && f.f_ffree < f.f_files ? "yes" : "no"); }

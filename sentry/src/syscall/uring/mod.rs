@@ -204,6 +204,8 @@ struct Patience {
     mask_size: u64,
     /// Of the monotonic clock, ns.
     deadline: Option<u64>,
+    /// How long it waits for all that it wants; then one answer is enough. Of the monotonic clock, ns.
+    early: Option<u64>,
 }
 
 /// The ring that the descriptor of a call names.
@@ -304,7 +306,7 @@ fn wait_for_room(cx: &mut Ctx<'_>, ring: &Arc<Ring>) -> Result<(), Stop> {
 /// How long the caller is going to wait.
 fn read_patience(cx: &Ctx<'_>, flags: u32, arg: UserAddr, size: u64) -> Result<Patience, Errno> {
     if flags & enter::EXT_ARG == 0 {
-        return Ok(Patience { mask: arg, mask_size: size, deadline: None });
+        return Ok(Patience { mask: arg, mask_size: size, deadline: None, early: None });
     }
     if size != size_of::<ExtArg>() as u64 {
         return Err(EINVAL);
@@ -318,7 +320,9 @@ fn read_patience(cx: &Ctx<'_>, flags: u32, arg: UserAddr, size: u64) -> Result<P
         let is_absolute = flags & enter::ABS_TIMER != 0;
         deadline = Some(if is_absolute { time } else { cx.monotonic_ns().saturating_add(time) });
     }
-    Ok(Patience { mask: UserAddr(ext.mask), mask_size: ext.mask_size.into(), deadline })
+    let wait = u64::from(ext.min_wait_us) * 1000;
+    let early = (wait > 0).then(|| cx.monotonic_ns().saturating_add(wait));
+    Ok(Patience { mask: UserAddr(ext.mask), mask_size: ext.mask_size.into(), deadline, early })
 }
 
 fn wait_for_answers(
@@ -349,10 +353,21 @@ fn wait_for_answers(
     let parker = cx.task.parker.clone();
     owner.enter(&parker);
     let registration = Registration::new(&ring.queue, parker.clone(), Events::READABLE);
-    let waited = cx.sleep_until(patience.deadline, Restart::Sys, |cx| {
-        catch_up(cx, ring, &owner);
-        Ok((ring.answers() >= wanted || ring.times() != times).then_some(()))
-    });
+    let wait = |cx: &mut Ctx<'_>, wanted: u32, deadline: Option<u64>| {
+        cx.sleep_until(deadline, Restart::Sys, |cx| {
+            catch_up(cx, ring, &owner);
+            Ok((ring.answers() >= wanted || ring.times() != times).then_some(()))
+        })
+    };
+    // Linux 6.12 io_uring/io_uring.c, `io_cqring_min_timer_wakeup`.
+    let waited = match (patience.early, patience.deadline) {
+        (Some(early), Some(deadline)) if early < deadline => match wait(cx, wanted, Some(early)) {
+            Ok(None) if ring.answers() == 0 => wait(cx, 1, Some(deadline)),
+            other => other,
+        },
+        (Some(early), _) => wait(cx, wanted, Some(early)),
+        (None, deadline) => wait(cx, wanted, deadline),
+    };
     drop(registration);
     if owner.leave(&parker) {
         catch_up(cx, ring, &owner);

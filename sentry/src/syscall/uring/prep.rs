@@ -2,7 +2,7 @@
 //!
 //! Source: Linux 6.12 io_uring/*.c, the functions `io_*_prep`; io_uring/opdef.c.
 
-use abi::errno::{E2BIG, EBADF, EFAULT, EINVAL, EOVERFLOW};
+use abi::errno::{E2BIG, EBADF, EFAULT, EINVAL, EOVERFLOW, EPERM};
 use abi::io_uring::{Sqe, op, sqe};
 use abi::socket::{msg, sock};
 use abi::{Errno, UserAddr};
@@ -304,6 +304,9 @@ pub(super) fn prepare(cx: &Ctx<'_>, ring: &Ring, e: &Sqe, before: Option<u8>) ->
                 return Err(EBADF);
             }
             none(&[flags & !1])?;
+            if e.personality != 0 {
+                return Err(EPERM);
+            }
         }
         op::FTRUNCATE => none(&[flags, addr, len, buf, extra, e.addr3])?,
         _ => return Err(EINVAL),
