@@ -195,10 +195,13 @@ impl Pending {
     }
 
     fn set_alarm(&self) {
-        let Some(deadline) = self.slot.lock().deadline else { return };
+        // Under the lock: it may ring and be set again by another thread before its key is noted here.
+        let mut slot = self.slot.lock();
+        let Some(deadline) = slot.deadline else { return };
         let this: Weak<Pending> = self.this.clone();
         let key = self.alarms.set(deadline.clock, deadline.at, this);
-        let old = self.slot.lock().alarm.replace(key);
+        let old = slot.alarm.replace(key);
+        drop(slot);
         if let Some(old) = old {
             self.alarms.cancel(&old);
         }
