@@ -340,10 +340,13 @@ fn peek_user(task: &Task, addr: u64) -> Result<u64, Errno> {
     if !addr.is_multiple_of(8) || addr >= USER_SIZE {
         return Err(EIO);
     }
+    if DEBUG_REGISTERS.contains(&addr) {
+        return Ok(task.trace.debug(((addr - DEBUG_REGISTERS.start) / 8) as usize));
+    }
     let regs = task.ask(|t| t.regs)?;
     let words: &[u8] = regs.as_bytes();
     let at = addr as usize;
-    // The debug registers are not in use, and all else Linux does not fill in either.
+    // All else Linux does not fill in either.
     Ok(words.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes))
 }
 
@@ -352,9 +355,7 @@ fn poke_user(task: &Task, addr: u64, value: u64) -> Result<(), Errno> {
         return Err(EIO);
     }
     if DEBUG_REGISTERS.contains(&addr) {
-        // No hardware breakpoints: as on a machine that has none free.
-        let control = DEBUG_REGISTERS.end - 8;
-        return if addr == control && value & 0xff != 0 { Err(abi::errno::ENOSPC) } else { Ok(()) };
+        return task.trace.set_debug(((addr - DEBUG_REGISTERS.start) / 8) as usize, value);
     }
     let mut regs = task.ask(|t| t.regs)?;
     let at = addr as usize;

@@ -1,7 +1,7 @@
 //! ptrace(2): what a tracee keeps, and where it stops for its tracer (Linux kernel/ptrace.c, kernel/signal.c
 //! `ptrace_stop`).
 //!
-//! Reading order: this file (state, stops), `calls.rs` (what a tracer asks), `ends.rs` (what becomes of tracees and tracers
+//! Reading order: this file (state, stops), `calls.rs` (what a tracer asks), `debug.rs` (breakpoints), `ends.rs` (what becomes of tracees and tracers
 //! that end, and what wait(2) reports).
 //!
 //! A stopped tracee sleeps in [`Ctx::trace_stop`] and serves its tracer's requests there itself, since the registers are
@@ -20,6 +20,7 @@ use crate::syscall::Restart;
 use crate::task::{Ctx, Task};
 
 pub mod calls;
+mod debug;
 mod ends;
 
 pub use ends::Ended;
@@ -56,6 +57,8 @@ mod flag {
     pub(super) const STEP: u32 = 8;
     /// It is to stop soon (`PTRACE_INTERRUPT`).
     pub(super) const INTERRUPT: u32 = 16;
+    /// It has breakpoints.
+    pub(super) const WATCH: u32 = 32;
 }
 
 /// A tracer: the thread, and its process.
@@ -104,6 +107,7 @@ struct State {
     /// It may go on, with this signal.
     resumed: Option<i32>,
     requests: VecDeque<Request>,
+    debug: debug::Debug,
 }
 
 /// What a thread has to do with ptrace.
@@ -303,6 +307,7 @@ impl Ctx<'_> {
             state.requests.clear();
             state.stop.take().and_then(|stop| stop.info).unwrap_or(given)
         };
+        self.refresh_debug();
         if task.trace.steps() {
             self.regs.rflags |= abi::regs::FLAG_TF;
         }
@@ -376,6 +381,7 @@ impl Ctx<'_> {
 
     /// A new program runs: an event, or for tracers of the old kind a SIGTRAP.
     pub(crate) fn trace_exec(&mut self, former_tid: i32) {
+        self.task.trace.forget_debug();
         if self.task.trace.has_event(event::EXEC) {
             let former = self.tracer_sees(former_tid);
             self.trace_event(event::EXEC, former);

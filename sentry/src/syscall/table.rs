@@ -139,7 +139,7 @@ syscalls! {
     98 getrusage = system::sys_getrusage(who: i32, buf: UserAddr), Partial("no block I/O, swaps or messages");
     99 sysinfo = system::sys_sysinfo(buf: UserAddr), Full;
     100 times = system::sys_times(buf: UserAddr), Full;
-    101 ptrace = ptrace::sys_ptrace(request: i64, pid: i64, addr: u64, data: u64), Partial("no hardware breakpoints");
+    101 ptrace = ptrace::sys_ptrace(request: i64, pid: i64, addr: u64, data: u64), Partial("watchpoints see changes of values, not reads");
     102 getuid = cred::sys_getuid(), Full;
     103 syslog = admin::sys_syslog(action: i32, buf: UserAddr, len: i32), Full;
     104 getgid = cred::sys_getgid(), Full;

@@ -74,8 +74,15 @@ impl Ctx<'_> {
             self.prepare_window();
             let space = self.mm.space().clone();
             self.task.account.enter(Phase::User);
+            let watches = self.task.trace.watches();
+            if watches {
+                self.regs.rflags |= abi::regs::FLAG_TF;
+            }
             let trap = self.context.switch(&space, &mut self.regs);
             self.task.account.enter(Phase::Kernel);
+            if watches && !self.task.trace.steps() {
+                self.regs.rflags &= !abi::regs::FLAG_TF;
+            }
             let trap = match trap {
                 Ok(trap) => match self.outside_window(trap) {
                     Some(trap) => Ok(trap),
@@ -90,6 +97,8 @@ impl Ctx<'_> {
                     self.regs.rax = (-i64::from(abi::errno::ENOSYS.raw())) as u64;
                 }
                 Ok(Trap::Fault { addr, access }) => self.page_fault(addr, access),
+                // The tracer that wanted to watch has ended meanwhile.
+                Ok(Trap::Exception { vector: 1, .. }) if watches && !self.task.trace.is_traced() => {}
                 Ok(Trap::Exception { vector, code }) => self.exception(vector, code),
                 Ok(Trap::Interrupted) => self.task.account.count_interruption(),
                 Err(e) => {
@@ -145,6 +154,12 @@ impl Ctx<'_> {
         self.trap = TrapInfo { trapno: vector.into(), err: code.into(), cr2: self.trap.cr2 };
         if vector == 1 && self.task.trace.steps() {
             self.regs.rflags &= !abi::regs::FLAG_TF;
+        }
+        if vector == 1 && self.task.trace.watches() {
+            if let Some(info) = self.debug_exception() {
+                self.force_signal(info);
+            }
+            return;
         }
         let info = match vector {
             0 => SigInfo::fault(SIGFPE as u32, 1, rip),
@@ -216,6 +231,9 @@ impl Ctx<'_> {
                 self.regs.rax = crate::ptrace::restart_code(kind);
             }
             self.trace_call_exit();
+        }
+        if self.task.trace.watches() {
+            self.debug_after_call();
         }
         if restart.is_some() || self.has_signal() || self.saved_mask.is_some() {
             self.deliver_signals(restart);
