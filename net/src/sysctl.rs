@@ -106,6 +106,18 @@ sysctl! {
     tw_buckets: "net/ipv4/tcp_max_tw_buckets" = [65_536] in 0..=BYTES,
     /// Whether the addresses of a connection that lingers may be had again after a second: never, always, on the loopback.
     tw_reuse: "net/ipv4/tcp_tw_reuse" = [2] in 0..=2,
+    /// Packets from own addresses are taken on the loopback device.
+    accept_local: "net/ipv4/conf/lo/accept_local" = [0] in -BYTES - 1..=BYTES,
+    /// Packets from and to 127.0.0.0/8 that come from a device are taken on the loopback device.
+    route_localnet: "net/ipv4/conf/lo/route_localnet" = [0] in -BYTES - 1..=BYTES,
+    /// Packets from own addresses are taken on any device.
+    accept_local_all: "net/ipv4/conf/all/accept_local" = [0] in -BYTES - 1..=BYTES,
+    /// Packets from and to 127.0.0.0/8 that come from a device are taken on any device.
+    route_localnet_all: "net/ipv4/conf/all/route_localnet" = [0] in -BYTES - 1..=BYTES,
+    /// Packets from own addresses are taken on devices to come.
+    accept_local_default: "net/ipv4/conf/default/accept_local" = [0] in -BYTES - 1..=BYTES,
+    /// Packets from and to 127.0.0.0/8 that come from a device are taken on devices to come.
+    route_localnet_default: "net/ipv4/conf/default/route_localnet" = [0] in -BYTES - 1..=BYTES,
     /// Addresses that are not ours can be bound.
     nonlocal_bind: "net/ipv4/ip_nonlocal_bind" = [0] in 0..=BYTES,
     /// `TCP_KEEPIDLE` of a new socket, s.

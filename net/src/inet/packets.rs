@@ -14,6 +14,8 @@ use super::wire::{self, Frame, Ip, checksum, transport_checksum};
 use super::{Inet, udp};
 use crate::Namespace;
 use crate::packet::{Kind, PacketSocket};
+use crate::socket::Socket;
+use crate::sysctl::Sysctl;
 
 /// Types of ICMP messages: request and reply, in both versions.
 pub(crate) const ECHO: [u8; 2] = [8, 128];
@@ -92,12 +94,28 @@ impl Inet {
             tap.hear(frame, frame.kind());
         }
         if frame.kind() == Kind::Host
-            && let Some(ip) = frame.ip_header().filter(|ip| sender.is_none() || is_input(ip))
+            && let Some(ip) = frame
+                .ip_header()
+                .filter(|ip| sender.is_none_or(|s| self.is_input(&s.common().net.sysctl, ip)))
         {
             for raw in self.watchers.raws() {
                 raw.hear(frame, &ip);
             }
         }
+    }
+
+    /// Whether what came from the device, and not from this machine's own IP layer, is taken: an IPv4 address of the
+    /// machine's own, or one of the loopback, is suspicious there.
+    ///
+    /// Source: Linux 6.12 net/ipv4/route.c, `ip_route_input_slow`; fib_frontend.c, `__fib_validate_source`.
+    fn is_input(&self, sysctl: &Sysctl, ip: &Ip) -> bool {
+        let IpAddr::V4(from) = ip.from else { return true };
+        let takes_local = sysctl.accept_local[0].is_on() || sysctl.accept_local_all[0].is_on();
+        let takes_loopback = sysctl.route_localnet[0].is_on() || sysctl.route_localnet_all[0].is_on();
+        // One that an interface has, not all of its network.
+        let is_own = || self.device.settings().addresses.iter().any(|a| a.ip == ip.from);
+        let has_loopback = from.is_loopback() || ip.to.is_loopback();
+        (takes_loopback || !has_loopback) && (takes_local || !is_own())
     }
 
     /// Shows a packet that `make` makes, if somebody looks.
@@ -119,7 +137,7 @@ pub(crate) fn send(net: &Arc<Namespace>, frame: &Frame, sender: Option<&PacketSo
     inet.show(frame, sender);
     let Some(ip) = ip.filter(|ip| frame.kind() == Kind::Host && inet.device.is_local(ip.to)) else { return };
     let data = frame.bytes.get(frame.transport..).unwrap_or(&[]);
-    if sender.is_some() && !is_input(&ip) {
+    if sender.is_some() && !inet.is_input(&net.sysctl, &ip) {
         return;
     }
     match i32::from(ip.protocol) {
@@ -128,14 +146,6 @@ pub(crate) fn send(net: &Arc<Namespace>, frame: &Frame, sender: Option<&PacketSo
         ipproto::UDP => receive_udp(net, &ip, data),
         _ => {}
     }
-}
-
-/// Whether what came from the device, and not from this machine's own IP layer, is taken: no IPv4 address of the
-/// machine's own, and none of the loopback, may be a source there.
-///
-/// Source: Linux 6.12 net/ipv4/route.c, `ip_route_input_slow`.
-fn is_input(ip: &Ip) -> bool {
-    ip.to.is_ipv6()
 }
 
 /// Answers an echo request.
