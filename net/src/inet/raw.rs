@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 use abi::Errno;
 use abi::errno::{
     EACCES, EADDRINUSE, EAFNOSUPPORT, EAGAIN, EDESTADDRREQ, EFAULT, EINVAL, EMSGSIZE, ENETUNREACH,
-    ENOPROTOOPT, ENOTCONN, EOPNOTSUPP, EPIPE,
+    ENOPROTOOPT, ENOTCONN, EOPNOTSUPP,
 };
 use abi::socket::{af, ipproto, msg, sock, sol};
 use base::io::Sink;
@@ -58,7 +58,8 @@ struct Queue {
 #[derive(Clone, Copy, Debug, Default)]
 struct State {
     ip: Option<IpAddr>,
-    remote: Option<IpAddr>,
+    /// The port is what the program gave, and means nothing.
+    remote: Option<SocketAddr>,
 }
 
 /// A raw socket, or one for ICMP echo alone.
@@ -137,7 +138,7 @@ impl RawSocket {
         }
         let state = *self.state.lock();
         let is_bound_elsewhere = state.ip.is_some_and(|own| !own.is_unspecified() && own != ip.to);
-        if is_bound_elsewhere || state.remote.is_some_and(|peer| peer != ip.from) {
+        if is_bound_elsewhere || state.remote.is_some_and(|peer| peer.ip() != ip.from) {
             return;
         }
         let message = frame.bytes.get(frame.transport..).unwrap_or(&[]);
@@ -177,6 +178,11 @@ impl RawSocket {
         self.common.wait.notify(Events::READABLE);
     }
 
+    /// An echo socket's identifier; a raw socket's port is its protocol.
+    fn port(&self) -> u16 {
+        if self.is_echo() { self.ident() } else { self.common.protocol as u16 }
+    }
+
     fn ident(&self) -> u16 {
         self.ident.load(Ordering::Relaxed)
     }
@@ -202,6 +208,14 @@ impl RawSocket {
         Ok(true)
     }
 
+    /// `IP_HDRINCL` or `IPV6_HDRINCL`, by the family.
+    fn is_header_option(&self, level: i32, name: i32) -> bool {
+        const HDRINCL6: i32 = 36;
+        let own =
+            if self.common.domain() == af::INET { (sol::IP, ip::HDRINCL) } else { (sol::IPV6, HDRINCL6) };
+        !self.is_echo() && (level, name) == own
+    }
+
     /// Sets the checksum where `IPV6_CHECKSUM` says.
     ///
     /// Source: Linux 6.12 net/ipv6/raw.c, `rawv6_push_pending_frames`.
@@ -211,7 +225,7 @@ impl RawSocket {
             return Ok(());
         }
         let field = at..at + 2;
-        // What stands there already counts.
+        data.get_mut(field.clone()).ok_or(EINVAL)?.fill(0);
         let sum = transport_checksum(ip, data);
         data.get_mut(field).ok_or(EINVAL)?.copy_from_slice(&sum.to_be_bytes());
         Ok(())
@@ -291,19 +305,19 @@ impl Socket for RawSocket {
         }
         let mut state = self.state.lock();
         state.ip.get_or_insert(source);
-        state.remote = Some(to.ip());
+        state.remote = Some((to.ip(), given.addr.port()).into());
         Ok(())
     }
 
     fn local_name(&self) -> Result<Vec<u8>, Errno> {
         let state = *self.state.lock();
         let ip = state.ip.unwrap_or(address::any(self.common.domain()));
-        Ok(address::to_bytes(self.common.domain(), (ip, self.ident()).into()))
+        Ok(address::to_bytes(self.common.domain(), (ip, self.port()).into()))
     }
 
     fn peer_name(&self) -> Result<Vec<u8>, Errno> {
-        let ip = self.state.lock().remote.ok_or(ENOTCONN)?;
-        Ok(address::to_bytes(self.common.domain(), (ip, 0).into()))
+        let remote = self.state.lock().remote.filter(|r| r.port() != 0).ok_or(ENOTCONN)?;
+        Ok(address::to_bytes(self.common.domain(), remote))
     }
 
     fn shutdown(&self, how: u32) -> Result<(), Errno> {
@@ -328,7 +342,7 @@ impl Socket for RawSocket {
         let state = *self.state.lock();
         let (to, source) = if message.to.is_empty() {
             let remote = state.remote.ok_or(EDESTADDRREQ)?;
-            (remote, state.ip)
+            (remote.ip(), state.ip)
         } else {
             let given = match self.given(message.to) {
                 Err(EAFNOSUPPORT) if self.common.domain() == af::INET6 => return Err(EINVAL),
@@ -337,14 +351,11 @@ impl Socket for RawSocket {
             let (to, source) = self.common.net.inet.route(given)?;
             (to.ip(), state.ip.filter(|ip| !ip.is_unspecified()).or(Some(source)))
         };
-        if self.shutdown.load(Ordering::SeqCst) & SEND != 0 {
-            return Err(EPIPE);
-        }
         if self.is_echo() {
             self.identify(0)?;
         }
         let ident = self.ident();
-        let has_header = self.has_header.load(Ordering::Relaxed) && to.is_ipv4();
+        let has_header = self.has_header.load(Ordering::Relaxed);
         if to.is_ipv4() && !has_header && len > LEN_MAX - wire::IP4 {
             return Err(EMSGSIZE);
         }
@@ -443,10 +454,12 @@ impl Socket for RawSocket {
 
     fn set_option(&self, caller: &Caller<'_>, level: i32, name: i32, value: &[u8]) -> Result<(), Errno> {
         match level {
-            sol::IP if name == ip::HDRINCL && !self.is_echo() => {
+            sol::IP | sol::IPV6 if self.is_header_option(level, name) => {
                 self.has_header.store(int(value)? != 0, Ordering::Relaxed);
                 Ok(())
             }
+            // What is about IPv4 means nothing to a raw socket of IPv6.
+            sol::IP if self.common.domain() == af::INET6 && !self.is_echo() => Err(ENOPROTOOPT),
             sol::IP => {
                 let facts = self.facts();
                 self.ip.lock().set(caller, &facts, name, value)
@@ -462,9 +475,10 @@ impl Socket for RawSocket {
     fn option(&self, level: i32, name: i32, given: &[u8]) -> Result<Vec<u8>, Errno> {
         let facts = self.facts();
         match level {
-            sol::IP if name == ip::HDRINCL => {
+            sol::IP | sol::IPV6 if self.is_header_option(level, name) => {
                 Ok(i32::from(self.has_header.load(Ordering::Relaxed)).to_le_bytes().to_vec())
             }
+            sol::IP if self.common.domain() == af::INET6 && !self.is_echo() => Err(ENOPROTOOPT),
             sol::IP => self.ip.lock().get(&facts, name, given),
             sol::RAW | sol::IPV6
                 if self.common.domain() == af::INET6 && name == CHECKSUM && !self.is_echo() =>
@@ -497,8 +511,7 @@ impl Socket for RawSocket {
     fn report(&self, list: &mut Vec<Report>) {
         let state = *self.state.lock();
         let any = address::any(self.common.domain());
-        // A raw socket's port is its protocol.
-        let port = if self.is_echo() { self.ident() } else { self.common.protocol as u16 };
+        let port = self.port();
         let (receive_queue, drops) = {
             let queue = self.queue.lock();
             (queue.bytes, queue.drops)
@@ -511,7 +524,7 @@ impl Socket for RawSocket {
             is_hashed: true,
             receive_queue,
             drops,
-            ..InetReport::of(&self.common, local, state.remote.map(|ip| (ip, 0).into()))
+            ..InetReport::of(&self.common, local, state.remote.map(|r| (r.ip(), 0).into()))
         }));
     }
 

@@ -140,7 +140,15 @@ impl Frame {
     /// A packet whose IPv4 header is the program's, in which the kernel sets lengths and checksum, and what is missing.
     ///
     /// Source: Linux 6.12 net/ipv4/raw.c, `raw_send_hdrinc`.
+    ///
+    /// A header of IPv6 stays as it is (net/ipv6/raw.c, `rawv6_send_hdrinc`).
     pub(crate) fn with_header(packet: &[u8], from: IpAddr) -> Option<Self> {
+        if from.is_ipv6() {
+            let mut bytes = vec![0; LINK - 2];
+            bytes.extend_from_slice(&ETH_IPV6.to_be_bytes());
+            bytes.extend_from_slice(packet);
+            return (packet.len() >= IP6).then(|| Self::of_device(bytes, ETH_IPV6));
+        }
         let size = usize::from(packet.first()? & 15) * 4;
         if size < IP4 || packet.len() < size {
             return None;
