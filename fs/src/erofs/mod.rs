@@ -1,11 +1,12 @@
 //! Read-only images (Linux fs/erofs, Documentation/filesystems/erofs.rst): a root file system in one file of the host.
 //!
 //! Nothing in an image is believed: every place is checked against its length when it is read, names and counts when
-//! they are used, and what does not add up is an `EUCLEAN` or `EIO` of the file concerned. Compressed files are not
-//! known; an image that needs what is not known is refused as a whole.
+//! they are used, and what does not add up is an `EUCLEAN` or `EIO` of the file concerned. Of compressed files those of LZ4
+//! are known; an image that needs what is not known is refused as a whole.
 //!
-//! Reading order: this file (the super block, inodes), `data.rs` (the bytes of files), `dir.rs`, `xattr.rs`.
+//! Reading order: this file (the super block, inodes), `data.rs` (the bytes of files), `compressed.rs`, `dir.rs`, `xattr.rs`.
 
+mod compressed;
 mod data;
 mod dir;
 #[cfg(test)]
@@ -19,6 +20,7 @@ use std::sync::{Arc, OnceLock};
 
 use abi::Errno;
 use abi::errno::{EINVAL, EIO, ELOOP, ENODATA, ENOENT, ENOTDIR, ENXIO, EOPNOTSUPP, EROFS, EUCLEAN};
+use base::lock::{Lock, rank};
 use base::memmap::Memory;
 use base::time::Time;
 
@@ -30,8 +32,12 @@ use data::Pages;
 const SUPER_OFFSET: u64 = 1024;
 const SUPER_LEN: usize = 128;
 const MAGIC: u32 = 0xe0f5_e1e2;
-/// Features without which an image cannot be read and that are known: padded LZ4 (which files may not use), chunks.
-const INCOMPAT_KNOWN: u32 = 0x1 | 0x4;
+/// Features without which an image cannot be read: LZ4 with zeros before it, without which compressed files are of an old
+/// form; a list of algorithms, and pieces of several blocks; chunks.
+const ZERO_PADDING: u32 = 1;
+const ALGORITHMS: u32 = 2;
+/// Those that are known.
+const INCOMPAT_KNOWN: u32 = ZERO_PADDING | ALGORITHMS | 0x4;
 const SLOT: u64 = 32;
 /// Longest target of a symbolic link.
 const LINK_MAX: u64 = 4096;
@@ -80,6 +86,9 @@ struct Fs {
     blocks: u64,
     inodes: u64,
     built: Time,
+    has_padding: bool,
+    /// What was decompressed last: reads come in parts of it.
+    last_piece: Lock<Option<compressed::Piece>, { rank::LEAF }>,
 }
 
 impl Fs {
@@ -138,6 +147,10 @@ pub(crate) fn from_image(memory: Arc<dyn Memory>, image: Box<dyn Image>) -> Resu
     if extra_devices != 0 {
         return Err(EINVAL);
     }
+    // Bit 0 is LZ4.
+    if incompat & ALGORITHMS != 0 && le16(&raw, 84) & !1 != 0 {
+        return Err(EINVAL);
+    }
     let built = i64::try_from(le64(&raw, 24)).unwrap_or(0);
     let fs = Arc::new(Fs {
         image,
@@ -149,6 +162,8 @@ pub(crate) fn from_image(memory: Arc<dyn Memory>, image: Box<dyn Image>) -> Resu
         blocks: le32(&raw, 36).into(),
         inodes: le64(&raw, 16),
         built: Time { sec: built, nsec: le32(&raw, 32).min(999_999_999) },
+        has_padding: incompat & ZERO_PADDING != 0,
+        last_piece: Lock::default(),
     });
     let root = ErofsInode::read(&fs, le16(&raw, 14).into())?;
     if root.kind() != FileType::Directory {
@@ -164,6 +179,8 @@ enum Layout {
     Plain,
     /// In one piece, with the last block behind the inode.
     Inline,
+    /// Compressed.
+    Compressed,
     /// In chunks, of which a table behind the inode tells.
     Chunks,
 }
@@ -212,6 +229,7 @@ impl ErofsInode {
             0 => Layout::Plain,
             2 => Layout::Inline,
             4 => Layout::Chunks,
+            3 if fs.has_padding => Layout::Compressed,
             1 | 3 => return Err(EOPNOTSUPP),
             _ => return Err(EUCLEAN),
         };
@@ -272,7 +290,10 @@ impl Inode for ErofsInode {
             rdev: if has_device { self.union.into() } else { 0 },
             size: if has_device { 0 } else { self.size },
             blksize: self.fs.block_size(),
-            blocks: self.size.div_ceil(512),
+            blocks: match self.layout {
+                Layout::Compressed => u64::from(self.union) << (self.fs.block_bits - 9),
+                _ => self.size.div_ceil(512),
+            },
             atime: self.mtime,
             mtime: self.mtime,
             ctime: self.mtime,

@@ -115,3 +115,54 @@ fn damaged_images_give_errors() {
         }
     }
 }
+
+/// A compressed image of Debian's `mkfs.erofs`, where that is at hand.
+fn compressed() -> Option<Vec<u8>> {
+    let dir = std::env::temp_dir().join(format!("ringfence-erofs-{}", std::process::id()));
+    let tree = dir.join("tree");
+    std::fs::create_dir_all(&tree).ok()?;
+    let text: String = (0..20_000).map(|n| format!("{n} ")).collect();
+    std::fs::write(tree.join("text"), &text).ok()?;
+    std::fs::write(tree.join("zeros"), vec![0; 300_000]).ok()?;
+    let image = dir.join("image");
+    let mut command = std::process::Command::new("mkfs.erofs");
+    let made = command.args(["-zlz4hc", "-C16384"]).arg(&image).arg(&tree).output();
+    let bytes = made.ok().filter(|made| made.status.success()).and_then(|_| std::fs::read(&image).ok());
+    let _ = std::fs::remove_dir_all(&dir);
+    bytes
+}
+
+#[test]
+fn damaged_compressed_images_harm_nobody() {
+    let Some(good) = compressed() else { return };
+    let mut seed = 0x2545_f491_4f6c_dd1du64;
+    let mut random = |below: usize| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        (seed % below as u64) as usize
+    };
+    let read = |image: Vec<u8>| -> Result<usize, Errno> {
+        let root = from_image(TestMemory::new(), Box::new(Bytes(image)))?;
+        let mut total = 0;
+        for name in [&b"text"[..], b"zeros"] {
+            let file = root.lookup(name)?;
+            let inode = file.as_any().downcast_ref::<ErofsInode>().ok_or(EIO)?;
+            let size = usize::try_from(inode.size.min(1 << 20)).map_err(|_| EIO)?;
+            let mut bytes = vec![0; size];
+            inode.read_bytes(0, &mut bytes)?;
+            total += bytes.len();
+        }
+        Ok(total)
+    };
+    assert_eq!(read(good.clone()), Ok(108_890 + 300_000));
+    for _ in 0..400 {
+        let mut bad = good.clone();
+        for _ in 0..=random(6) {
+            // Most of an image is what says where the bytes are.
+            let end = bad.len().min(if random(4) == 0 { usize::MAX } else { 12_288 });
+            bad[random(end)] = random(256) as u8;
+        }
+        let _ = read(bad);
+    }
+}
