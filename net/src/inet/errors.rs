@@ -28,12 +28,14 @@ const MOST: usize = 256;
 /// What an entry takes beside its bytes.
 const OVERHEAD: usize = 256;
 /// `ee_origin`: who tells.
+const LOCAL: u8 = 1;
 const ICMP: u8 = 2;
 const ICMP6: u8 = 3;
 const TIMESTAMPING: u8 = 4;
 const ZEROCOPY: u8 = 5;
 const ECONNREFUSED: u32 = 111;
 const ENOMSG: u32 = 42;
+const EMSGSIZE: u32 = 90;
 /// `SO_EE_CODE_ZEROCOPY_COPIED`.
 const COPIED: u8 = 1;
 
@@ -41,6 +43,8 @@ const COPIED: u8 = 1;
 enum Entry {
     /// Nobody took this datagram.
     Refused { data: Box<[u8]>, to: SocketAddr },
+    /// A datagram was too long to be sent there.
+    TooLong { to: SocketAddr, most: u32 },
     /// A packet got so far; IPv6 says where from.
     Stamped { packet: Box<[u8]>, from: Option<SocketAddr>, step: Step, key: u32, time: Time },
     /// Sends with `MSG_ZEROCOPY`, by number, need their memory no more: it was copied.
@@ -52,7 +56,7 @@ impl Entry {
         match self {
             Self::Refused { data, .. } => data,
             Self::Stamped { packet, .. } => packet,
-            Self::Copied { .. } => &[],
+            Self::TooLong { .. } | Self::Copied { .. } => &[],
         }
     }
 }
@@ -103,6 +107,11 @@ impl Errors {
     /// Nobody took a datagram.
     pub(crate) fn refused(&self, common: &Common, data: &[u8], to: SocketAddr) {
         self.push(common, Entry::Refused { data: data.into(), to });
+    }
+
+    /// A datagram was too long; `most` is what fits into a packet.
+    pub(crate) fn too_long(&self, common: &Common, to: SocketAddr, most: u32) {
+        self.push(common, Entry::TooLong { to, most });
     }
 
     /// A packet was sent, for which `flags` of `SO_TIMESTAMPING` hold; `packet` makes what the program gets back of it,
@@ -176,6 +185,11 @@ impl Errors {
                     (0, 0),
                     Some(to),
                 ));
+            }
+            Entry::TooLong { to, most } => {
+                incoming.from = Some(address::to_bytes(common.domain(), to));
+                let what = [LOCAL, 0, 0, 0];
+                incoming.controls.push(extended(common.domain(), EMSGSIZE, what, (most, 0), None));
             }
             Entry::Stamped { from, step, key, time, .. } => {
                 if common.stamps.flags() & flag::SOFTWARE != 0 {

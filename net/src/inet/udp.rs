@@ -21,7 +21,7 @@ use super::address::{self, Given, Local};
 use super::ancillary::{Header, Marks};
 use super::errors::Errors;
 use super::groups::Groups as Memberships;
-use super::options::{Facts, IpOptions, ip, ipv6};
+use super::options::{Facts, IpOptions, LOOPBACK_MTU, ip, ipv6};
 use super::packets;
 use super::ports::{Held, Ports};
 use super::wire::{self, Frame};
@@ -273,6 +273,25 @@ impl UdpSocket {
     /// A datagram with all its headers.
     fn frame(&self, data: &[u8], from: SocketAddr, header: &Header) -> Frame {
         Frame::udp(self.common.protocol, from, header.to, header.ttl, header.tos, data)
+    }
+
+    /// Tells of a datagram that fits into no packet, if the program wants to know.
+    ///
+    /// Source: Linux 6.12 net/ipv4/ip_output.c, `__ip_append_data`; net/ipv6/ip6_output.c.
+    fn tell_too_long(&self, to: SocketAddr, len: usize) {
+        const PACKET_V4: u32 = 65_535;
+        let options = self.ip.lock();
+        let (wants, most) = match to.ip() {
+            IpAddr::V4(_) => (options.has(ip::RECVERR) && len <= 0xffff, PACKET_V4),
+            IpAddr::V6(_) => (options.has6(ipv6::RECVERR), LOOPBACK_MTU as u32),
+        };
+        drop(options);
+        if wants {
+            // IPv4 names the peer's port, which a socket without a peer does not have.
+            let peer = self.state.lock().remote.map_or(0, |r| r.port());
+            let port = if to.is_ipv4() { peer } else { to.port() };
+            self.errors.too_long(&self.common, (to.ip(), port).into(), most);
+        }
     }
 
     /// Bytes of each of the datagrams that a send is cut into.
@@ -627,7 +646,8 @@ impl Socket for UdpSocket {
 
     fn send(&self, caller: Option<&Caller<'_>>, message: &mut Outgoing<'_>) -> Result<usize, Errno> {
         let len = message.data.remaining();
-        if len > 0xffff {
+        // IPv6 finds out where it goes first.
+        if len > 0xffff && self.common.domain() == af::INET {
             return Err(EMSGSIZE);
         }
         if message.flags & msg::OOB != 0 {
@@ -647,6 +667,7 @@ impl Socket for UdpSocket {
         let longest = if destination.to.is_ipv4() { LEN_MAX_V4 } else { LEN_MAX_V6 };
         let begun = data.len();
         if begun + len > longest {
+            self.tell_too_long(destination.to, len);
             return Err(EMSGSIZE);
         }
         // The checksums of what is cut are not the program's to leave out.
