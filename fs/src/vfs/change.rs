@@ -373,26 +373,23 @@ impl Walk<'_> {
         if let Some(between) = &between {
             between.check(Side { file: Some(&source) }, Side { file: target.as_ref() }, refer(flags))?;
         }
-        if target.as_ref().is_some_and(|t| Arc::ptr_eq(t, &source)) {
+        let target_meta = target.as_ref().map(|t| t.inode().metadata()).transpose()?;
+        if target_meta.as_ref().is_some_and(|t| (meta.dev, meta.ino) == (t.dev, t.ino)) {
+            // Two names of one file: nothing happens, and nobody is asked (Linux fs/namei.c, `vfs_rename`).
             return Ok(());
         }
         self.check_delete(&old.dir, &meta)?;
-        match &target {
+        match target_meta {
             None => {
                 self.prepare(&new.dir, 0, false)?;
             }
-            Some(t) => {
-                let t_meta = t.inode().metadata()?;
+            Some(t_meta) => {
                 self.check_delete(&new.dir, &t_meta)?;
                 if flags & RENAME_EXCHANGE == 0 {
                     match (meta.is_dir(), t_meta.is_dir()) {
                         (true, false) => return Err(ENOTDIR),
                         (false, true) => return Err(EISDIR),
                         _ => {}
-                    }
-                    if (meta.dev, meta.ino) == (t_meta.dev, t_meta.ino) {
-                        // Two names of one file: rename(2) does nothing.
-                        return Ok(());
                     }
                 }
             }

@@ -416,14 +416,21 @@ pub(super) fn sys_renameat2(
     new: UserAddr,
     flags: u32,
 ) -> SysResult {
-    let old = cx.path(old)?;
-    let new = cx.path(new)?;
     const EXCHANGE: u32 = 2;
+    // Both are copied in first; what is wrong with the second shows once the first one's folder is found.
+    let (old, new) = (cx.path(old), cx.path(new));
     if flags & !7 != 0 || flags & EXCHANGE != 0 && flags & !EXCHANGE != 0 {
         return Err(EINVAL.into());
     }
+    let old = old?;
     let from = cx.walk_at(old_dir, &old)?;
-    from.rename(&old, &cx.walk_at(new_dir, &new)?, &new, flags)?;
+    match new.and_then(|new| Ok((cx.walk_at(new_dir, &new)?, new))) {
+        Ok((to, new)) => from.rename(&old, &to, &new, flags)?,
+        Err(e) => {
+            from.resolve_parent(&old)?;
+            return Err(e.into());
+        }
+    }
     Ok(0)
 }
 
@@ -468,9 +475,9 @@ pub(super) fn sys_linkat(
     if flags & !(AT_SYMLINK_FOLLOW | AT_EMPTY_PATH) != 0 {
         return Err(EINVAL.into());
     }
+    let new = cx.path(new);
     let old = cx.path(old)?;
-    let new = cx.path(new)?;
-    link_at(cx, (old_dir, &old), (new_dir, &new), flags)
+    link_at(cx, (old_dir, &old), (new_dir, new.as_deref().map_err(|&e| e)), flags)
 }
 
 /// The file that `linkat` gives another name: the caller's own, or the caller could have found it.
@@ -486,11 +493,11 @@ fn linked_file(cx: &Ctx<'_>, fd: i32) -> Result<VfsPath, Errno> {
     if may { file.path.clone().ok_or(ENOENT) } else { Err(ENOENT) }
 }
 
-/// `linkat(2)` of paths that were copied in.
+/// `linkat(2)` of paths that were copied in; what is wrong with the second shows once the first is found.
 pub(super) fn link_at(
     cx: &Ctx<'_>,
     (old_dir, old): (i32, &[u8]),
-    (new_dir, new): (i32, &[u8]),
+    (new_dir, new): (i32, Result<&[u8], Errno>),
     flags: u32,
 ) -> SysResult {
     let place = if old.is_empty() && flags & AT_EMPTY_PATH != 0 {
@@ -501,6 +508,7 @@ pub(super) fn link_at(
     } else {
         cx.walk_at(old_dir, old)?.resolve(old, flags & AT_SYMLINK_FOLLOW != 0)?
     };
+    let new = new?;
     cx.walk_at(new_dir, new)?.link(&place, new)?;
     Ok(0)
 }

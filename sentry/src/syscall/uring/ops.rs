@@ -250,7 +250,7 @@ fn by_path(cx: &mut Ctx<'_>, ring: &Arc<Ring>, req: &Request, mode: Mode) -> Sys
             if e.op_flags & !KNOWN != 0 {
                 return Err(EINVAL.into());
             }
-            path::link_at(cx, (e.fd, old), (e.len.cast_signed(), new), e.op_flags)
+            path::link_at(cx, (e.fd, old), (e.len.cast_signed(), Ok(new)), e.op_flags)
         }
         _ => Err(EINVAL.into()),
     }
