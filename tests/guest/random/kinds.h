@@ -220,10 +220,18 @@ static void descriptors(void) {
   }
 }
 
-/* What a terminal passes on comes a little later: wait for it. */
+/* What a terminal passes on comes a little later, and in pieces: wait for it, and until no more comes. */
 static int comes(int fd) {
   struct pollfd f = {fd, POLLIN, 0};
-  return poll(&f, 1, 15);
+  int r = poll(&f, 1, 15), same = 0, last = -1;
+  while (r > 0 && same < 3) {
+    int n = 0;
+    ioctl(fd, FIONREAD, &n);
+    same = n == last ? same + 1 : 0;
+    last = n;
+    poll(0, 0, 1);
+  }
+  return r;
 }
 
 static void terminals(void) {
