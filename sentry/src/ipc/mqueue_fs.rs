@@ -78,7 +78,9 @@ impl Inode for Root {
 
     fn unlink(&self, name: &[u8]) -> Result<(), Errno> {
         let task = current().ok_or(EPERM)?;
-        let gone = self.ipc.mq.lock().unlink(name, &task.cred())?;
+        // Before the table is locked: tasks come first.
+        let cred = task.cred();
+        let gone = self.ipc.mq.lock().unlink(name, &cred)?;
         drop(gone);
         Ok(())
     }
