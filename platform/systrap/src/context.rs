@@ -260,8 +260,9 @@ impl SystrapContext {
     fn stay(&mut self, regs: &mut UserRegs) -> Result<Trap, Error> {
         let shared = self.shared.clone();
         let running = shared.running.fetch_add(1, Ordering::Relaxed) + 1;
-        let (mine, guests) = self.spin.begin(running * 2 <= shared.cpus);
-        let rounds = (u64::from(guests) / shared.round) as u32;
+        let budgets = self.spin.begin(running * 2 <= shared.cpus);
+        let mine = budgets.sentry;
+        let rounds = (budgets.call / shared.round) as u32;
         let answered = self.answer(regs, mine > 0, rounds).inspect_err(|_| {
             shared.running.fetch_sub(1, Ordering::Relaxed);
         })?;
@@ -283,7 +284,7 @@ impl SystrapContext {
                 None => {}
             }
             self.rounds = rounds;
-            thread.resume(guests)
+            thread.resume(budgets.trap)
         };
         let mut spin = if woken && mine > 0 { mine + WAKE_TICKS } else { mine };
         let (mut awake, mut slept) = (0, false);

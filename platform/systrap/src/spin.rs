@@ -1,7 +1,8 @@
 //! How long to wait awake, on either side.
 //!
 //! A hand-over to somebody who waits awake costs some hundred ns, to somebody asleep some µs. So each side waits awake for
-//! about as long as the other one usually takes, if that is short, and not at all when processors are scarce. Where the
+//! about as long as the other one usually takes, if that is short, and not at all when processors are scarce. Where it often
+//! takes longer than that, but less than a sleep and a wake-up, it waits awake for as long as those take. Where the
 //! other one had to be woken it waits for that too: if both slept then, neither would ever be found awake. Waits awake
 //! that end asleep show that the host is busy: they are made more and more rarely.
 
@@ -29,68 +30,105 @@ pub(crate) fn round_ticks() -> u64 {
     (0..4).map(|_| once()).min().unwrap_or(0).clamp(10, 1000)
 }
 
-/// Usual times of one context, in ticks.
+/// How long one side usually takes.
+#[derive(Clone, Copy, Debug)]
+struct Usual {
+    /// The mean, in ticks.
+    ticks: u64,
+    /// Rises when it took longer than that, but less than to sleep and to be woken, and falls when it took even longer.
+    patience: u8,
+}
+
+/// Patience that is acted upon, and the most there is.
+const PATIENT: u8 = 8;
+
+impl Usual {
+    /// It took `ticks`. The mean moves an eighth of the way.
+    fn note(&mut self, ticks: u64) {
+        if ticks > LONGEST {
+            self.patience /= 2;
+        } else if ticks > self.short() {
+            self.patience = (self.patience + 1).min(2 * PATIENT);
+        }
+        self.ticks = self.ticks - self.ticks / 8 + ticks.min(4 * LONGEST) / 8;
+    }
+
+    /// How long to wait awake where waiting has a price of its own: who traps and does not run lets the host change the
+    /// mappings for less.
+    fn short(self) -> u64 {
+        if self.ticks > LONGEST { 0 } else { 2 * self.ticks + MARGIN }
+    }
+
+    /// How long to wait awake.
+    fn budget(self) -> u64 {
+        if self.ticks <= LONGEST && self.patience >= PATIENT { LONGEST } else { self.short() }
+    }
+}
+
+/// How long to wait awake, in ticks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Budgets {
+    /// The sentry, for user code to stop.
+    pub(crate) sentry: u64,
+    /// The guest thread, for the sentry to see to a trap.
+    pub(crate) trap: u32,
+    /// The guest thread, for the sentry to answer a request.
+    pub(crate) call: u64,
+}
+
+/// What one context knows of waiting.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Spin {
-    /// In user code between two traps.
-    guest: u64,
-    /// In the sentry.
-    sentry: u64,
+    /// User code between two traps.
+    guest: Usual,
+    /// The sentry.
+    sentry: Usual,
     /// When the sentry was given the registers last.
     trapped: u64,
     /// Stays to come without waiting awake, and the pause after the next wait in vain.
     pause: u32,
     next_pause: u32,
-    /// Whether this stay began with waiting awake.
-    awake: bool,
+    /// For how long this stay's end was waited for awake.
+    awake: u64,
 }
 
 impl Default for Spin {
     fn default() -> Self {
-        Self { guest: FIRST, sentry: FIRST, trapped: 0, pause: 0, next_pause: 1, awake: false }
+        let first = Usual { ticks: FIRST, patience: 0 };
+        Self { guest: first, sentry: first, trapped: 0, pause: 0, next_pause: 1, awake: 0 }
     }
 }
 
-/// The mean moves an eighth of the way.
-fn mean(old: u64, new: u64) -> u64 {
-    let new = new.min(4 * LONGEST);
-    old - old / 8 + new / 8
-}
-
-fn budget(usual: u64) -> u64 {
-    if usual > LONGEST { 0 } else { 2 * usual + MARGIN }
-}
-
 impl Spin {
-    /// Notes that user code is about to run; how long the sentry, and then the stub, are to wait awake.
-    pub(crate) fn begin(&mut self, may_spin: bool) -> (u64, u32) {
+    /// Notes that user code is about to run; how long to wait awake.
+    pub(crate) fn begin(&mut self, may_spin: bool) -> Budgets {
         if self.trapped != 0 {
-            self.sentry = mean(self.sentry, host::clock::tsc().wrapping_sub(self.trapped));
+            self.sentry.note(host::clock::tsc().wrapping_sub(self.trapped));
         }
-        self.awake = false;
+        self.awake = 0;
         if !may_spin {
-            return (0, 0);
+            return Budgets::default();
         }
         if self.pause > 0 {
             self.pause -= 1;
-            return (0, 0);
+            return Budgets::default();
         }
-        let mine = budget(self.guest);
-        self.awake = mine > 0;
-        (mine, u32::try_from(budget(self.sentry)).unwrap_or(0))
+        self.awake = self.guest.budget();
+        let trap = u32::try_from(self.sentry.short()).unwrap_or(0);
+        Budgets { sentry: self.awake, trap, call: self.sentry.budget() }
     }
 
     /// Notes that user code stopped after `ran` ticks, which the guest says: without the time that it took to wake it.
     /// `slept` says that this side slept at last. Returns what can be believed.
     pub(crate) fn end(&mut self, ran: u64, slept: bool) -> u64 {
-        if self.awake && slept && ran < LONGEST {
+        if self.awake > 0 && slept && ran < self.awake {
             self.pause = self.next_pause;
             self.next_pause = (self.next_pause * 2).min(LONGEST_PAUSE);
-        } else if self.awake {
+        } else if self.awake > 0 && !slept {
             self.next_pause = (self.next_pause / 2).max(1);
         }
         let ran = ran.min(MOST);
-        self.guest = mean(self.guest, ran);
+        self.guest.note(ran);
         self.trapped = host::clock::tsc();
         ran
     }
@@ -103,21 +141,21 @@ mod tests {
     #[test]
     fn who_usually_takes_long_is_not_waited_for_awake() {
         let mut s = Spin::default();
-        assert!(s.begin(true).0 > 0);
-        assert_eq!(s.begin(false), (0, 0));
+        assert!(s.begin(true).sentry > 0);
+        assert_eq!(s.begin(false), Budgets::default());
         for _ in 0..40 {
             s.begin(true);
             s.end(u64::MAX, true);
         }
-        assert_eq!(s.begin(true).0, 0);
+        assert_eq!(s.begin(true).sentry, 0);
         for _ in 0..40 {
             s.begin(true);
             s.end(0, false);
         }
-        assert!(s.begin(true).0 > 0);
+        assert!(s.begin(true).sentry > 0);
         // In vain, again and again.
         let awake = (0..2000).filter(|_| {
-            let awake = s.begin(true).0 > 0;
+            let awake = s.begin(true).sentry > 0;
             s.end(0, true);
             awake
         });
