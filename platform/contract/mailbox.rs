@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use base::memmap::MemRange;
+use base::memmap::{Access, MemRange};
 use platform::window::stub;
 use platform::{Platform, ThreadPage, Trap};
 
@@ -146,4 +146,61 @@ fn an_answer_may_change_all_registers() {
             assert_eq!((r.rsp, r.r13, r.rflags & 0x401), (want.rsp, want.rbp, flags));
         }
     }
+}
+
+#[test]
+fn mappings_change_while_calls_and_faults_wait() {
+    const DATA: u64 = 0x5000_0000;
+    const MANY: u64 = 120;
+    let Some(platform) = platform() else { return };
+    // mov (%rax),%rbx; inc %r12; jmp CODE
+    let Some(mut guest) = patched(&platform, &[0x48, 0x8b, 0x18, 0x49, 0xff, 0xc4, 0xeb, 0xf1]) else {
+        return;
+    };
+    let pages = [guest.page(1), guest.page(2)];
+    let mut want = None;
+    for round in 0..3000usize {
+        let space = guest.space.clone();
+        let mut faults = 0;
+        loop {
+            let trap = guest.context.switch(&space, &mut guest.regs).unwrap();
+            if let Trap::Fault { addr, access } = trap {
+                // Taken away when the call was answered.
+                assert_eq!((addr, access), (DATA, Access::READ));
+                space.map(DATA, pages[round % 2], Access::READ).unwrap();
+                want = Some(u64::from(guest.byte(pages[round % 2])));
+                faults += 1;
+                assert!(faults == 1, "a fault comes back");
+            } else if is_call(&mut guest, trap) {
+                break;
+            }
+        }
+        if let Some(want) = want.take() {
+            assert_eq!(guest.regs.rbx, want, "round {round}");
+        }
+        guest.regs.rax = DATA;
+        match round % 4 {
+            0 => space.unmap(DATA, PAGE),
+            1 => {
+                space.map(DATA, pages[round % 2], RW).unwrap();
+                want = Some(u64::from(guest.byte(pages[round % 2])));
+            }
+            // Each change waits for the one before it to be over.
+            2 => {
+                space.map(DATA, pages[0], RW).unwrap();
+                space.protect(DATA, PAGE, Access::empty());
+                space.protect(DATA, PAGE, Access::READ);
+                want = Some(u64::from(guest.byte(pages[0])));
+            }
+            // More than fit into one batch.
+            _ if round % 60 == 3 => {
+                for i in 0..MANY {
+                    space.map(DATA + 2 * i * PAGE, pages[(i % 2) as usize], Access::READ).unwrap();
+                }
+                space.unmap(DATA, 2 * MANY * PAGE);
+            }
+            _ => {}
+        }
+    }
+    eprintln!("{:?}", platform.counters());
 }

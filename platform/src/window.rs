@@ -93,6 +93,8 @@ pub mod thread {
     pub const SAVE_FP: u32 = 3;
     /// It leaves the guest: the answer will take long.
     pub const LEAVE: u32 = 4;
+    /// It does what [`super::Sleep::lend`] is for, and waits on.
+    pub const LEND: u32 = 5;
     /// Rounds that the thread waits, 32 bits; it looks at this in each.
     pub const ROUNDS: u64 = 0xa8;
     /// Not 0: the thread sleeps on the state, and its floating-point state is stored; 32 bits.
@@ -129,14 +131,16 @@ pub mod thread {
 /// The calls that are answered from the thread's page: numbers of getpid, gettid, getuid, geteuid, getgid, getegid.
 pub const ANSWERED_HERE: [u32; 6] = [39, 186, 102, 107, 104, 108];
 
-/// Where threads sleep that wait for an answer: routines outside the window, which the window's code jumps to. They may
-/// change RAX, RCX, RDX, RSI, RDI, R10 and R11, and go on where RBX says.
+/// What threads that wait for an answer do but wait awake: routines outside the window, which the window's code jumps to.
+/// They may change RAX, RCX, RDX, RSI, RDI, R10 and R11, and go on where RBX says.
 #[derive(Clone, Copy, Debug)]
 pub struct Sleep {
     /// Wakes the sentry for a request.
     pub ring: u64,
     /// Sleeps while the state is [`thread::REQUEST`].
     pub rest: u64,
+    /// Lets another thread use the processor for a while.
+    pub lend: u64,
 }
 
 /// What an interruption in the window means.
@@ -401,6 +405,7 @@ impl Code {
         let mut leaving = a.create_label();
         let mut other = a.create_label();
         let mut restore_fp = a.create_label();
+        let mut beyond = a.create_label();
         let mut left = a.create_label();
         let mut answered = a.create_label();
         let mut restore = a.create_label();
@@ -468,7 +473,7 @@ impl Code {
                 a.lock().cmpxchg(half(thread::STATE), ecx)?;
                 a.jne(answered)?;
             }
-            Some(Sleep { ring: ring_at, rest }) => {
+            Some(Sleep { ring: ring_at, rest, .. }) => {
                 // Stored ahead, so that the sentry need not wake the thread to learn it.
                 a.mov(eax, features as u32)?;
                 a.mov(edx, (features >> 32) as u32)?;
@@ -497,7 +502,7 @@ impl Code {
         a.jmp(word(thread::RIP))?;
         a.set_label(&mut other)?;
         a.cmp(ecx, thread::SAVE_FP as i32)?;
-        a.ja(leaving)?;
+        a.ja(beyond)?;
         // The guest's features: the register that limits them may be the host's. RDX is in the page.
         a.mov(eax, features as u32)?;
         a.mov(edx, (features >> 32) as u32)?;
@@ -506,6 +511,16 @@ impl Code {
         a.mov(rdx, word(gpr(RDX)))?;
         a.mov(half(thread::STATE), thread::REQUEST)?;
         a.jmp(waiting)?;
+        a.set_label(&mut beyond)?;
+        if let Some(Sleep { lend, .. }) = sleep {
+            a.cmp(ecx, thread::LEND as i32)?;
+            a.jne(leaving)?;
+            call_routine(&mut a, lend)?;
+            a.mov(half(thread::STATE), thread::REQUEST)?;
+            a.jmp(waiting)?;
+        } else {
+            a.jmp(leaving)?;
+        }
         a.set_label(&mut restore_fp)?;
         a.xrstor64(xsave_area())?;
         a.set_label(&mut restore)?;

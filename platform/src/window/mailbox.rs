@@ -21,7 +21,7 @@ pub enum State {
     Idle,
     /// The thread waits for an answer.
     Request,
-    /// The thread stores its floating-point state, and will wait on.
+    /// The thread stores its floating-point state, or lends its processor, and will wait on.
     Busy,
     /// The thread has waited long enough: it leaves the guest, or has left.
     Left,
@@ -128,6 +128,12 @@ impl<'a> Mailbox<'a> {
     /// Asks a waiting thread for its floating-point state. False: it does not wait.
     pub fn ask_fp(&self) -> bool {
         self.memory.write(self.page.offset + thread::HOW, &thread::SAVE_FP.to_le_bytes());
+        self.set(thread::REQUEST, thread::BUSY)
+    }
+
+    /// Asks a waiting thread to lend its processor ([`super::Sleep::lend`]). False: it does not wait.
+    pub fn ask_to_lend(&self) -> bool {
+        self.memory.write(self.page.offset + thread::HOW, &thread::LEND.to_le_bytes());
         self.set(thread::REQUEST, thread::BUSY)
     }
 

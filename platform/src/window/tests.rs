@@ -35,7 +35,9 @@ fn every_stub_is_found_again_and_nothing_else_is_one() {
 
 #[test]
 fn the_code_fits_a_page_and_each_of_its_zones_is_known() {
-    for sleep in [None, Some(Sleep { ring: 0x7fff_c000_0100, rest: 0x7fff_c000_0200 })] {
+    for sleep in
+        [None, Some(Sleep { ring: 0x7fff_c000_0100, rest: 0x7fff_c000_0200, lend: 0x7fff_c000_0300 })]
+    {
         let memory = MemoryFile::new(1 << 30).unwrap();
         check_zones(&Window::new(&memory, BASE, 7, sleep).unwrap());
     }

@@ -16,6 +16,7 @@ use platform::{AddressSpace, Context, Error, FpState, Kick, ThreadPage, Trap};
 
 use crate::counters::Counters;
 use crate::kick::Runner;
+use crate::lend::{self, Offer};
 use crate::shared::Shared;
 use crate::space::SystrapSpace;
 use crate::spin::{Spin, WAKE_TICKS};
@@ -135,6 +136,7 @@ impl SystrapContext {
 
     /// Makes a guest thread that waits for an answer leave the window, as for a trap.
     fn call_out(&mut self) -> Result<(), Error> {
+        lend::withdraw();
         let Some(taken) = self.taken.take() else { return Ok(()) };
         let shared = self.shared.clone();
         let Some(page) = self.page else { return Ok(()) };
@@ -177,6 +179,9 @@ impl SystrapContext {
         let (Some(taken), Some(page)) = (&self.taken, self.page) else { return Ok(None) };
         let shared = self.shared.clone();
         let mailbox = Mailbox::new(&*shared.memory, page);
+        if lend::withdraw() {
+            lend::until(|| mailbox.state() != State::Busy);
+        }
         // The guest thread polls the line that this is in; about as long is good enough.
         let is_about = self.rounds / 2 <= rounds && rounds <= self.rounds.saturating_mul(2);
         if !is_about || (rounds == 0) != (self.rounds == 0) {
@@ -239,6 +244,7 @@ impl SystrapContext {
             return None;
         }
         let mailbox = Mailbox::new(&*self.shared.memory, self.page?);
+        lend::until(|| mailbox.state() != State::Busy);
         let state = |mailbox: Mailbox<'_>| layout.xstate.sanitised(&FpState(mailbox.fp(size)));
         if mailbox.sleeps() {
             return (mailbox.state() == State::Request).then(|| state(mailbox));
@@ -266,6 +272,7 @@ impl SystrapContext {
         let answered = self.answer(regs, mine > 0, rounds).inspect_err(|_| {
             shared.running.fetch_sub(1, Ordering::Relaxed);
         })?;
+        lend::withdraw();
         let Some((_, thread)) = &mut self.bound else {
             return Err(Error::Broken("systrap: no thread".into()));
         };
@@ -322,10 +329,20 @@ impl SystrapContext {
                 let to = if slept { mailbox.rang() } else { host::clock::tsc() };
                 mailbox.take(regs);
                 self.taken = Some(*regs);
+                if rounds > 0 {
+                    let (process, area) = (thread.process().page(), thread.area());
+                    lend::offer(&shared, Offer { process, area, mailbox: self.page, was_asked: false });
+                }
                 window.counts.mailed.fetch_add(1, Ordering::Relaxed);
                 (Ok(Trap::Syscall), to)
             }
-            (Wait::Trapped, ..) => (thread.trap(regs, hidden_gs), thread.trapped()),
+            (Wait::Trapped, ..) => {
+                if budgets.trap > 0 {
+                    let (process, area) = (thread.process().page(), thread.area());
+                    lend::offer(&shared, Offer { process, area, mailbox: None, was_asked: false });
+                }
+                (thread.trap(regs, hidden_gs), thread.trapped())
+            }
             _ => (Err(dead(&shared)), 0),
         };
         let ran = to.saturating_sub(from);

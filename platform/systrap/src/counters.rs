@@ -16,6 +16,8 @@ pub(crate) struct Counters {
     pub(crate) resolved: AtomicU64,
     /// Batches of changes that stubs made.
     pub(crate) batches: AtomicU64,
+    /// Those of them that were made on the processor of a guest thread that waited.
+    pub(crate) lent: AtomicU64,
     pub(crate) spaces: AtomicU64,
     pub(crate) threads: AtomicU64,
 }
@@ -37,6 +39,7 @@ impl Counters {
             ("evictions", of(&self.evictions)),
             ("late_mappings", of(&self.resolved)),
             ("mapping_batches", of(&self.batches)),
+            ("lent_batches", of(&self.lent)),
             ("address_spaces", of(&self.spaces)),
             ("threads", of(&self.threads)),
         ]

@@ -52,18 +52,12 @@ const _: () = assert!(AREAS.is_multiple_of(AREA_LEN));
 pub(crate) mod mm {
     /// Counts batches; the stub runs one when it changes.
     pub(crate) const SEQ: u64 = 0;
-    /// The sentry sleeps on [`REPORT`].
-    pub(crate) const WAITER: u64 = 4;
     /// Commands in the batch.
     pub(crate) const COUNT: u64 = 8;
-    /// Looks at `SEQ` before the stub sleeps.
-    pub(crate) const SPIN: u64 = 12;
     /// This page's offset in the control file, plus [`REPORT`].
     pub(crate) const REPORT_AT: u64 = 16;
     /// The command page of a process that the batch makes: its offset in the control file.
     pub(crate) const NEW_PAGE: u64 = 24;
-    /// The area whose thread is to run when the batch is done; 0: none.
-    pub(crate) const RESUME: u64 = 32;
     /// The byte 1, which the stub writes at `FAILED` plus the error number when a command fails.
     pub(crate) const ONE: u64 = 40;
     /// The `SEQ` of the last batch that is done.
@@ -108,6 +102,8 @@ pub mod area {
     pub(crate) const TRAP_TSC: u64 = 72;
     /// The time stamp counter when the stay began.
     pub(crate) const RESUME_TSC: u64 = 80;
+    /// The processor that the thread lent last, plus 1, as `IA32_TSC_AUX` has it; 0: none yet.
+    pub(crate) const LENT: u64 = 88;
 }
 
 /// Fields of the signal frame, from the stack pointer that the handler begins with (Linux

@@ -27,6 +27,7 @@ mod counters;
 mod filter;
 mod kick;
 pub mod layout;
+mod lend;
 mod nursery;
 mod obstacle;
 mod pieces;
@@ -88,6 +89,8 @@ impl SystrapPlatform {
         let memory = MemoryFile::new(options.memory_limit).map_err(|e| refused("memory file", e.raw()))?;
         let family = start_keeper(&memory, options)?;
         let start = number("/proc/sys/vm/mmap_min_addr").unwrap_or(65536).max(base::PAGE_SIZE);
+        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let processors = host::system::affinity(0).map_err(|e| refused("its own affinity", e.raw()))?;
         let shared = Arc::new(Shared {
             memory: Arc::new(memory),
             family,
@@ -97,7 +100,9 @@ impl SystrapPlatform {
                 .and_then(|n| usize::try_from(n).ok())
                 .unwrap_or(65530)
                 .max(256),
-            cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            cpus,
+            processors,
+            lends: cpus > 1 && sys::has_rdtscp(),
             nursery: Nursery::default(),
             frame: OnceLock::new(),
             window: OnceLock::new(),

@@ -10,14 +10,17 @@ use std::time::Duration;
 
 use base::PAGE_SIZE;
 use base::lock::{Condition, Lock, LockGuard, rank};
-use host::system::CpuMask;
+use host::system::{CpuMask, MAX_CPUS};
 use platform::Error;
 
 use crate::control::{Area, Control};
+use crate::counters::Counters;
 use crate::filter::{CLONE_PROCESS, CLONE_THREAD, MAP_GUEST};
 use crate::layout::{
     AREA_LEN, AREAS, CONTROL_FD, MEMORY_FD, STUB_END, STUB_MM, STUB_TEXT, STUB_TEXT_LEN, area, mm,
 };
+use crate::lend::{self, Lender};
+use crate::shared::Shared;
 use crate::stub::{Kind, turn};
 use crate::{sys, template};
 
@@ -97,8 +100,28 @@ impl Failure {
 /// Sends batches to one stub. One thread at a time.
 struct Channel {
     seq: u32,
-    /// The processor that the stub's thread is bound to.
-    cpu: usize,
+    /// The processors that the stub's thread is bound to.
+    bound: Option<Bound>,
+}
+
+/// Processors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bound {
+    To(usize),
+    AllBut(usize),
+}
+
+impl Bound {
+    /// The mask of affinity, of what lies `within`; `None` where nothing is left.
+    fn mask(self, within: &CpuMask) -> Option<CpuMask> {
+        let (mut mask, cpu) = match self {
+            Self::To(cpu) => ([0; MAX_CPUS / 64], cpu),
+            Self::AllBut(cpu) => (*within, cpu),
+        };
+        let (word, bit) = (mask.get_mut(cpu / 64)?, 1 << (cpu % 64));
+        *word = if matches!(self, Self::To(_)) { bit } else { *word & !bit };
+        mask.iter().any(|&word| word != 0).then_some(mask)
+    }
 }
 
 /// The threads' areas of a stub.
@@ -128,7 +151,7 @@ impl Process {
             control,
             pid,
             page,
-            channel: Lock::new(Channel { seq: 0, cpu: usize::MAX }),
+            channel: Lock::new(Channel { seq: 0, bound: None }),
             areas: Lock::default(),
             is_dead: AtomicBool::new(false),
         }
@@ -138,6 +161,11 @@ impl Process {
     pub(crate) fn prepare_page(control: &Control, page: u64) {
         control.mapping.store_u64(page + mm::REPORT_AT, page + mm::REPORT);
         control.mapping.store_u64(page + mm::ONE, 1);
+    }
+
+    /// Where its command page is in the control file.
+    pub(crate) fn page(&self) -> u64 {
+        self.page
     }
 
     pub(crate) fn pid(&self) -> i32 {
@@ -162,17 +190,26 @@ impl Process {
     pub(crate) fn run(&self, commands: &[Command]) -> Result<(), Failure> {
         let mut channel = self.channel.lock();
         for batch in commands.chunks(mm::MAX_COMMANDS) {
-            self.batch(&mut channel, batch, None)?;
+            self.write(batch, None);
+            self.make(&mut channel)?;
         }
         Ok(())
     }
 
-    fn batch(
-        &self,
-        channel: &mut Channel,
-        commands: &[Command],
-        new_page: Option<u64>,
-    ) -> Result<(), Failure> {
+    /// The same, with the help of the guest thread of this stub that waits for the caller, if there is one.
+    pub(crate) fn run_beside(&self, shared: &Shared, commands: &[Command]) -> Result<(), Failure> {
+        let mut channel = self.channel.lock();
+        for batch in commands.chunks(mm::MAX_COMMANDS) {
+            self.write(batch, None);
+            match lend::offered(self.page, shared) {
+                Some(lender) => self.make_lent(&mut channel, shared, &lender)?,
+                None => self.make(&mut channel)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, commands: &[Command], new_page: Option<u64>) {
         let m = &self.control.mapping;
         for (i, command) in commands.iter().enumerate() {
             let at = self.page + mm::COMMANDS + i as u64 * mm::COMMAND_LEN;
@@ -183,18 +220,50 @@ impl Process {
         }
         m.store_u64(self.page + mm::NEW_PAGE, new_page.unwrap_or(0));
         m.swap_u32(self.page + mm::COUNT, commands.len() as u32);
-        // On the same processor the hand-over is a switch; to wake another one costs many times that.
-        let cpu = host::system::current_cpu();
-        if cpu != channel.cpu && cpu < host::system::MAX_CPUS {
-            let mut mask = [0; host::system::MAX_CPUS / 64];
-            mask[cpu / 64] = 1 << (cpu % 64);
+    }
+
+    /// Lets the stub's thread run there only.
+    fn bind(&self, channel: &mut Channel, to: Bound, within: &CpuMask) {
+        if channel.bound != Some(to)
+            && let Some(mask) = to.mask(within)
+        {
             self.set_affinity(self.pid, &mask);
-            channel.cpu = cpu;
+            channel.bound = Some(to);
         }
+    }
+
+    /// Makes the stub make the calls that were written.
+    fn make(&self, channel: &mut Channel) -> Result<(), Failure> {
+        let m = &self.control.mapping;
+        // On the same processor the hand-over is a switch; to wake another one costs many times that.
+        self.bind(channel, Bound::To(host::system::current_cpu()), &[u64::MAX; MAX_CPUS / 64]);
         channel.seq = channel.seq.wrapping_add(1);
         m.swap_u32(self.page + mm::SEQ, channel.seq);
         host::futex::wake(m, self.page + mm::SEQ);
         self.wait(channel.seq)?;
+        self.result()
+    }
+
+    /// The same, on the processor of a guest thread that waits awake.
+    fn make_lent(&self, channel: &mut Channel, shared: &Shared, lender: &Lender<'_>) -> Result<(), Failure> {
+        let m = &self.control.mapping;
+        let mine = host::system::current_cpu();
+        // What the guest says of it is not believed where it is the sentry's own, or not the sandbox's to use.
+        let lent = lender.processor().filter(|&cpu| cpu != mine && shared.may_use(cpu));
+        self.bind(channel, lent.map_or(Bound::AllBut(mine), Bound::To), &shared.processors);
+        channel.seq = channel.seq.wrapping_add(1);
+        m.swap_u32(self.page + mm::SEQ, channel.seq);
+        if lender.ask() && lend::until(|| m.load_u32(self.page + mm::REPORT) == channel.seq) {
+            Counters::add(&shared.counters.lent);
+        } else {
+            host::futex::wake(m, self.page + mm::SEQ);
+            self.wait(channel.seq)?;
+        }
+        self.result()
+    }
+
+    /// How the last batch ended.
+    fn result(&self) -> Result<(), Failure> {
         self.take_failure().map_or(Ok(()), |errno| Err(Failure::Call(errno)))
     }
 
@@ -204,23 +273,17 @@ impl Process {
         let at = self.page + mm::REPORT;
         // The wake-up may have given this processor away at once. To yield instead of sleeping would save a wake-up; but
         // on a busy host it gives the processor to others.
-        if m.load_u32(at) == seq {
-            return Ok(());
-        }
-        m.swap_u32(self.page + mm::WAITER, 1);
-        let result = loop {
+        loop {
             let now = m.load_u32(at);
             if now == seq {
-                break Ok(());
+                return Ok(());
             }
             if self.is_dead() {
-                break Err(Failure::Dead);
+                return Err(Failure::Dead);
             }
             // The death is told by a wake-up, which may come just before the sleep.
             host::futex::wait(m, at, now, Some(Duration::from_millis(100)));
-        };
-        m.swap_u32(self.page + mm::WAITER, 0);
-        result
+        }
     }
 
     /// The error number of the command that failed in the last batch.
@@ -261,8 +324,8 @@ impl Process {
     /// Removes all guest memory and ends the stub. When it returns, no user code can reach guest memory.
     pub(crate) fn finish(&self) {
         let mut channel = self.channel.lock();
-        let unmap = [Command::unmap(PAGE_SIZE, STUB_TEXT - PAGE_SIZE)];
-        if self.batch(&mut channel, &unmap, None).is_err() {
+        self.write(&[Command::unmap(PAGE_SIZE, STUB_TEXT - PAGE_SIZE)], None);
+        if self.make(&mut channel).is_err() {
             self.kill_and_wait();
         } else {
             let m = &self.control.mapping;
@@ -392,8 +455,8 @@ impl Family {
         Process::prepare_page(&self.control, page);
         let mut channel = self.template.channel.lock();
         let pid_at = AREAS + area::TID;
-        let made = self.template.batch(&mut channel, &[Command::process(pid_at)], Some(page));
-        if let Err(e) = made {
+        self.template.write(&[Command::process(pid_at)], Some(page));
+        if let Err(e) = self.template.make(&mut channel) {
             drop(channel);
             self.control.give_page(page);
             return Err(e.into_error("a stub process (limits on processes, RLIMIT_NPROC and pids.max)"));

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use base::PAGE_SIZE;
 use host::clock::HostClock;
+use host::system::CpuMask;
 use platform::XsaveLayout;
 use platform::memory::MemoryFile;
 use platform::window::Window;
@@ -30,6 +31,10 @@ pub(crate) struct Shared {
     pub(crate) map_limit: usize,
     /// Processors that the sandbox may use.
     pub(crate) cpus: usize,
+    /// Which.
+    pub(crate) processors: CpuMask,
+    /// Whether guest threads that wait awake can lend their processors.
+    pub(crate) lends: bool,
     /// Where signal frames lie in an area, and what is in them: found out with the first guest thread, before any user
     /// code runs.
     pub(crate) frame: OnceLock<FrameLayout>,
@@ -66,6 +71,11 @@ impl Shared {
         let all_ticks = u128::from(host::clock::tsc().saturating_sub(tsc).max(1));
         let all_ns = host::clock::now_ns(HostClock::MonotonicRaw).saturating_sub(ns).max(0).unsigned_abs();
         u64::try_from(u128::from(ticks) * u128::from(all_ns) / all_ticks).unwrap_or(u64::MAX)
+    }
+
+    /// Whether the sandbox may use processor `cpu`.
+    pub(crate) fn may_use(&self, cpu: usize) -> bool {
+        self.processors.get(cpu / 64).is_some_and(|word| word >> (cpu % 64) & 1 == 1)
     }
 
     /// Panics on a range that no guest can have asked for: the sentry checks what guests ask.

@@ -217,7 +217,7 @@ impl State {
         for (start, p) in self.window.overlapping(WINDOW) {
             commands.push(Command::map(start, p.end - start, p.access.bits().into(), p.offset));
         }
-        if let Err(Failure::Call(errno)) = process.run(&commands) {
+        if let Err(Failure::Call(errno)) = process.run_beside(shared, &commands) {
             log::error!("systrap: unmapping all: error {errno}");
             process.kill_and_wait();
         }
@@ -267,7 +267,7 @@ impl State {
         }
         let process = self.process(shared)?;
         Counters::add(&shared.counters.batches);
-        match process.run(&commands) {
+        match process.run_beside(shared, &commands) {
             Ok(()) => {
                 for change in list {
                     match change {

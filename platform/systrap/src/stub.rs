@@ -9,6 +9,7 @@
 //! - `thread`: the start of a guest thread: signal stack, signal mask, filter; then it traps for the first time.
 //! - `handler`: the handler of all signals: hands over to the sentry, waits, and returns to user code.
 //! - `ring`, `rest`: what the window's code needs to sleep until its request is answered ([`platform::window::Sleep`]).
+//! - `lend`: lets `mm` run on the guest thread's processor ([`crate::lend`]).
 #![expect(unsafe_code, reason = "holds assembly and reads its bytes")]
 
 use std::arch::global_asm;
@@ -32,6 +33,8 @@ pub(crate) mod turn {
     pub(crate) const EXIT: u32 = 3;
     /// User code runs, and its mailbox has a request, for a sentry that slept.
     pub(crate) const RUNG: u32 = 4;
+    /// The sentry has the registers, and the thread is to lend its processor.
+    pub(crate) const LEND: u32 = 5;
 }
 
 /// What a command makes, in its last word.
@@ -58,8 +61,8 @@ global_asm!(
     .balign 64
     .globl ringfence_stub_start, ringfence_stub_handler, ringfence_stub_end
     .hidden ringfence_stub_start, ringfence_stub_handler, ringfence_stub_end
-    .globl ringfence_stub_ring, ringfence_stub_rest, ringfence_stub_rested
-    .hidden ringfence_stub_ring, ringfence_stub_rest, ringfence_stub_rested
+    .globl ringfence_stub_ring, ringfence_stub_rest, ringfence_stub_lend, ringfence_stub_rested
+    .hidden ringfence_stub_ring, ringfence_stub_rest, ringfence_stub_lend, ringfence_stub_rested
 
     # The thread that changes mappings. r12: command page; r13d: the last batch.
 ringfence_stub_start:
@@ -69,15 +72,7 @@ ringfence_stub_start:
     mov eax, [r12 + {SEQ}]
     cmp eax, r13d
     jne 23f
-    mov ecx, [r12 + {SPIN}]
-    test ecx, ecx
-    jz 22f
-21: pause
-    cmp [r12 + {SEQ}], r13d
-    jne 20b
-    dec ecx
-    jnz 21b
-22: mov eax, {FUTEX}
+    mov eax, {FUTEX}
     lea rdi, [r12 + {SEQ}]
     xor esi, esi
     mov edx, r13d
@@ -90,7 +85,7 @@ ringfence_stub_start:
     lea rbx, [r12 + {COMMANDS}]
 24: # One command.
     test r14d, r14d
-    jz 27f
+    jz 28f
     mov r15, [rbx + 56]
     mov rax, [rbx]
     mov rdi, [rbx + 8]
@@ -119,28 +114,14 @@ ringfence_stub_start:
     lea rsi, [r12 + {ONE}]
     mov edx, 1
     syscall
-    jmp 28f
-27: # All done: perhaps somebody is to run now.
-    mov r15, [r12 + {RESUME}]
-    test r15, r15
-    jz 28f
-    mov eax, {GUEST}
-    xchg [r15 + {TURN}], eax
-    cmp dword ptr [r15 + {GUEST_SLEEPS}], 0
-    je 28f
-    mov eax, {FUTEX}
-    lea rdi, [r15 + {TURN}]
-    mov esi, 1
-    mov edx, 0x7fffffff
-    syscall
-28: mov eax, {PWRITE}
+28: # All done.
+    mov eax, {PWRITE}
     mov edi, {CONTROL_FD}
     lea rsi, [r12 + {SEQ}]
     mov edx, 4
     mov r10, [r12 + {REPORT_AT}]
     syscall
-    cmp dword ptr [r12 + {WAITER}], 0
-    je 20b
+    # Both the sentry and a lender may sleep.
     mov eax, {FUTEX}
     lea rdi, [r12 + {REPORT}]
     mov esi, 1
@@ -276,6 +257,8 @@ ringfence_stub_handler:
 65: mov dword ptr [rbx + {GUEST_SLEEPS}], 0
     cmp dword ptr [rbx + {TURN}], {EXIT_TURN}
     je 52b
+    cmp dword ptr [rbx + {TURN}], {LEND}
+    je 69f
     mov rax, [rbx + {FS_BASE}]
     rdfsbase rcx
     cmp rax, rcx
@@ -294,6 +277,23 @@ ringfence_stub_handler:
     mov eax, {SIGRETURN}
     syscall
     ud2
+69: # Lend the processor, then wait for another while.
+    rdtscp
+    inc ecx
+    mov [rbx + {LENT}], ecx
+    mov r14, rbx
+    lea rbx, [rip + 68f]
+    jmp 73f
+68: mov rbx, r14
+    mov eax, {LEND}
+    mov ecx, {SENTRY}
+    lock cmpxchg [rbx + {TURN}], ecx
+    rdtsc
+    shl rdx, 32
+    or rax, rdx
+    mov r12, rax
+    mov r13d, [rbx + {SPIN}]
+    jmp 60b
 
     # In user code: GS leads to the thread's page, RBX to where it goes on.
 ringfence_stub_ring:
@@ -331,6 +331,27 @@ ringfence_stub_rest:
     mov gs:[{PAGE_WOKE}], rax
     mov dword ptr gs:[{PAGE_SLEEPS}], 0
     jmp rbx
+ringfence_stub_lend:
+    rdtscp
+    inc ecx
+    mov rdi, gs:[{PAGE_AREA}]
+    mov [rdi + {LENT}], ecx
+73: mov eax, {FUTEX}
+    movabs rdi, {MM} + {SEQ}
+    mov esi, 1
+    mov edx, 0x7fffffff
+    syscall
+74: movabs rdi, {MM}
+    mov edx, [rdi + {REPORT}]
+    cmp edx, [rdi + {SEQ}]
+    je 75f
+    mov eax, {FUTEX}
+    lea rdi, [rdi + {REPORT}]
+    xor esi, esi
+    xor r10d, r10d
+    syscall
+    jmp 74b
+75: jmp rbx
 ringfence_stub_rested:
     .balign 8
     # Data that is filled in when the image is made: see `Image`.
@@ -351,12 +372,10 @@ ringfence_stub_end:
     AREA_LEN = const AREA_LEN,
     CONTROL_FD = const CONTROL_FD,
     SEQ = const mm::SEQ,
-    WAITER = const mm::WAITER,
     COUNT = const mm::COUNT,
     SPIN = const area::SPIN,
     REPORT_AT = const mm::REPORT_AT,
     NEW_PAGE = const mm::NEW_PAGE,
-    RESUME = const mm::RESUME,
     ONE = const mm::ONE,
     REPORT = const mm::REPORT,
     FAILED = const mm::FAILED,
@@ -372,10 +391,11 @@ ringfence_stub_end:
     TRAP_TSC = const area::TRAP_TSC,
     RESUME_TSC = const area::RESUME_TSC,
     WAKE_TICKS = const WAKE_TICKS,
-    GUEST = const turn::GUEST,
     SENTRY = const turn::SENTRY,
     EXIT_TURN = const turn::EXIT,
     RUNG = const turn::RUNG,
+    LEND = const turn::LEND,
+    LENT = const area::LENT,
     PAGE_AREA = const page::AREA,
     PAGE_SLEEPS = const page::SLEEPS,
     PAGE_RANG = const page::RANG,
@@ -398,13 +418,12 @@ ringfence_stub_end:
     SIGRETURN = const libc::SYS_rt_sigreturn,
 );
 
-const _: () = assert!(mm::SPIN == area::SPIN);
-
 unsafe extern "C" {
     static ringfence_stub_start: u8;
     static ringfence_stub_handler: u8;
     static ringfence_stub_ring: u8;
     static ringfence_stub_rest: u8;
+    static ringfence_stub_lend: u8;
     static ringfence_stub_rested: u8;
     static ringfence_stub_end: u8;
 }
@@ -419,7 +438,11 @@ fn in_stub(symbol: *const u8) -> u64 {
 
 /// The routines in which user code waits for the sentry.
 pub(crate) fn sleep() -> Sleep {
-    Sleep { ring: in_stub(&raw const ringfence_stub_ring), rest: in_stub(&raw const ringfence_stub_rest) }
+    Sleep {
+        ring: in_stub(&raw const ringfence_stub_ring),
+        rest: in_stub(&raw const ringfence_stub_rest),
+        lend: in_stub(&raw const ringfence_stub_lend),
+    }
 }
 
 /// Whether `rip` is in one of them.

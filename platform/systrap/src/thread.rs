@@ -118,6 +118,11 @@ impl Thread {
         self.tid
     }
 
+    /// Where its area is in the control file.
+    pub(crate) fn area(&self) -> u64 {
+        self.area.offset()
+    }
+
     /// Where its area is in the stub.
     pub(crate) fn area_in_stub(&self) -> u64 {
         self.at
