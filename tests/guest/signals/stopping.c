@@ -29,6 +29,19 @@ static void ms(int m) {
   struct timespec t = {m / 1000, (m % 1000) * 1000000L};
   while (nanosleep(&t, &t));
 }
+/* A child that sends SIGUSR1 again and again: one of them finds the parent where it waits. */
+static pid_t pester(void) {
+  pid_t c = fork();
+  while (!c) {
+    ms(20);
+    kill(getppid(), SIGUSR1);
+  }
+  return c;
+}
+static void leave_off(pid_t c) {
+  kill(c, SIGKILL);
+  waitpid(c, 0, 0);
+}
 static double now(void) {
   struct timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);
@@ -117,19 +130,14 @@ int main(void) {
   s2.sa_handler = h;
   s2.sa_flags = SA_RESTART;
   sigaction(SIGUSR1, &s2, 0);
-  c = fork();
-  if (!c) {
-    ms(50);
-    kill(getppid(), SIGUSR1);
-    _exit(0);
-  }
+  c = pester();
   struct timespec t = {5, 0}, rem = {0};
   sa.sa_handler = SIG_DFL;
   sa.sa_flags = 0;
   sigaction(SIGCHLD, &sa, 0);
   r = nanosleep(&t, &rem);
-  printf("ns %d %d rem %d\n", r, errno, (int)rem.tv_sec);
-  waitpid(c, &st, 0);
+  printf("ns %d %d rem %d\n", r, errno, rem.tv_sec < 5);
+  leave_off(c);
   // read with SA_RESTART restarts; without: EINTR
   int p[2];
   pipe(p);
@@ -148,31 +156,20 @@ int main(void) {
   waitpid(c, &st, 0);
   s2.sa_flags = 0;
   sigaction(SIGUSR1, &s2, 0);
-  c = fork();
-  if (!c) {
-    ms(50);
-    kill(getppid(), SIGUSR1);
-    ms(50);
-    write(p[1], "x", 1);
-    _exit(0);
-  }
+  c = pester();
   r = read(p[0], &b, 1);
   E("read", r);
-  waitpid(c, &st, 0);
+  leave_off(c);
+  write(p[1], "x", 1);
   // poll: EINTR even with SA_RESTART
   s2.sa_flags = SA_RESTART;
   sigaction(SIGUSR1, &s2, 0);
-  c = fork();
-  if (!c) {
-    ms(50);
-    kill(getppid(), SIGUSR1);
-    _exit(0);
-  }
+  c = pester();
   read(p[0], &b, 1);
   struct pollfd pf = {p[0], POLLIN, 0};
   r = poll(&pf, 1, 2000);
   E("poll", r);
-  waitpid(c, &st, 0);
+  leave_off(c);
   // waitpid restart
   c = fork();
   if (!c) {
