@@ -66,7 +66,7 @@ DIALOGUES = {
         (b">>> $", b"\x04"),
     ]),
     "interrupt": (["sh", "-c", "echo on; exec sleep 100"], [(rb"on\r\n", b"\x03")]),
-    "handler": (["bash", "--norc", "-c", "trap 'echo caught; exit 5' INT; echo on; while :; do sleep 0.05; done"],
+    "handler": (["bash", "--norc", "-c", "trap 'echo caught; sleep 0.3; exit 5' INT; echo on; while :; do sleep 0.05; done"],
                 [(rb"on\r\n", b"\x03")]),
     "cat": (["sh", "-c", "echo on; exec cat"], [(rb"on\r\n", b"one\ntwo\x04\x04")]),
     "raw": (["sh", "-c", "stty raw; echo on; head -c 3 | od -c; stty -raw; echo done"], [(rb"on\n", b"\x03\x04\r")]),
