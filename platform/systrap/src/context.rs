@@ -175,11 +175,18 @@ impl SystrapContext {
 
     /// Answers the request with `regs`, if there is one and the guest thread still waits; says whether that slept. `None`:
     /// it has trapped.
-    fn answer(&mut self, regs: &UserRegs, stays_awake: bool, rounds: u32) -> Result<Option<bool>, Error> {
+    fn answer(
+        &mut self,
+        regs: &UserRegs,
+        stays_awake: bool,
+        rounds: u32,
+        has_lent: bool,
+    ) -> Result<Option<bool>, Error> {
         let (Some(taken), Some(page)) = (&self.taken, self.page) else { return Ok(None) };
         let shared = self.shared.clone();
         let mailbox = Mailbox::new(&*shared.memory, page);
-        if lend::withdraw() {
+        if has_lent {
+            // It may not be back yet.
             lend::until(|| mailbox.state() != State::Busy);
         }
         // The guest thread polls the line that this is in; about as long is good enough.
@@ -269,10 +276,10 @@ impl SystrapContext {
         let budgets = self.spin.begin(running * 2 <= shared.cpus);
         let mine = budgets.sentry;
         let rounds = (budgets.call / shared.round) as u32;
-        let answered = self.answer(regs, mine > 0, rounds).inspect_err(|_| {
+        let has_lent = lend::withdraw();
+        let answered = self.answer(regs, mine > 0, rounds, has_lent).inspect_err(|_| {
             shared.running.fetch_sub(1, Ordering::Relaxed);
         })?;
-        lend::withdraw();
         let Some((_, thread)) = &mut self.bound else {
             return Err(Error::Broken("systrap: no thread".into()));
         };

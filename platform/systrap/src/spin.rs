@@ -161,4 +161,20 @@ mod tests {
         });
         assert!(awake.count() < 20);
     }
+
+    #[test]
+    fn who_often_takes_longer_but_less_than_a_wake_up_is_waited_for() {
+        let mut usual = Usual { ticks: 1000, patience: 0 };
+        assert!(usual.budget() < LONGEST / 2);
+        for i in 0..200 {
+            usual.note(if i % 8 == 0 { LONGEST / 2 } else { 1000 });
+        }
+        assert_eq!(usual.budget(), LONGEST);
+        assert!(usual.short() < LONGEST);
+        // Now and then much longer: awake would be in vain.
+        for i in 0..200 {
+            usual.note(if i % 8 == 0 { 3 * LONGEST } else { 1000 });
+        }
+        assert!(usual.budget() < LONGEST);
+    }
 }

@@ -58,8 +58,7 @@ pub(crate) fn has_fsgsbase() -> bool {
     unsafe { libc::getauxval(libc::AT_HWCAP2) & 2 != 0 }
 }
 
-/// Whether there is RDTSCP (Intel manual volume 2, CPUID, leaf 80000001H, EDX bit 27).
+/// Whether there is RDTSCP (Intel manual volume 2, CPUID, leaf 80000001H, EDX bit 27). Every 64-bit processor has the leaf.
 pub(crate) fn has_rdtscp() -> bool {
-    const LEAF: u32 = 0x8000_0001;
-    std::arch::x86_64::__cpuid(0x8000_0000).eax >= LEAF && std::arch::x86_64::__cpuid(LEAF).edx >> 27 & 1 == 1
+    std::arch::x86_64::__cpuid(0x8000_0001).edx >> 27 & 1 == 1
 }
