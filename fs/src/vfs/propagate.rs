@@ -336,10 +336,12 @@ pub(super) fn copies_for(
 ) -> Result<(), Errno> {
     let Some(first) = at.mount.standing().peers.clone() else { return Ok(()) };
     let mut seen = HashSet::from([Arc::as_ptr(&at.mount)]);
+    // The tree, and copies of it, may hold peers of the place itself, or what follows it: nothing is mounted on what is
+    // new, or there would be no end (`IS_MNT_NEW`).
     if is_new {
-        // It may hold peers of the place itself: nothing is mounted on them (`IS_MNT_NEW`).
         seen.extend(tree.tree().iter().map(Arc::as_ptr));
     }
+    let is_placed = |m: &Mount| m.standing().identity.is_some();
     // Each group with the tree that its members' copies are peers of, or follow if it has none of its own yet.
     let mut known = HashSet::from([Arc::as_ptr(&first)]);
     let mut groups = vec![(first, at.mount.clone(), tree.clone(), true)];
@@ -347,7 +349,7 @@ pub(super) fn copies_for(
     while let Some((group, from, mut template, mut is_own)) = groups.get(next).cloned() {
         next += 1;
         for m in [from.clone()].into_iter().chain(group.peers_after(&from)) {
-            if !seen.insert(Arc::as_ptr(&m)) || !m.root().is_ancestor_of(&at.dentry) {
+            if !seen.insert(Arc::as_ptr(&m)) || !is_placed(&m) || !m.root().is_ancestor_of(&at.dentry) {
                 continue;
             }
             may_mount(&m)?;
@@ -358,7 +360,7 @@ pub(super) fn copies_for(
             }
             copies.push((copy, VfsPath { mount: m, dentry: at.dentry.clone() }));
         }
-        for m in group.slaves() {
+        for m in group.slaves().into_iter().filter(|m| is_placed(m)) {
             let own = m.standing().peers.clone();
             if let Some(own) = own {
                 if known.insert(Arc::as_ptr(&own)) {

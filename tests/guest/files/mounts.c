@@ -176,6 +176,44 @@ static void propagation(void) {
     info("none");
 }
 
+// Where mounts are, in the order of their names: copies at several places are made in no order that is told.
+static void places(void) {
+    char names[64][512];
+    int n = 0, id, parent;
+    FILE *f = fopen("/proc/self/mountinfo", "r");
+    char *line = NULL;
+    size_t cap = 0;
+    while (n < 64 && getline(&line, &cap, f) > 0) {
+        if (sscanf(line, "%d %d %*s %*s %511s", &id, &parent, names[n]) == 3 && !strncmp(names[n], top, strlen(top))) n++;
+    }
+    free(line);
+    fclose(f);
+    qsort(names, n, sizeof names[0], (int (*)(const void *, const void *))strcmp);
+    for (int i = 0; i < n; i++) printf("  %s\n", names[i] + strlen(top));
+}
+
+// Copies of a tree that holds peers of the place, or of what follows it, are no places themselves.
+static void into_what_follows(void) {
+    puts("into what follows");
+    SHOW(Mount("p", in("/a"), "tmpfs", 0, 0));
+    mkdir(in("/a/b"), 0755);
+    mkdir(in("/a/c"), 0755);
+    SHOW(Mount(NULL, in("/a"), NULL, MS_SHARED, 0));
+    SHOW(Mount(in("/a"), in("/c"), NULL, MS_BIND, 0));
+    SHOW(Mount(in("/a"), in("/d"), NULL, MS_BIND, 0));
+    SHOW(Mount(NULL, in("/d"), NULL, MS_SLAVE, 0));
+    SHOW(Mount(NULL, in("/d"), NULL, MS_SHARED, 0));
+    SHOW(Mount(in("/d"), in("/a/b"), NULL, MS_BIND, 0));
+    places();
+    SHOW(Mount(in("/a"), in("/a/c"), NULL, MS_BIND | MS_REC, 0));
+    places();
+    for (const char *p = "acd"; *p; p++) {
+        char name[3] = {'/', *p, 0};
+        while (!umount2(in(name), MNT_DETACH)) {}
+    }
+    places();
+}
+
 static void descriptors(void) {
     int fs = syscall(SYS_fsopen, "tmpfs", 1);
     SHOW(syscall(SYS_fsopen, "nosuchfs", 0));
@@ -332,6 +370,7 @@ int main(void) {
     plain();
     binds();
     propagation();
+    into_what_follows();
     descriptors();
     overlay();
     long_links();
