@@ -237,12 +237,10 @@ impl MountNamespace {
     /// # Errors
     /// As `bind`.
     pub fn clone_tree(&self, from: &VfsPath, recursive: Recursive) -> Result<Arc<Self>, Errno> {
-        let (copy, origin) = {
-            let _tree = TREE.lock();
-            let ns = identity(&from.mount).ok_or(EINVAL)?;
-            let origin = if ns.is_anonymous { ns.origin } else { ns.id };
-            (self.copy_of(from, recursive)?, origin)
-        };
+        let _tree = TREE.lock();
+        let ns = identity(&from.mount).ok_or(EINVAL)?;
+        let origin = if ns.is_anonymous { ns.origin } else { ns.id };
+        let copy = self.copy_of(from, recursive)?;
         Ok(Self::of_tree(copy, Some(origin), &self.identity.owner))
     }
 

@@ -139,7 +139,8 @@ impl MountNamespace {
         places: &mut [&mut VfsPath],
         owner: &Arc<UserNamespace>,
     ) -> Result<Arc<Self>, Errno> {
-        let tree = TREE.lock();
+        // Until the copies are in the namespace: they have peers already, whose changes come to them only there.
+        let _tree = TREE.lock();
         let root = self.root_mount();
         let is_inner = *owner != self.identity.owner;
         let copy_as = if is_inner { CopyAs::Inner } else { CopyAs::Same };
@@ -157,7 +158,6 @@ impl MountNamespace {
             // As if it lay on a root that nobody sees.
             copy.standing().is_locked = true;
         }
-        drop(tree);
         Ok(Self::of_tree(copy, None, owner))
     }
 
