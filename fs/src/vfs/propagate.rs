@@ -282,12 +282,25 @@ pub(super) fn leave_groups(gone: &[Arc<Mount>]) {
         }
     }
     // Who followed a group that is no more, follows whom that followed.
-    for (group, master) in left.values() {
-        let mut heir = master.clone();
-        while let Some((_, above)) = heir.as_ref().and_then(|h| left.get(&Arc::as_ptr(h))) {
+    let mut heirs: HashMap<*const PeerGroup, Option<Group>> = HashMap::new();
+    for (group, _) in left.values() {
+        let slaves = group.slaves();
+        if slaves.is_empty() {
+            continue;
+        }
+        // A chain of groups may be as long as all of them: each part of it is gone along once.
+        let (mut path, mut heir) = (Vec::new(), Some(group.clone()));
+        while let Some(at) = heir.as_ref().map(Arc::as_ptr) {
+            if let Some(found) = heirs.get(&at) {
+                heir = found.clone();
+                break;
+            }
+            let Some((_, above)) = left.get(&at) else { break };
+            path.push(at);
             heir = above.clone();
         }
-        for slave in group.slaves() {
+        heirs.extend(path.into_iter().map(|at| (at, heir.clone())));
+        for slave in slaves {
             slave.follow(heir.clone(), None);
         }
     }
