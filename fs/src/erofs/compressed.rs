@@ -198,6 +198,9 @@ impl ErofsInode {
                 return Err(EUCLEAN);
             }
             cluster = cluster.checked_sub(entry.back).ok_or(EUCLEAN)?;
+            if offset - (cluster << form.bits) > PIECE_MAX + (1 << form.bits) {
+                return Err(EUCLEAN);
+            }
             entry = self.entry(&form, cluster)?;
         }
         let start = (cluster << form.bits) + entry.begins;
