@@ -70,10 +70,17 @@ impl<S> Port<S> {
     fn remove_receiver(&mut self, id: u64) -> Option<Receiver<S>> {
         let at = self.receivers.iter().position(|r| r.id == id)?;
         let old = self.receivers.swap_remove(at);
-        if !self.is_shared(old.local) {
-            self.choosers.retain(|(local, _)| *local != old.local);
-        }
+        self.leave(old.local);
         Some(old)
+    }
+
+    /// A receiver has left `local`: takes away what chose there, if nobody shares the port there any more.
+    fn leave(&mut self, local: Local) -> Option<Arc<Attached>> {
+        if self.is_shared(local) {
+            return None;
+        }
+        let at = self.choosers.iter().position(|(l, _)| *l == local)?;
+        Some(self.choosers.swap_remove(at).1)
     }
 
     /// Whether somebody shares the port at `local`.
@@ -377,6 +384,12 @@ impl<S> Ports<S> {
         tables.lingered
     }
 
+    /// How many addresses of `port` have something that chooses.
+    #[cfg(test)]
+    pub(crate) fn choosers(&self, port: u16) -> usize {
+        self.tables.lock().ports.get(&port).map_or(0, |p| p.choosers.len())
+    }
+
     /// All who receive what is sent to many: multicast and broadcast.
     pub(crate) fn find_all(&self, to: SocketAddr, from: SocketAddr) -> Vec<Weak<S>> {
         let tables = self.tables.lock();
@@ -458,13 +471,24 @@ impl<S> Held<S> {
         let chooser = if reuse_port { common.filters.chooser.lock().clone() } else { None };
         let mut tables = self.ports.tables.lock();
         let Some(port) = tables.ports.get_mut(&self.port) else { return };
-        if let Some(chooser) = chooser.filter(|_| !port.is_shared(local)) {
-            port.choosers.push((local, chooser));
-        }
+        let was_shared = port.is_shared(local);
         let new = Receiver { id: self.id, local, remote, socket, reuse_port };
-        match port.receivers.iter_mut().find(|r| r.id == self.id) {
-            Some(old) => *old = new,
-            None => port.receivers.push(new),
+        let left = match port.receivers.iter_mut().find(|r| r.id == self.id) {
+            Some(old) => {
+                let old = std::mem::replace(old, new);
+                port.leave(old.local)
+            }
+            None => {
+                port.receivers.push(new);
+                None
+            }
+        };
+        // What chose where it was goes with it.
+        if reuse_port
+            && !was_shared
+            && let Some(chooser) = left.or(chooser)
+        {
+            port.choosers.push((local, chooser));
         }
     }
 

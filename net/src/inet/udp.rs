@@ -1,5 +1,8 @@
 //! UDP between the sockets of the sandbox (udp(7)): a datagram goes straight into the receiver's queue.
 
+#[cfg(test)]
+mod tests;
+
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
