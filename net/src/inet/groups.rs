@@ -104,6 +104,16 @@ impl Groups {
         self.0.iter().map(|m| m.group)
     }
 
+    /// Whether `group` was joined.
+    pub(crate) fn contains(&self, group: IpAddr) -> bool {
+        self.0.iter().any(|m| m.group == group)
+    }
+
+    /// Leaves those of IPv6.
+    pub(crate) fn leave_ipv6(&mut self) {
+        self.0.retain(|m| m.group.is_ipv4());
+    }
+
     /// Forgets all.
     pub(crate) fn clear(&mut self) {
         self.0.clear();

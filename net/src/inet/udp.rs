@@ -53,8 +53,8 @@ pub(crate) type Groups = Lock<HashMap<IpAddr, Joined>, { rank::LEAF }>;
 /// A group that somebody joined.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Joined {
-    /// How often.
-    pub(crate) count: usize,
+    /// How often. Below 0 for a moment, when the thread that left counts before the one that joined.
+    pub(crate) count: isize,
     /// Higher than that of all groups that were joined before.
     pub(crate) order: u64,
 }
@@ -380,7 +380,7 @@ impl UdpSocket {
             packets.one();
             octets.add((head + wire::UDP + data.len()) as u64);
             // IP_MULTICAST_LOOP means copies for the sender's machine; what goes out on the loopback is none.
-            if !inet.groups.lock().contains_key(&group) {
+            if inet.groups.lock().get(&group).is_none_or(|joined| joined.count <= 0) {
                 return;
             }
         }
@@ -517,21 +517,33 @@ impl UdpSocket {
         Facts { kind: sock::DGRAM, is_bound: state.held.is_some(), is_connected: state.remote.is_some() }
     }
 
-    /// Keeps the namespace's count of joined groups.
+    /// Keeps the namespace's count of joined groups. In whatever order the changes of two threads are counted, the sum is
+    /// the same.
     fn count_groups(&self, before: &Memberships, after: &Memberships) {
+        let joined = after.all().filter(|group| !before.contains(*group)).map(|group| (group, 1));
+        let left = before.all().filter(|group| !after.contains(*group)).map(|group| (group, -1));
         let mut groups = self.common.net.inet.groups.lock();
-        for group in after.all() {
+        for (group, change) in joined.chain(left) {
             let new = || Joined { count: 0, order: JOINED.fetch_add(1, Ordering::Relaxed) };
-            groups.entry(group).or_insert_with(new).count += 1;
-        }
-        for group in before.all() {
-            if let Some(joined) = groups.get_mut(&group) {
-                joined.count -= 1;
-                if joined.count == 0 {
-                    groups.remove(&group);
-                }
+            let joined = groups.entry(group).or_insert_with(new);
+            joined.count += change;
+            if joined.count == 0 {
+                groups.remove(&group);
             }
         }
+    }
+
+    /// Changes options, and counts the groups that are joined and left by it.
+    fn change_ip_options<T>(&self, change: impl FnOnce(&mut IpOptions) -> T) -> T {
+        let mut options = self.ip.lock();
+        let before = options.groups.clone();
+        let result = change(&mut options);
+        let after = options.groups.clone();
+        drop(options);
+        if before != after {
+            self.count_groups(&before, &after);
+        }
+        result
     }
 
     fn set_ip_option(&self, caller: &Caller<'_>, level: i32, name: i32, value: &[u8]) -> Result<(), Errno> {
@@ -543,22 +555,16 @@ impl UdpSocket {
             }
             let v6only = self.ip.lock().has6(ipv6::V6ONLY);
             become_ipv4(&self.common, remote, v6only, value)?;
-            self.ip.lock().groups.clear();
+            self.change_ip_options(|options| options.groups.leave_ipv6());
             return Ok(());
         }
-        let mut options = self.ip.lock();
-        let before = options.groups.clone();
-        let result = if level == sol::IP {
-            options.set(caller, &facts, name, value)
-        } else {
-            options.set6(caller, &facts, name, value)
-        };
-        let after = options.groups.clone();
-        drop(options);
-        if before != after {
-            self.count_groups(&before, &after);
-        }
-        result
+        self.change_ip_options(|options| {
+            if level == sol::IP {
+                options.set(caller, &facts, name, value)
+            } else {
+                options.set6(caller, &facts, name, value)
+            }
+        })
     }
 }
 
@@ -855,8 +861,7 @@ impl Socket for UdpSocket {
         queue.is_closed = true;
         let datagrams = std::mem::take(&mut queue.datagrams);
         drop(queue);
-        let groups = std::mem::take(&mut self.ip.lock().groups);
-        self.count_groups(&groups, &Memberships::default());
+        self.change_ip_options(|options| options.groups.clear());
         drop((held, datagrams));
     }
 }

@@ -7,12 +7,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::Namespace;
 use crate::device::{INDEX, NAME};
+use crate::inet::udp::Joined;
 
 /// The groups that somebody joined, and how often; the newest first.
 fn joined(net: &Namespace) -> Vec<(IpAddr, usize)> {
     let mut list: Vec<_> = net.inet.groups.lock().iter().map(|(ip, joined)| (*ip, *joined)).collect();
     list.sort_by_key(|(_, joined)| std::cmp::Reverse(joined.order));
-    list.into_iter().map(|(ip, joined)| (ip, joined.count)).collect()
+    let count = |joined: Joined| usize::try_from(joined.count).ok().filter(|&count| count > 0);
+    list.into_iter().filter_map(|(ip, joined)| Some((ip, count(joined)?))).collect()
 }
 
 pub(super) fn igmp(net: &Namespace) -> String {

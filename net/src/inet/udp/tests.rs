@@ -2,6 +2,7 @@ use base::bpf::Instruction;
 use base::cred::Credentials;
 
 use super::*;
+use crate::inet::groups::Place;
 
 fn with_caller<T>(f: impl FnOnce(&Caller<'_>) -> T) -> T {
     let cred = Credentials::root();
@@ -36,4 +37,33 @@ fn what_chooses_follows_its_socket() {
     // It can still be removed, and only once.
     assert_eq!(socket.set_chooser(None), Ok(()));
     assert_eq!(net.inet.udp.choosers(9), 0);
+}
+
+#[test]
+fn groups_are_forgotten_with_the_family() {
+    let net = Namespace::new();
+    let socket = new(&net, af::INET6, ipproto::UDP, (0, 0));
+    let group = [&[0xff, 0x15], &[0; 13][..], &[1], &1i32.to_ne_bytes()].concat();
+    with_caller(|caller| {
+        socket.set_option(caller, sol::IPV6, ipv6::JOIN_GROUP, &group).unwrap();
+        assert_eq!(net.inet.groups.lock().len(), 1);
+        socket.connect(caller, &at("::ffff:127.0.0.1", 9)).unwrap();
+        let family = i32::from(af::INET).to_ne_bytes();
+        socket.set_option(caller, sol::IPV6, ipv6::ADDRFORM, &family).unwrap();
+    });
+    assert_eq!(net.inet.groups.lock().len(), 0);
+    socket.close();
+    assert_eq!(net.inet.groups.lock().len(), 0);
+}
+
+#[test]
+fn groups_are_counted_in_any_order() {
+    let net = Namespace::new();
+    let socket = new(&net, af::INET, ipproto::UDP, (0, 0));
+    let place = Place { group: "239.1.1.1".parse().unwrap(), index: 1 };
+    let (none, mut one) = (Memberships::default(), Memberships::default());
+    one.join(place).unwrap();
+    socket.count_groups(&one, &none);
+    socket.count_groups(&none, &one);
+    assert!(net.inet.groups.lock().is_empty());
 }
