@@ -13,7 +13,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
-use abi::errno::{EAGAIN, EBUSY, EFAULT, EINVAL, EMSGSIZE, ENETDOWN, ENODEV, ENOPROTOOPT, ENXIO, EOPNOTSUPP};
+use abi::errno::{
+    EAGAIN, EBUSY, EFAULT, EINVAL, EMSGSIZE, ENETDOWN, ENOBUFS, ENODEV, ENOPROTOOPT, ENXIO, EOPNOTSUPP,
+};
 use abi::socket::{af, msg, sock};
 use base::io::Sink;
 use base::kept::Kept;
@@ -48,6 +50,8 @@ const OVERHEAD: usize = 768;
 const VLAN_HEADER: usize = 4;
 /// Memberships of one socket.
 const MEMBERSHIPS_MAX: usize = 64;
+/// The longest packet that is sent, whatever the device takes: Linux has no longer piece of memory (`KMALLOC_MAX_SIZE`).
+const LEN_MAX: usize = 4 << 20;
 
 /// For whom a packet is (`PACKET_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -302,7 +306,7 @@ impl PacketSocket {
                     membership.count = membership.count.checked_add(1).ok_or(EBUSY)?;
                 }
             }
-            None if options.memberships.len() >= MEMBERSHIPS_MAX => return Err(abi::errno::ENOBUFS),
+            None if options.memberships.len() >= MEMBERSHIPS_MAX => return Err(ENOBUFS),
             None => options.memberships.push(Membership { kind, address, count: 1 }),
         }
         Ok(())
@@ -410,6 +414,10 @@ impl Socket for PacketSocket {
         if len > most + VLAN_HEADER {
             return Err(EMSGSIZE);
         }
+        if len > LEN_MAX {
+            return Err(ENOBUFS);
+        }
+        let kept = Kept::new(head + len)?;
         let mut bytes = vec![0; head + len];
         if head > 0 {
             bytes[..HARDWARE].copy_from_slice(&hardware);
@@ -427,6 +435,7 @@ impl Socket for PacketSocket {
         // The receiving side goes by what the header says.
         let protocol = u16::from_be_bytes([bytes[LINK - 2], bytes[LINK - 1]]);
         packets::send(&self.common.net, &Frame::of_device(bytes, protocol), Some(self));
+        drop(kept);
         Ok(len)
     }
 
