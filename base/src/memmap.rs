@@ -6,6 +6,8 @@ use std::sync::{Arc, Weak};
 use abi::Errno;
 use bitflags::bitflags;
 
+use crate::PAGE_SIZE;
+
 bitflags! {
     /// What an instruction does, or what a mapping allows. The values are `PROT_READ`, `PROT_WRITE`, `PROT_EXEC`.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -206,6 +208,74 @@ pub trait Mappable: Send + Sync {
     /// # Errors
     /// `EIO` and what the backing store gives.
     fn sync(&self, range: Range<u64>) -> Result<(), Errno>;
+}
+
+/// Pages that were allocated once and stay as they are: the vDSO's, those of rings that the sentry shares with a program.
+pub struct FixedPages {
+    memory: Arc<dyn Memory>,
+    pages: MemRange,
+}
+
+impl std::fmt::Debug for FixedPages {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FixedPages").field("pages", &self.pages).finish_non_exhaustive()
+    }
+}
+
+impl FixedPages {
+    /// Takes over the references on `pages`.
+    pub fn new(memory: &Arc<dyn Memory>, pages: MemRange) -> Self {
+        Self { memory: memory.clone(), pages }
+    }
+
+    /// Allocates `len` bytes, a multiple of the page size, to be shared with programs.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn allocate(memory: &Arc<dyn Memory>, len: u64) -> Result<Self, Errno> {
+        Ok(Self::new(memory, memory.allocate(len, PAGE_SIZE, MemKind::Shared)?))
+    }
+
+    /// The memory that they are of.
+    pub fn memory(&self) -> &dyn Memory {
+        &*self.memory
+    }
+
+    /// Where they are.
+    pub const fn pages(&self) -> MemRange {
+        self.pages
+    }
+}
+
+impl Mappable for FixedPages {
+    fn translate(&self, offset: u64, max_len: u64, _write: bool) -> Result<MemRange, MapError> {
+        self.cached(offset, max_len).ok_or(MapError::Bus)
+    }
+
+    fn cached(&self, offset: u64, max_len: u64) -> Option<MemRange> {
+        let len = self.pages.len.checked_sub(offset).filter(|&l| l > 0)?.min(max_len);
+        let range = MemRange { offset: self.pages.offset + offset, len };
+        self.memory.inc_ref(range);
+        Some(range)
+    }
+
+    fn tracks_dirty(&self) -> bool {
+        false
+    }
+
+    fn add_mapping(&self, _: &Weak<dyn MappingSpace>, _: u64, _: u64, _: u64, _: bool) {}
+
+    fn remove_mapping(&self, _: &Weak<dyn MappingSpace>, _: u64, _: u64, _: u64, _: bool) {}
+
+    fn sync(&self, _range: Range<u64>) -> Result<(), Errno> {
+        Ok(())
+    }
+}
+
+impl Drop for FixedPages {
+    fn drop(&mut self) {
+        self.memory.dec_ref(self.pages);
+    }
 }
 
 /// An address space, as a mapped file sees it.

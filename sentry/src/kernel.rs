@@ -7,13 +7,13 @@ use std::sync::{Arc, OnceLock};
 use abi::Errno;
 use base::PAGE_SIZE;
 use base::lock::{Condition, Lock, LockGuard, rank};
-use base::memmap::Memory;
+use base::memmap::{FixedPages, Memory};
 use fs::tty::{Console, Terminal, Terminals};
 use fs::vfs::MountNamespace;
 use platform::Platform;
 
 use crate::futex::FutexTable;
-use crate::mm::{FixedPages, MemoryManager, Params};
+use crate::mm::{MemoryManager, Params};
 use crate::signal::async_io;
 use crate::signal::queue::QueuedSignals;
 use crate::strace::Tracer;
@@ -252,11 +252,11 @@ impl Kernel {
         let time = Arc::new(Timekeeper::new(memory.clone(), setup.calibration, setup.platform.tsc_offset())?);
         // The timekeeper keeps its own reference for as long as it publishes.
         memory.inc_ref(time.vvar_page());
-        let vvar = FixedPages::new(&memory, time.vvar_page());
+        let vvar = Arc::new(FixedPages::new(&memory, time.vvar_page()));
         // Debuggers read the whole area, which is as long as Linux's.
         let image = memory.allocate(2 * PAGE_SIZE, PAGE_SIZE, base::memmap::MemKind::Shared)?;
         memory.write(image.offset, loader::vdso::IMAGE);
-        let vdso = FixedPages::new(&memory, image);
+        let vdso = Arc::new(FixedPages::new(&memory, image));
         let boot_ns = time.now(crate::time::Clock::Boottime).as_ns();
         let total = memory.total();
         let system = System::new(total, u64::try_from(boot_ns).unwrap_or(0));

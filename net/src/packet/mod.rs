@@ -576,7 +576,7 @@ impl Socket for PacketSocket {
     }
 
     fn check_mapping(&self, offset: u64, len: u64) -> Result<(), Errno> {
-        self.queue.lock().ring.as_ref().ok_or(EINVAL)?.pages.check_mapping(offset, len)
+        self.queue.lock().ring.as_ref().ok_or(EINVAL)?.check_mapping(offset, len)
     }
 
     fn raises_sigpipe(&self) -> bool {

@@ -6,13 +6,12 @@
 //! Source: packet(7), Linux's Documentation/networking/packet_mmap.rst; Linux 6.12 net/packet/af_packet.c,
 //! `packet_set_ring`, `tpacket_rcv`, `prb_open_block`.
 
-use std::ops::Range;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use abi::Errno;
 use abi::errno::{EINVAL, ENOMEM};
 use base::PAGE_SIZE;
-use base::memmap::{MapError, Mappable, MappingSpace, MemKind, MemRange, Memory};
+use base::memmap::{FixedPages, Memory};
 use base::time::Time;
 
 use super::Kind;
@@ -39,60 +38,6 @@ const BYTES_MAX: u64 = 1 << 30;
 /// A version's header.
 const fn header(version: i32) -> u32 {
     if version == 2 { 48 } else { 32 }
-}
-
-/// The pages of a ring.
-pub(super) struct RingPages {
-    memory: Arc<dyn Memory>,
-    range: MemRange,
-}
-
-impl std::fmt::Debug for RingPages {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RingPages").field("range", &self.range).finish_non_exhaustive()
-    }
-}
-
-impl RingPages {
-    /// Whether `len` bytes may be mapped from `offset`: all of it, or nothing.
-    ///
-    /// # Errors
-    /// `EINVAL`.
-    pub(super) fn check_mapping(&self, offset: u64, len: u64) -> Result<(), Errno> {
-        let len = base::page_up(len).ok_or(EINVAL)?;
-        if offset == 0 && len == self.range.len { Ok(()) } else { Err(EINVAL) }
-    }
-}
-
-impl Drop for RingPages {
-    fn drop(&mut self) {
-        self.memory.dec_ref(self.range);
-    }
-}
-
-impl Mappable for RingPages {
-    fn translate(&self, offset: u64, max_len: u64, _write: bool) -> Result<MemRange, MapError> {
-        self.cached(offset, max_len).ok_or(MapError::Bus)
-    }
-
-    fn cached(&self, offset: u64, max_len: u64) -> Option<MemRange> {
-        let len = self.range.len.checked_sub(offset).filter(|&l| l > 0)?.min(max_len);
-        let range = MemRange { offset: self.range.offset + offset, len };
-        self.memory.inc_ref(range);
-        Some(range)
-    }
-
-    fn tracks_dirty(&self) -> bool {
-        false
-    }
-
-    fn add_mapping(&self, _: &Weak<dyn MappingSpace>, _: u64, _: u64, _: u64, _: bool) {}
-
-    fn remove_mapping(&self, _: &Weak<dyn MappingSpace>, _: u64, _: u64, _: u64, _: bool) {}
-
-    fn sync(&self, _range: Range<u64>) -> Result<(), Errno> {
-        Ok(())
-    }
 }
 
 /// The block of version 3 that is being filled.
@@ -123,7 +68,7 @@ pub(super) struct Arrival<'a> {
 /// A ring.
 #[derive(Debug)]
 pub(super) struct Ring {
-    pub(super) pages: Arc<RingPages>,
+    pub(super) pages: Arc<FixedPages>,
     version: i32,
     frame_size: u32,
     per_block: u32,
@@ -174,8 +119,7 @@ impl Ring {
         if len > BYTES_MAX {
             return Err(ENOMEM);
         }
-        let range = memory.allocate(len, PAGE_SIZE, MemKind::Shared).map_err(|_| ENOMEM)?;
-        let pages = Arc::new(RingPages { memory: memory.clone(), range });
+        let pages = Arc::new(FixedPages::allocate(memory, len)?);
         let mut ring = Self {
             pages,
             version,
@@ -196,11 +140,11 @@ impl Ring {
     }
 
     fn at(&self, offset: u64) -> u64 {
-        self.pages.range.offset + offset
+        self.pages.pages().offset + offset
     }
 
     fn put(&self, offset: u64, bytes: &[u8]) {
-        self.pages.memory.write(self.at(offset), bytes);
+        self.pages.memory().write(self.at(offset), bytes);
     }
 
     fn put_words(&self, offset: u64, words: &[u32]) {
@@ -224,11 +168,11 @@ impl Ring {
     }
 
     fn status(&self, index: u32) -> u32 {
-        self.pages.memory.load_u32(self.at(self.status_of(index)))
+        self.pages.memory().load_u32(self.at(self.status_of(index)))
     }
 
     fn set_status(&self, index: u32, status: u32) {
-        self.pages.memory.store_u32(self.at(self.status_of(index)), status);
+        self.pages.memory().store_u32(self.at(self.status_of(index)), status);
     }
 
     /// How many frames or blocks there are.
@@ -351,6 +295,15 @@ impl Ring {
         open.time = packet.time;
         self.open = Some(open);
         true
+    }
+
+    /// Whether `len` bytes may be mapped from `offset`: all of it, or nothing.
+    ///
+    /// # Errors
+    /// `EINVAL`.
+    pub(super) fn check_mapping(&self, offset: u64, len: u64) -> Result<(), Errno> {
+        let len = base::page_up(len).ok_or(EINVAL)?;
+        if offset == 0 && len == self.pages.pages().len { Ok(()) } else { Err(EINVAL) }
     }
 
     /// Whether a program has mapped it.

@@ -19,12 +19,10 @@ use abi::Errno;
 use abi::errno::{EAGAIN, EINVAL, ENOMEM};
 use base::PAGE_SIZE;
 use base::lock::{Lock, rank};
-use base::memmap::{MapError, Mappable, MappingSpace, MemKind, MemRange, Memory};
+use base::memmap::{FixedPages, MapError, Mappable, MappingSpace, MemRange, Memory};
 use base::wait::{Events, WaitQueue};
 use fs::file::FileDescription;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
-
-use crate::mm::FixedPages;
 
 mod poll;
 
@@ -224,12 +222,11 @@ impl Context {
         }
         let len = (HEADER + (u64::from(wanted) + 2) * EVENT).next_multiple_of(PAGE_SIZE);
         quota.take(max_reqs.into())?;
-        let Ok(pages) = memory.allocate(len, PAGE_SIZE, MemKind::Shared) else {
+        let Ok(pages) = FixedPages::allocate(memory, len) else {
             quota.give_back(max_reqs.into());
             return Err(ENOMEM);
         };
         let nr = ((len - HEADER) / EVENT) as u32;
-        let pages = FixedPages::owning(memory, pages);
         let ring = Ring { pages, owner, addr: AtomicU64::new(0) };
         for (at, value) in [(AT_NR, nr), (AT_MAGIC, MAGIC), (AT_COMPAT, 1), (AT_INCOMPAT, 0)] {
             ring.store(at, value);

@@ -7,11 +7,11 @@ use std::sync::atomic::Ordering;
 use abi::Errno;
 use abi::errno::{EACCES, EAGAIN, EEXIST, EINVAL, ENOMEM, EOPNOTSUPP, EOVERFLOW, EPERM};
 use abi::mman::{MAP_PRIVATE, MAP_SHARED, MAP_SHARED_VALIDATE, MAP_TYPE, MapFlags, Prot};
-use base::memmap::{Access, LARGE_PAGE, MappedFile, MappingOrigin};
+use base::memmap::{Access, FixedPages, LARGE_PAGE, MappedFile, MappingOrigin};
 use base::{PAGE_SIZE, page_down, page_up};
 
 use super::fault::Use;
-use super::shared::FixedPages;
+use super::shared;
 use super::vma::{Backing, VmFlags, VmName, Vma};
 use super::{
     Fault, MMAP_MIN_ADDR, MemoryManager, Privileges, STACK_GUARD_GAP, SharedMemory, State, max_map_count,
@@ -108,7 +108,7 @@ impl MapRequest {
         Self {
             kind: Some(MapType::Shared),
             backing: MapBacking::File(FileMapping {
-                file: Ok(pages.mapped()),
+                file: Ok(shared::special(pages)),
                 offset: 0,
                 readable: true,
                 writable: false,

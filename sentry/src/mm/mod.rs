@@ -51,7 +51,7 @@ pub use iovec::{MAX_RW_COUNT, UIO_MAXIOV, UserSink, UserSource};
 pub use map::{FileMapping, MapBacking, MapCall, MapRequest, MapType, mmap_base};
 pub use patch::InWindow;
 pub use report::{Detail, MemoryUse, Region, Sharing};
-pub use shared::{FixedPages, SharedMemory, named};
+pub use shared::{SharedMemory, named};
 pub use vma::{Backing, STACK_GUARD_GAP, VDSO, VVAR, VmFlags, VmName, VmSizes, Vma};
 
 use patch::{Heat, Patches};

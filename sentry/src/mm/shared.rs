@@ -9,7 +9,9 @@ use abi::Errno;
 use abi::mman::Prot;
 use base::PAGE_SIZE;
 use base::lock::{Lock, rank};
-use base::memmap::{MapError, Mappable, MappedFile, MappingOrigin, MappingSpace, MemKind, MemRange, Memory};
+use base::memmap::{
+    FixedPages, MapError, Mappable, MappedFile, MappingOrigin, MappingSpace, MemKind, MemRange, Memory,
+};
 
 use super::MemoryManager;
 use super::map::MapRequest;
@@ -142,74 +144,9 @@ impl MemoryManager {
     }
 }
 
-/// Pages that the sentry allocated and keeps, such as the vDSO's and its data.
-pub struct FixedPages {
-    memory: Arc<dyn Memory>,
-    pages: MemRange,
-}
-
-impl std::fmt::Debug for FixedPages {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("FixedPages").field("pages", &self.pages).finish_non_exhaustive()
-    }
-}
-
-impl FixedPages {
-    /// Takes over the references on `pages`.
-    pub fn new(memory: &Arc<dyn Memory>, pages: MemRange) -> Arc<Self> {
-        Arc::new(Self::owning(memory, pages))
-    }
-
-    /// As `new`, as a part of something else.
-    pub(crate) fn owning(memory: &Arc<dyn Memory>, pages: MemRange) -> Self {
-        Self { memory: memory.clone(), pages }
-    }
-
-    /// The memory that they are of.
-    pub(crate) fn memory(&self) -> &dyn Memory {
-        &*self.memory
-    }
-
-    /// As something to map; areas of it are named by [`super::VmName::Special`].
-    pub fn mapped(self: &Arc<Self>) -> MappedFile {
-        MappedFile { pages: self.clone(), origin: Arc::new(NamedOrigin { path: Vec::new(), id: (0, 0) }) }
-    }
-
-    /// Where they are.
-    pub fn pages(&self) -> MemRange {
-        self.pages
-    }
-}
-
-impl Mappable for FixedPages {
-    fn translate(&self, offset: u64, max_len: u64, _write: bool) -> Result<MemRange, MapError> {
-        self.cached(offset, max_len).ok_or(MapError::Bus)
-    }
-
-    fn cached(&self, offset: u64, max_len: u64) -> Option<MemRange> {
-        let len = self.pages.len.checked_sub(offset).filter(|&l| l > 0)?.min(max_len);
-        let range = MemRange { offset: self.pages.offset + offset, len };
-        self.memory.inc_ref(range);
-        Some(range)
-    }
-
-    fn tracks_dirty(&self) -> bool {
-        false
-    }
-
-    fn add_mapping(&self, _: &Weak<dyn MappingSpace>, _: u64, _: u64, _: u64, _: bool) {}
-
-    fn remove_mapping(&self, _: &Weak<dyn MappingSpace>, _: u64, _: u64, _: u64, _: bool) {}
-
-    fn sync(&self, _range: Range<u64>) -> Result<(), Errno> {
-        Ok(())
-    }
-}
-
-impl Drop for FixedPages {
-    fn drop(&mut self) {
-        self.memory.dec_ref(self.pages);
-    }
+/// `pages` as something to map; areas of it are named by [`super::VmName::Special`].
+pub(super) fn special(pages: &Arc<FixedPages>) -> MappedFile {
+    MappedFile { pages: pages.clone(), origin: Arc::new(NamedOrigin { path: Vec::new(), id: (0, 0) }) }
 }
 
 /// The name of memory without a file.

@@ -7,11 +7,12 @@ use abi::Errno;
 use abi::errno::{EACCES, EINVAL, EPERM, ERANGE};
 use base::cred::{Credentials, cap};
 use base::lock::{Lock, rank};
+use base::memmap::FixedPages;
 use base::userns::UserNamespace;
 
 use super::{Namespace, Namespaces};
 use crate::kernel::Kernel;
-use crate::mm::{FixedPages, MemoryManager, VVAR};
+use crate::mm::{MemoryManager, VVAR};
 use crate::task::Task;
 use crate::time::Clock;
 use crate::time::clock::ShiftedPage;
@@ -85,7 +86,7 @@ impl TimeOffsets {
         }
         let published = kernel.time.shifted(&kernel.memory, offsets)?;
         kernel.memory.inc_ref(published.page());
-        let pages = FixedPages::new(&kernel.memory, published.page());
+        let pages = Arc::new(FixedPages::new(&kernel.memory, published.page()));
         let made = Arc::new(VvarPage { _published: published, pages });
         let mut state = self.state.lock();
         if state.offsets != offsets {

@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
-use abi::errno::{EINVAL, ENOMEM};
+use abi::errno::EINVAL;
 use abi::io_uring::{Cqe, Params, RingOffsets, Sqe, cqe, place, rings, setup, sq, sqe};
 use base::PAGE_SIZE;
 use base::lock::{Lock, rank};
-use base::memmap::{MapError, Mappable, MappingSpace, MemKind, MemRange, Memory};
+use base::memmap::{FixedPages, MapError, Mappable, MappingSpace, MemRange, Memory};
 use base::wait::{Events, WaitQueue};
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -75,9 +75,8 @@ pub struct Ring {
     pub(super) setup: u32,
     pub(super) sq_entries: u32,
     pub(super) cq_entries: u32,
-    memory: Arc<dyn Memory>,
-    rings: MemRange,
-    sqes: MemRange,
+    rings: FixedPages,
+    sqes: FixedPages,
     /// Where the array of indices begins; `None` without one.
     array: Option<u64>,
     /// Requests that live, with those that are linked to others.
@@ -119,21 +118,15 @@ impl Ring {
         let array = (rings::CQES + cq_entries * cqe_size).next_multiple_of(64);
         let len = if has_array { array + sq_entries * 4 } else { array };
         let size = |bytes: u32| u64::from(bytes).next_multiple_of(PAGE_SIZE);
-        let ring_pages = memory.allocate(size(len), PAGE_SIZE, MemKind::Shared).map_err(|_| ENOMEM)?;
-        let sqes = match memory.allocate(size(sq_entries * sqe_size), PAGE_SIZE, MemKind::Shared) {
-            Ok(pages) => pages,
-            Err(_) => {
-                memory.dec_ref(ring_pages);
-                return Err(ENOMEM);
-            }
-        };
+        let ring_pages = FixedPages::allocate(memory, size(len))?;
+        let sqes = FixedPages::allocate(memory, size(sq_entries * sqe_size))?;
         for (at, value) in [
             (rings::SQ_MASK, sq_entries - 1),
             (rings::CQ_MASK, cq_entries - 1),
             (rings::SQ_ENTRIES, sq_entries),
             (rings::CQ_ENTRIES, cq_entries),
         ] {
-            memory.store_u32(ring_pages.offset + u64::from(at), value);
+            memory.store_u32(ring_pages.pages().offset + u64::from(at), value);
         }
         params.sq_off = RingOffsets {
             head: rings::SQ_HEAD,
@@ -159,7 +152,6 @@ impl Ring {
             setup: params.flags,
             sq_entries,
             cq_entries,
-            memory: memory.clone(),
             rings: ring_pages,
             sqes,
             array: has_array.then_some(u64::from(array)),
@@ -182,11 +174,11 @@ impl Ring {
     }
 
     fn load(&self, at: u32) -> u32 {
-        self.memory.load_u32(self.rings.offset + u64::from(at))
+        self.rings.memory().load_u32(self.rings.pages().offset + u64::from(at))
     }
 
     fn store(&self, at: u32, value: u32) {
-        self.memory.store_u32(self.rings.offset + u64::from(at), value);
+        self.rings.memory().store_u32(self.rings.pages().offset + u64::from(at), value);
     }
 
     /// Requests that the program has put in the ring and that were not taken.
@@ -205,7 +197,9 @@ impl Ring {
             let slot = st.sq_head & (self.sq_entries - 1);
             let index = match self.array {
                 None => slot,
-                Some(array) => self.memory.load_u32(self.rings.offset + array + u64::from(slot) * 4),
+                Some(array) => {
+                    self.rings.memory().load_u32(self.rings.pages().offset + array + u64::from(slot) * 4)
+                }
             };
             st.sq_head = st.sq_head.wrapping_add(1);
             if index >= self.sq_entries {
@@ -216,7 +210,7 @@ impl Ring {
             used += 1;
             let mut entry = Sqe::new_zeroed();
             let size = if self.has(setup::SQE128) { 128 } else { 64 };
-            self.memory.read(self.sqes.offset + u64::from(index) * size, entry.as_mut_bytes());
+            self.sqes.memory().read(self.sqes.pages().offset + u64::from(index) * size, entry.as_mut_bytes());
             chain.push(entry);
             if entry.flags & (sqe::IO_LINK | sqe::IO_HARDLINK) == 0 {
                 break;
@@ -285,10 +279,10 @@ impl Ring {
         }
         let slot = u64::from(st.cq_tail & (self.cq_entries - 1));
         let size = if self.has(setup::CQE32) { 32 } else { 16 };
-        let at = self.rings.offset + u64::from(rings::CQES) + slot * size;
-        self.memory.write(at, answer.as_bytes());
+        let at = self.rings.pages().offset + u64::from(rings::CQES) + slot * size;
+        self.rings.memory().write(at, answer.as_bytes());
         if size == 32 {
-            self.memory.write(at + 16, extra.as_bytes());
+            self.rings.memory().write(at + 16, extra.as_bytes());
         }
         st.cq_tail = st.cq_tail.wrapping_add(1);
         self.store(rings::CQ_TAIL, st.cq_tail);
@@ -583,11 +577,11 @@ impl Ring {
     /// `EINVAL`.
     pub fn check_mapping(&self, offset: u64, len: u64) -> Result<(), Errno> {
         let part = match offset {
-            place::SQ_RING | place::CQ_RING => self.rings,
-            place::SQES => self.sqes,
+            place::SQ_RING | place::CQ_RING => &self.rings,
+            place::SQES => &self.sqes,
             _ => return Err(EINVAL),
         };
-        if len.next_multiple_of(PAGE_SIZE) > part.len { Err(EINVAL) } else { Ok(()) }
+        if len.next_multiple_of(PAGE_SIZE) > part.pages().len { Err(EINVAL) } else { Ok(()) }
     }
 }
 
@@ -595,17 +589,13 @@ impl Ring {
 pub(super) struct RingPages(pub(super) Arc<Ring>);
 
 impl Mappable for RingPages {
-    fn translate(&self, offset: u64, max_len: u64, _write: bool) -> Result<MemRange, MapError> {
+    fn translate(&self, offset: u64, max_len: u64, write: bool) -> Result<MemRange, MapError> {
         let (base, part) = match offset {
-            place::SQES.. => (place::SQES, self.0.sqes),
-            place::CQ_RING.. => (place::CQ_RING, self.0.rings),
-            _ => (place::SQ_RING, self.0.rings),
+            place::SQES.. => (place::SQES, &self.0.sqes),
+            place::CQ_RING.. => (place::CQ_RING, &self.0.rings),
+            _ => (place::SQ_RING, &self.0.rings),
         };
-        let skip = offset - base;
-        let len = part.len.checked_sub(skip).filter(|&l| l > 0).ok_or(MapError::Bus)?.min(max_len);
-        let range = MemRange { offset: part.offset + skip, len };
-        self.0.memory.inc_ref(range);
-        Ok(range)
+        part.translate(offset - base, max_len, write)
     }
 
     fn tracks_dirty(&self) -> bool {
@@ -618,12 +608,5 @@ impl Mappable for RingPages {
 
     fn sync(&self, _range: Range<u64>) -> Result<(), Errno> {
         Ok(())
-    }
-}
-
-impl Drop for Ring {
-    fn drop(&mut self) {
-        self.memory.dec_ref(self.rings);
-        self.memory.dec_ref(self.sqes);
     }
 }
