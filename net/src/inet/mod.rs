@@ -1,7 +1,7 @@
 //! AF_INET and AF_INET6 on the loopback, without packets.
 //!
 //! Reading order: this file (what the sockets share, routes), `address.rs`, `ports.rs`, `options.rs` (levels
-//! `IPPROTO_IP` and `IPPROTO_IPV6`), `groups.rs` (multicast groups), `ancillary.rs` (control messages), `errors.rs` (error queues), `wire.rs` (packets as bytes), `packets.rs` (who looks at them), `tcp/`, `udp.rs`, `raw.rs`.
+//! `IPPROTO_IP` and `IPPROTO_IPV6`), `groups.rs` (multicast groups), `ancillary.rs` (control messages), `errors.rs` (error queues), `wire.rs` (packets as bytes), `packets.rs` (who looks at them), `tcp/`, `udp/`, `raw.rs`.
 
 pub(crate) mod address;
 pub(crate) mod ancillary;
