@@ -290,7 +290,8 @@ impl Ctx<'_> {
     /// A descriptor of the file that an event is about, whose use is told to nobody.
     fn open_event(&self, group: &Fanotify, told: &Event) -> Result<i32, Errno> {
         let Some(place) = &told.place else { return Ok(NO_FD) };
-        let root = Credentials::root();
+        // Modes are not asked about; what the reader has forbidden itself is.
+        let root = Credentials { landlock: self.cred.landlock.clone(), ..Credentials::root() };
         let flags = group.event_flags & !oflag::CLOEXEC | oflag::NONOTIFY;
         let walk = Walk { cred: &root, ..self.walk() };
         let file = walk.open_place(place.clone(), flags)?;

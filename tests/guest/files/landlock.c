@@ -4,6 +4,7 @@
 #include <linux/fs.h>
 #include <net/if.h>
 #include <netinet/in.h>
+#include <sys/fanotify.h>
 #include <sys/mount.h>
 #include <sys/ptrace.h>
 enum { EXECUTE = 1, WRITE_FILE = 2, READ_FILE = 4, READ_DIR = 8, REMOVE_DIR = 16, REMOVE_FILE = 32, MAKE_CHAR = 64, MAKE_DIR = 128, MAKE_REG = 256, MAKE_SOCK = 512, MAKE_FIFO = 1024, MAKE_BLOCK = 2048, MAKE_SYM = 4096, REFER = 8192, TRUNCATE = 16384, IOCTL_DEV = 32768, ALL = 65535 };
@@ -281,4 +282,17 @@ CASE(ptrace, landlock) {
   CHILD(restrict_to(WRITE_FILE, 0, 0); P(S(ptrace, PTRACE_TRACEME, 0, 0, 0)));
   CHILD(restrict_to(WRITE_FILE, 0, 0); CHILD(P(S(ptrace, PTRACE_TRACEME, 0, 0, 0))));
   write(ends[1], "x", 1); WAIT(other);
+}
+/* Whoever forbids itself to read a file gets no descriptor with an event of it either. */
+CASE(read, landlock_files_of_fanotify_events) {
+  VERSION();
+  mkdir("in", 0755); mkdir("out", 0755); touch("in/f"); touch("out/g");
+  CHILD(int group = S(fanotify_init, FAN_CLASS_NOTIF | FAN_NONBLOCK, O_RDONLY); NEED(group >= 0);
+    P(S(fanotify_mark, group, FAN_MARK_ADD, (u64)FAN_OPEN, AT_FDCWD, "in/f")); P(S(fanotify_mark, group, FAN_MARK_ADD, (u64)FAN_OPEN, AT_FDCWD, "out/g"));
+    close(open("out/g", O_RDONLY)); close(open("in/f", O_RDONLY));
+    restrict_to(READ_FILE, "in", READ_FILE);
+    for (int i = 0; i < 4; i++) {
+      struct fanotify_event_metadata events[4]; long n = S(read, group, events, sizeof events);
+      for (int k = 0; n > 0 && k < n / (long)sizeof *events; k++) if (events[k].fd >= 0) { char name[64]; sprintf(name, "/proc/self/fd/%d", events[k].fd); long len = readlink(name, buf, 100); out("opened %c\n", len > 0 ? buf[len - 1] : '?'); close(events[k].fd); }
+    });
 }
