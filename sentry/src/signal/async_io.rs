@@ -138,10 +138,15 @@ impl Owner {
             };
             (target, is_own)
         };
-        let mut settings = self.settings.lock();
-        settings.target = target;
-        (settings.uid, settings.euid) = (cred.uid, cred.euid);
-        settings.domain = if is_own { None } else { cred.landlock.clone() };
+        let domain = if is_own { None } else { cred.landlock.clone() };
+        let former = {
+            let mut settings = self.settings.lock();
+            settings.target = target;
+            (settings.uid, settings.euid) = (cred.uid, cred.euid);
+            std::mem::replace(&mut settings.domain, domain)
+        };
+        // With the last of its tasks gone it lets go of files here.
+        drop(former);
         Ok(())
     }
 

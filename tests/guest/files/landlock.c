@@ -296,3 +296,9 @@ CASE(read, landlock_files_of_fanotify_events) {
       for (int k = 0; n > 0 && k < n / (long)sizeof *events; k++) if (events[k].fd >= 0) { char name[64]; sprintf(name, "/proc/self/fd/%d", events[k].fd); long len = readlink(name, buf, 100); out("opened %c\n", len > 0 ? buf[len - 1] : '?'); close(events[k].fd); }
     });
 }
+CASE(fcntl, landlock_domain_that_outlives_its_tasks) {
+  VERSION();
+  int p[2]; socketpair(AF_UNIX, SOCK_STREAM, 0, p); pid_t parent = getpid(); close(make("f", "text"));
+  CHILD(restrict_to(WRITE_FILE, "f", WRITE_FILE); P(fcntl(p[0], F_SETOWN, parent)));
+  unlink("f"); P(fcntl(p[0], F_SETOWN, parent)); P(fcntl(p[0], F_GETOWN) == parent);
+}
