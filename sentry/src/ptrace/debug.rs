@@ -162,16 +162,20 @@ impl Ctx<'_> {
         hits
     }
 
-    /// An instruction was carried out by a thread that has breakpoints or is stepped: the signal for it, if there is any.
-    pub(crate) fn debug_exception(&mut self) -> Option<SigInfo> {
+    /// An instruction was carried out by a thread that had breakpoints when it began; the tracer may have ended since, and
+    /// its breakpoints with it.
+    pub(crate) fn debug_exception(&mut self) {
         let steps = self.task.trace.steps();
+        if steps {
+            self.regs.rflags &= !abi::regs::FLAG_TF;
+        }
         let hits = self.look_at_watched();
         if hits == 0 && !steps {
-            return None;
+            return;
         }
         self.task.trace.state.lock().debug.status = hits | if steps { STATUS_STEP } else { 0 };
         let code = if steps { 2 } else { TRAP_HWBKPT };
-        Some(SigInfo::fault(SIGTRAP as u32, code, self.regs.rip))
+        self.force_signal(SigInfo::fault(SIGTRAP as u32, code, self.regs.rip));
     }
 
     /// A system call was made: it may have led to a breakpoint. What it wrote nobody is told of.

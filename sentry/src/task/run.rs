@@ -97,8 +97,7 @@ impl Ctx<'_> {
                     self.regs.rax = (-i64::from(abi::errno::ENOSYS.raw())) as u64;
                 }
                 Ok(Trap::Fault { addr, access }) => self.page_fault(addr, access),
-                // The tracer that wanted to watch has ended meanwhile.
-                Ok(Trap::Exception { vector: 1, .. }) if watches && !self.task.trace.is_traced() => {}
+                Ok(Trap::Exception { vector: 1, .. }) if watches => self.debug_exception(),
                 Ok(Trap::Exception { vector, code }) => self.exception(vector, code),
                 Ok(Trap::Interrupted) => self.task.account.count_interruption(),
                 Err(e) => {
@@ -154,12 +153,6 @@ impl Ctx<'_> {
         self.trap = TrapInfo { trapno: vector.into(), err: code.into(), cr2: self.trap.cr2 };
         if vector == 1 && self.task.trace.steps() {
             self.regs.rflags &= !abi::regs::FLAG_TF;
-        }
-        if vector == 1 && self.task.trace.watches() {
-            if let Some(info) = self.debug_exception() {
-                self.force_signal(info);
-            }
-            return;
         }
         let info = match vector {
             0 => SigInfo::fault(SIGFPE as u32, 1, rip),
