@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use abi::errno::{EACCES, EBADF, EFAULT, EFBIG, EINVAL, ENOENT, ENOTTY, EPIPE};
+use abi::errno::{EACCES, EBADF, EFAULT, EFBIG, EINVAL, ENOENT, ENOTTY, EOVERFLOW, EPIPE};
 use abi::signal::{SigInfo, code};
 use abi::{Errno, UserAddr};
 use base::cred::Credentials;
@@ -184,6 +184,12 @@ pub(super) fn check_end(offset: u64, len: u64) -> Result<(), Errno> {
         Some(end) if end <= i64::MAX as u64 => Ok(()),
         _ => Err(EINVAL),
     }
+}
+
+/// The same of bytes of `file`, whose positions may be addresses.
+fn check_area(file: &FileDescription, at: u64, count: u64) -> Result<(), Errno> {
+    let wraps = i64::try_from(count).is_ok() && at.checked_add(count).is_none();
+    if wraps && file.ops.is_memory() { Err(EOVERFLOW) } else { check_end(at, count) }
 }
 
 fn check_readable(file: &FileDescription) -> Result<(), Errno> {
@@ -401,15 +407,12 @@ pub(super) fn sys_sendfile(
     if given.is_some() {
         input.check_position()?;
     }
-    let begin = match given {
-        Some(at) => at,
-        None if input.ops.is_seekable() => input.seek(0, 1)? as i64,
+    let mut at = match given {
+        Some(at) => at.cast_unsigned(),
+        None if input.ops.is_seekable() => input.seek(0, 1)?,
         None => 0,
     };
-    let count_i = i64::try_from(count).map_err(|_| EINVAL)?;
-    if begin < 0 || begin.checked_add(count_i).is_none() {
-        return Err(EINVAL.into());
-    }
+    check_area(&input, at, count)?;
     let count = count.min(0x7fff_f000);
     let output = cx.file(out_fd)?;
     if !output.is_writable() {
@@ -433,9 +436,7 @@ pub(super) fn sys_sendfile(
         return Ok(moved);
     }
     let out_at = if output.ops.is_seekable() { output.seek(0, 1)? } else { 0 };
-    if i64::try_from(out_at + count).is_err() {
-        return Err(EINVAL.into());
-    }
+    check_area(&output, out_at, count)?;
     let kind = input.ops.metadata()?.file_type();
     let has_position = input.ops.is_seekable() || kind == FileType::Anonymous;
     if !has_position || output.flags() & oflag::APPEND != 0 {
@@ -444,7 +445,6 @@ pub(super) fn sys_sendfile(
     if matches!(kind, FileType::Anonymous | FileType::Directory) {
         return if count == 0 { Ok(0) } else { Err(EINVAL.into()) };
     }
-    let mut at = u64::try_from(begin).map_err(|_| EINVAL)?;
     cx.before_write(&output, 1)?;
     let mut done = 0u64;
     let mut buf = vec![0u8; 64 << 10];

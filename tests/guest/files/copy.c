@@ -22,3 +22,7 @@ CASE(tee, copies_without_taking) { int p[2], q[2]; pipe(p); pipe(q); write(p[1],
 CASE(tee, errnos) { int p[2], q[2], a = abc(); pipe(p); pipe(q); R(tee, p[0], q[1], 9, SPLICE_F_NONBLOCK); R(tee, p[0], p[1], 9, 0); R(tee, a, q[1], 9, 0); R(tee, p[0], a, 9, 0); R(tee, -1, q[1], 9, 0); R(tee, p[1], q[1], 9, 0); R(tee, p[0], q[1], 9, 0x100); R(tee, p[0], q[1], 0, 0); close(p[1]); R(tee, p[0], q[1], 9, 0); }
 CASE(vmsplice, into_and_out_of_a_pipe) { int p[2]; pipe(p); struct iovec v[2] = {{"abc", 3}, {"de", 2}}; R(vmsplice, p[1], v, 2, 0); R(read, p[0], buf, 9); show_bytes("got", buf, 5); write(p[1], "12345", 5); struct iovec w = {buf, 3}; R(vmsplice, p[0], &w, 1, 0); show_bytes("got", buf, 3); }
 CASE(vmsplice, errnos) { int p[2], a = abc(); pipe(p); struct iovec v = {"abc", 3}; R(vmsplice, a, &v, 1, 0); R(vmsplice, -1, &v, 1, 0); R(vmsplice, p[1], BAD, 1, 0); R(vmsplice, p[1], &v, 0, 0); R(vmsplice, p[1], &v, 1025, 0); R(vmsplice, p[1], &v, 1, 0x100); v.iov_base = BAD; R(vmsplice, p[1], &v, 1, 0); }
+CASE(sendfile, positions_that_are_addresses) {
+  int f = make("f", "hello"); const long at[] = {-1, -5, -6, -4096, INT64_MIN};
+  for (int i = 0; i < 5; i++) { int m = open("/proc/self/mem", O_RDWR); lseek(f, 0, 0); lseek(m, at[i], 0); P(S(sendfile, m, f, 0, 5)); P(S(sendfile, f, m, 0, 5)); long from = at[i]; P(S(sendfile, f, f, &from, 5)); P(S(sendfile, f, m, &from, 5)); close(m); }
+}
