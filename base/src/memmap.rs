@@ -197,17 +197,24 @@ pub trait Mappable: Send + Sync {
     }
 
     /// Tells that `space` maps `len` bytes from `offset` on; until `remove_mapping` with the same arguments it is told of
-    /// pages that go away. Pieces of an added mapping may be removed one by one.
-    fn add_mapping(&self, space: &Weak<dyn MappingSpace>, addr: u64, offset: u64, len: u64, write: bool);
+    /// pages that go away. Pieces of an added mapping may be removed one by one. Nothing to note where none ever do.
+    fn add_mapping(&self, space: &Weak<dyn MappingSpace>, addr: u64, offset: u64, len: u64, write: bool) {
+        let _ = (space, addr, offset, len, write);
+    }
 
     /// Ends `add_mapping`.
-    fn remove_mapping(&self, space: &Weak<dyn MappingSpace>, addr: u64, offset: u64, len: u64, write: bool);
+    fn remove_mapping(&self, space: &Weak<dyn MappingSpace>, addr: u64, offset: u64, len: u64, write: bool) {
+        let _ = (space, addr, offset, len, write);
+    }
 
-    /// Writes dirty pages in `range` (byte offsets) to the backing store: `msync(MS_SYNC)`.
+    /// Writes dirty pages in `range` (byte offsets) to the backing store, if there is one: `msync(MS_SYNC)`.
     ///
     /// # Errors
     /// `EIO` and what the backing store gives.
-    fn sync(&self, range: Range<u64>) -> Result<(), Errno>;
+    fn sync(&self, range: Range<u64>) -> Result<(), Errno> {
+        let _ = range;
+        Ok(())
+    }
 }
 
 /// Pages that were allocated once and stay as they are: the vDSO's, those of rings that the sentry shares with a program.
@@ -261,14 +268,6 @@ impl Mappable for FixedPages {
 
     fn tracks_dirty(&self) -> bool {
         false
-    }
-
-    fn add_mapping(&self, _: &Weak<dyn MappingSpace>, _: u64, _: u64, _: u64, _: bool) {}
-
-    fn remove_mapping(&self, _: &Weak<dyn MappingSpace>, _: u64, _: u64, _: u64, _: bool) {}
-
-    fn sync(&self, _range: Range<u64>) -> Result<(), Errno> {
-        Ok(())
     }
 }
 

@@ -10,7 +10,7 @@ use abi::errno::{EBADF, EINVAL, ENXIO, EUCLEAN};
 use base::PAGE_SIZE;
 use base::io::Sink;
 use base::lock::{Lock, rank};
-use base::memmap::{MapError, Mappable, MappingSpace, MemKind, MemRange, Memory};
+use base::memmap::{MapError, Mappable, MemKind, MemRange, Memory};
 
 use super::{ErofsInode, Layout, le16, le32};
 use crate::file::{FileOps, Metadata};
@@ -205,14 +205,6 @@ impl Mappable for Pages {
     fn punch_hole(&self, _range: Range<u64>) -> Result<(), Errno> {
         Err(EBADF)
     }
-
-    fn add_mapping(&self, _: &Weak<dyn MappingSpace>, _: u64, _: u64, _: u64, _: bool) {}
-
-    fn remove_mapping(&self, _: &Weak<dyn MappingSpace>, _: u64, _: u64, _: u64, _: bool) {}
-
-    fn sync(&self, _range: Range<u64>) -> Result<(), Errno> {
-        Ok(())
-    }
 }
 
 /// What is mapped stays readable when nobody refers to the inode otherwise.
@@ -237,14 +229,6 @@ impl Mappable for Mapped {
 
     fn punch_hole(&self, _range: Range<u64>) -> Result<(), Errno> {
         Err(EBADF)
-    }
-
-    fn add_mapping(&self, _: &Weak<dyn MappingSpace>, _: u64, _: u64, _: u64, _: bool) {}
-
-    fn remove_mapping(&self, _: &Weak<dyn MappingSpace>, _: u64, _: u64, _: u64, _: bool) {}
-
-    fn sync(&self, _range: Range<u64>) -> Result<(), Errno> {
-        Ok(())
     }
 }
 

@@ -13,7 +13,7 @@ use abi::Errno;
 use abi::errno::{EBADF, EIO, ENODEV, ENOMEM};
 use base::PAGE_SIZE;
 use base::lock::{Lock, rank};
-use base::memmap::{MapError, Mappable, MappingSpace, MemKind, MemRange, Memory};
+use base::memmap::{MapError, Mappable, MemKind, MemRange, Memory};
 use base::time::Time;
 
 use crate::file::Metadata;
@@ -159,14 +159,6 @@ impl Mappable for Pages {
 
     fn punch_hole(&self, _range: Range<u64>) -> Result<(), Errno> {
         Err(EBADF)
-    }
-
-    fn add_mapping(&self, _: &Weak<dyn MappingSpace>, _: u64, _: u64, _: u64, _: bool) {}
-
-    fn remove_mapping(&self, _: &Weak<dyn MappingSpace>, _: u64, _: u64, _: u64, _: bool) {}
-
-    fn sync(&self, _range: Range<u64>) -> Result<(), Errno> {
-        Ok(())
     }
 }
 

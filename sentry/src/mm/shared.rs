@@ -2,16 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
 
 use abi::Errno;
 use abi::mman::Prot;
 use base::PAGE_SIZE;
 use base::lock::{Lock, rank};
-use base::memmap::{
-    FixedPages, MapError, Mappable, MappedFile, MappingOrigin, MappingSpace, MemKind, MemRange, Memory,
-};
+use base::memmap::{FixedPages, MapError, Mappable, MappedFile, MappingOrigin, MemKind, MemRange, Memory};
 
 use super::MemoryManager;
 use super::map::MapRequest;
@@ -100,14 +98,6 @@ impl Mappable for SharedMemory {
                 self.memory.discard(MemRange { offset: pages.offset + (from - start), len: to - from });
             }
         }
-        Ok(())
-    }
-
-    fn add_mapping(&self, _: &Weak<dyn MappingSpace>, _: u64, _: u64, _: u64, _: bool) {}
-
-    fn remove_mapping(&self, _: &Weak<dyn MappingSpace>, _: u64, _: u64, _: u64, _: bool) {}
-
-    fn sync(&self, _range: Range<u64>) -> Result<(), Errno> {
         Ok(())
     }
 }

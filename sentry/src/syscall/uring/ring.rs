@@ -4,16 +4,15 @@
 //! the submission ring, the tail of the completion ring) it keeps for itself and only shows.
 
 use std::collections::{HashMap, VecDeque};
-use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
 
 use abi::Errno;
 use abi::errno::EINVAL;
 use abi::io_uring::{Cqe, Params, RingOffsets, Sqe, cqe, place, rings, setup, sq, sqe};
 use base::PAGE_SIZE;
 use base::lock::{Lock, rank};
-use base::memmap::{FixedPages, MapError, Mappable, MappingSpace, MemRange, Memory};
+use base::memmap::{FixedPages, MapError, Mappable, MemRange, Memory};
 use base::wait::{Events, WaitQueue};
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -600,13 +599,5 @@ impl Mappable for RingPages {
 
     fn tracks_dirty(&self) -> bool {
         false
-    }
-
-    fn add_mapping(&self, _: &Weak<dyn MappingSpace>, _: u64, _: u64, _: u64, _: bool) {}
-
-    fn remove_mapping(&self, _: &Weak<dyn MappingSpace>, _: u64, _: u64, _: u64, _: bool) {}
-
-    fn sync(&self, _range: Range<u64>) -> Result<(), Errno> {
-        Ok(())
     }
 }
