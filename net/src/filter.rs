@@ -143,8 +143,13 @@ impl Filters {
         if is_new || old.is_some() { Ok(()) } else { Err(ENOENT) }
     }
 
+    /// Whether there is one.
+    pub(crate) fn is_on(&self) -> bool {
+        self.is_on.load(Ordering::Acquire)
+    }
+
     fn attached(&self) -> Option<Arc<Attached>> {
-        if self.is_on.load(Ordering::Acquire) { self.attached.lock().clone() } else { None }
+        if self.is_on() { self.attached.lock().clone() } else { None }
     }
 
     /// How many bytes of a packet the socket gets, at least `least`: `None` when it does not get it at all. `judge` is

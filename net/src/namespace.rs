@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use abi::socket::ipproto;
+use base::alarm::Alarms;
 use base::cred::Credentials;
 use base::lock::{Lock, rank};
 use base::userns::UserNamespace;
@@ -33,6 +34,8 @@ pub struct Namespace {
     pub(crate) netlink: Ports,
     /// The host's network, which sockets of AF_INET and AF_INET6 use when it is there.
     pub host: Option<Arc<crate::hostnet::Host>>,
+    /// What rings when a time has come.
+    alarms: OnceLock<Arc<dyn Alarms>>,
     last_ino: Arc<AtomicU64>,
     /// The user namespace whose capabilities count; `None` for the first.
     owner: Option<Arc<UserNamespace>>,
@@ -67,8 +70,18 @@ impl Namespace {
             owner: Some(owner.clone()),
             in_flight: self.in_flight.clone(),
             last_ino: self.last_ino.clone(),
+            alarms: self.alarms.clone(),
             ..Self::default()
         })
+    }
+
+    /// Has the namespace, and those made from it, set its alarms by `alarms`. Without any, nothing happens by itself.
+    pub fn set_alarms(&self, alarms: Arc<dyn Alarms>) {
+        let _ = self.alarms.set(alarms);
+    }
+
+    pub(crate) fn alarms(&self) -> Option<&Arc<dyn Alarms>> {
+        self.alarms.get()
     }
 
     /// Whether `cred` has capability `number` here.

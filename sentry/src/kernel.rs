@@ -265,10 +265,12 @@ impl Kernel {
         let cgroups = crate::cgroup::Cgroup::root();
         let namespaces =
             crate::ns::Namespaces::first(names, net.clone(), setup.mounts.clone(), cgroups.clone());
+        let alarms = AlarmService::new(time.clone());
+        net.set_alarms(alarms.clone());
         let kernel = Arc::new(Self {
             platform: setup.platform,
             memory,
-            alarms: AlarmService::new(time.clone()),
+            alarms,
             settings: crate::proc::Settings::new(setup.max_tasks),
             log: crate::klog::KernelLog::default(),
             accounting: crate::task::acct::Accounting::default(),

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use abi::socket::ipproto;
 use base::bpf;
+use host::clock::HostClock;
 
 use super::options::LOOPBACK_INDEX;
 use crate::device::TYPE;
@@ -17,8 +18,10 @@ pub(crate) const IP4: usize = 20;
 pub(crate) const IP6: usize = 40;
 /// Size of the header of UDP.
 pub(crate) const UDP: usize = 8;
-/// Size of the header of TCP without options.
+/// Size of the header of TCP without options, and with a time stamp, as all segments on the loopback have that follow the
+/// first two.
 pub(crate) const TCP: usize = 20;
+pub(crate) const TCP_STAMPED: usize = TCP + 12;
 /// `ETH_P_IP`, `ETH_P_IPV6`.
 pub(crate) const ETH_IP: u16 = 0x800;
 pub(crate) const ETH_IPV6: u16 = 0x86dd;
@@ -47,6 +50,25 @@ pub(crate) struct Segment {
 impl Segment {
     /// The first of a connection.
     pub(crate) const SYN: Self = Self { sequence: 0, acknowledged: 0, flags: 2, window: 65_495 };
+}
+
+impl Segment {
+    /// The options that the loopback's segments have: the first of each side the size of segments, selective
+    /// acknowledgements and the window's scale, and all but answers to nobody a time stamp.
+    fn options(&self) -> Vec<u8> {
+        const SYN: u8 = 2;
+        const RST: u8 = 4;
+        if self.flags & RST != 0 {
+            return Vec::new();
+        }
+        let now = (host::clock::now_ns(HostClock::Monotonic) / 1_000_000) as u32;
+        let echoed = if self.acknowledged == 0 { 0 } else { now };
+        let times = [now.to_be_bytes(), echoed.to_be_bytes()].concat();
+        if self.flags & SYN == 0 {
+            return [&[1, 1, 8, 10], &times[..]].concat();
+        }
+        [&[2, 4, 0xff, 0xd7, 4, 2, 8, 10], &times[..], &[1, 3, 3, 7]].concat()
+    }
 }
 
 /// A packet with its link-layer header.
@@ -130,7 +152,7 @@ impl Frame {
         bytes.extend_from_slice(data);
         let own = match i32::from(ip.protocol) {
             ipproto::UDP | ipproto::UDPLITE | ipproto::ICMP | ipproto::ICMPV6 => UDP,
-            ipproto::TCP => TCP,
+            ipproto::TCP => data.get(12).map_or(TCP, |size| usize::from(size >> 4) * 4),
             _ => 0,
         };
         let payload = (transport + own).min(bytes.len());
@@ -248,14 +270,16 @@ impl Frame {
     pub(crate) fn tcp(from: SocketAddr, to: SocketAddr, segment: &Segment, data: &[u8]) -> Self {
         let protocol = ipproto::TCP as u8;
         let ip = Ip { from: from.ip(), to: to.ip(), ttl: 64, tos: 0, protocol };
-        let mut out = Vec::with_capacity(TCP + data.len());
+        let options = segment.options();
+        let mut out = Vec::with_capacity(TCP + options.len() + data.len());
         out.extend_from_slice(&from.port().to_be_bytes());
         out.extend_from_slice(&to.port().to_be_bytes());
         out.extend_from_slice(&segment.sequence.to_be_bytes());
         out.extend_from_slice(&segment.acknowledged.to_be_bytes());
-        out.extend_from_slice(&[(TCP as u8 / 4) << 4, segment.flags]);
+        out.extend_from_slice(&[((TCP + options.len()) as u8 / 4) << 4, segment.flags]);
         out.extend_from_slice(&segment.window.to_be_bytes());
         out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&options);
         out.extend_from_slice(data);
         let sum = transport_checksum(&ip, &out);
         out[16..18].copy_from_slice(&sum.to_be_bytes());

@@ -9,6 +9,7 @@ use abi::socket::{Ucred, msg, sock};
 use base::bpf::Packet;
 use base::io::Sink;
 use base::kept::Kept;
+use base::lock::{LockGuard, rank};
 use base::time::Time;
 use base::wait::Events;
 use fs::file::FileDescription;
@@ -22,6 +23,13 @@ use crate::socket::Caller;
 
 /// What a message takes of the sender's buffer beside its bytes (an skb and its data's rounding).
 const OVERHEAD: usize = 640;
+
+/// Whether a message must wait while the queue is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fullness {
+    Matters,
+    DoesNot,
+}
 
 /// A message and whom its bytes are charged to.
 #[derive(Debug)]
@@ -138,47 +146,36 @@ impl UnixSocket {
         };
         let cred = self.credentials(caller, message, &target);
         let time = target.common.stamps.is_on().then(common::now);
-        let moving = (!message.rights.is_empty()).then(|| self.common.net.in_flight.moving());
-        let mut queue = target.queue.lock();
-        if queue.is_dead {
-            drop(queue);
-            let error = if is_packet { EPIPE } else { self.disconnect(&target) };
-            return Err(self.refused(error));
-        }
-        let own = Arc::as_ptr(&self.end).addr();
-        if !is_packet && queue.only_from.is_some_and(|only| only != own) {
-            drop(queue);
-            return Err(self.refused(EPERM));
-        }
-        if target.is_shut(RECEIVE) {
-            drop(queue);
-            return Err(self.refused(EPIPE));
-        }
-        if let Some(caller) = caller.filter(|c| c.cred.landlock.is_some()) {
+        let scope = caller.filter(|c| {
             let is_peer = is_packet || peer.is_some_and(|peer| peer == Arc::as_ptr(&target).addr());
-            if !is_peer && let Err(e) = target.check_scope(caller) {
-                drop(queue);
-                return Err(self.refused(e));
+            c.cred.landlock.is_some() && !is_peer
+        });
+        let mut judged = None;
+        if target.common.filters.is_on() {
+            // No lock is held while a program of the receiver's runs. What it lets through is sent even if the queue is
+            // full by then, for it cannot be put back.
+            drop(self.admit(&target, scope, Fullness::Matters)?);
+            let charge = Charge::new(&self.end, len)?;
+            let mut data = Self::take(message, len)?;
+            let verdict =
+                target.common.filters.keep(|run| run(&Packet { bytes: &data, ..Packet::default() }));
+            let Some(left) = verdict.left(0, len) else {
+                // The sender does not get to know.
+                return Ok(len);
+            };
+            data.truncate(left);
+            judged = Some((data, charge));
+        }
+        let moving = (!message.rights.is_empty()).then(|| self.common.net.in_flight.moving());
+        let fullness = if judged.is_some() { Fullness::DoesNot } else { Fullness::Matters };
+        let mut queue = self.admit(&target, scope, fullness)?;
+        let (data, charge) = match judged {
+            Some(judged) => judged,
+            None => {
+                let charge = Charge::new(&self.end, len)?;
+                (Self::take(message, len)?, charge)
             }
-        }
-        if self.is_full(&queue) {
-            wait_for_room(&mut queue.waiting, &self.common);
-            return Err(EAGAIN);
-        }
-        let charge = Charge::new(&self.end, len)?;
-        let mut data = vec![0; len];
-        if len > 0 && message.data.take(&mut data)? < len {
-            return Err(EFAULT);
-        }
-        let verdict = target.common.filters.keep(|run| run(&Packet { bytes: &data, ..Packet::default() }));
-        let Some(left) = verdict.left(0, len) else {
-            // The sender does not get to know.
-            drop(queue);
-            drop(moving);
-            drop(charge);
-            return Ok(len);
         };
-        data.truncate(left);
         queue.messages.push_back(Message {
             data: data.into(),
             from: self.end.name.get().cloned(),
@@ -191,6 +188,51 @@ impl UnixSocket {
         drop(moving);
         target.common.wait.notify(Events::READABLE);
         Ok(len)
+    }
+
+    /// The bytes of a message.
+    fn take(message: &mut Outgoing<'_>, len: usize) -> Result<Vec<u8>, Errno> {
+        let mut data = vec![0; len];
+        if len > 0 && message.data.take(&mut data)? < len {
+            return Err(EFAULT);
+        }
+        Ok(data)
+    }
+
+    /// Locks the queue of `target` if a message may go there now; `scope` is who needs leave of its domain.
+    fn admit<'a>(
+        &self,
+        target: &'a Arc<End>,
+        scope: Option<&Caller<'_>>,
+        fullness: Fullness,
+    ) -> Result<LockGuard<'a, Queue, { rank::QUEUE }>, Errno> {
+        let is_packet = self.common.kind == sock::SEQPACKET;
+        let mut queue = target.queue.lock();
+        if queue.is_dead {
+            drop(queue);
+            let error = if is_packet { EPIPE } else { self.disconnect(target) };
+            return Err(self.refused(error));
+        }
+        let own = Arc::as_ptr(&self.end).addr();
+        if !is_packet && queue.only_from.is_some_and(|only| only != own) {
+            drop(queue);
+            return Err(self.refused(EPERM));
+        }
+        if target.is_shut(RECEIVE) {
+            drop(queue);
+            return Err(self.refused(EPIPE));
+        }
+        if let Some(caller) = scope
+            && let Err(e) = target.check_scope(caller)
+        {
+            drop(queue);
+            return Err(self.refused(e));
+        }
+        if fullness == Fullness::Matters && self.is_full(&queue) {
+            wait_for_room(&mut queue.waiting, &self.common);
+            return Err(EAGAIN);
+        }
+        Ok(queue)
     }
 
     /// What became of a message that was made and not sent: its room is free again, of which waiters are told.

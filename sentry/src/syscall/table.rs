@@ -82,9 +82,9 @@ syscalls! {
     41 socket = sock::sys_socket(domain: i32, kind: u32, protocol: i32), Partial("AF_UNIX, AF_INET and AF_INET6 (TCP, UDP, UDP-Lite, raw, ICMP echo; TCP and UDP with --net host), AF_NETLINK (ROUTE, SOCK_DIAG), AF_PACKET without fanout and rings to send");
     42 connect = sock::sys_connect(fd: i32, addr: UserAddr, len: i32), Full;
     43 accept = sock::sys_accept(fd: i32, addr: UserAddr, len: UserAddr), Full;
-    44 sendto = sockmsg::sys_sendto(fd: i32, buf: UserAddr, len: u64, flags: u32, addr: UserAddr, addr_len: i32), Partial("MSG_MORE holds nothing back on TCP");
+    44 sendto = sockmsg::sys_sendto(fd: i32, buf: UserAddr, len: u64, flags: u32, addr: UserAddr, addr_len: i32), Full;
     45 recvfrom = sockmsg::sys_recvfrom(fd: i32, buf: UserAddr, len: u64, flags: u32, addr: UserAddr, addr_len: UserAddr), Full;
-    46 sendmsg = sockmsg::sys_sendmsg(fd: i32, msg: UserAddr, flags: u32), Partial("MSG_MORE holds nothing back on TCP");
+    46 sendmsg = sockmsg::sys_sendmsg(fd: i32, msg: UserAddr, flags: u32), Full;
     47 recvmsg = sockmsg::sys_recvmsg(fd: i32, msg: UserAddr, flags: u32), Full;
     48 shutdown = sock::sys_shutdown(fd: i32, how: u32), Full;
     49 bind = sock::sys_bind(fd: i32, addr: UserAddr, len: i32), Full;
@@ -92,7 +92,7 @@ syscalls! {
     51 getsockname = sock::sys_getsockname(fd: i32, addr: UserAddr, len: UserAddr), Full;
     52 getpeername = sock::sys_getpeername(fd: i32, addr: UserAddr, len: UserAddr), Full;
     53 socketpair = sock::sys_socketpair(domain: i32, kind: u32, protocol: i32, fds: UserAddr), Full;
-    54 setsockopt = sock::sys_setsockopt(fd: i32, level: i32, name: i32, value: UserAddr, len: i32), Partial("socket filters do not apply to TCP, nor with --net host; no eBPF; blocks of a packet ring are given when they are full or at poll");
+    54 setsockopt = sock::sys_setsockopt(fd: i32, level: i32, name: i32, value: UserAddr, len: i32), Partial("socket filters do not apply with --net host; no eBPF; blocks of a packet ring are given when they are full or at poll");
     55 getsockopt = sock::sys_getsockopt(fd: i32, level: i32, name: i32, value: UserAddr, len: UserAddr), Partial("no SO_PEERSEC");
     56 clone = task::sys_clone(flags: u64, stack: u64, parent_tid: u64, child_tid: u64, tls: u64), Partial("no ptrace flags");
     57 fork = task::sys_fork(), Full;
@@ -345,7 +345,7 @@ syscalls! {
     304 open_by_handle_at = handle::sys_open_by_handle_at(mount_fd: i32, handle: UserAddr, flags: u32), Partial("of the 4096 files that handles were made of last");
     305 clock_adjtime = time::sys_clock_adjtime(clock: i32, addr: UserAddr), Partial("reads only: the clocks are the host's");
     306 syncfs = range::sys_syncfs(fd: i32), Full;
-    307 sendmmsg = sockmsg::sys_sendmmsg(fd: i32, list: UserAddr, count: u32, flags: u32), Partial("MSG_MORE holds nothing back on TCP");
+    307 sendmmsg = sockmsg::sys_sendmmsg(fd: i32, list: UserAddr, count: u32, flags: u32), Full;
     308 setns = ns::sys_setns(fd: i32, kinds: u32), Full;
     309 getcpu = system::sys_getcpu(cpu: UserAddr, node: UserAddr), Full;
     310 process_vm_readv = process::sys_process_vm_readv(pid: i32, local: UserAddr, local_count: u64, remote: UserAddr, remote_count: u64, flags: u64), Full;

@@ -11,12 +11,14 @@ use abi::errno::{
     ENOTCONN,
 };
 use abi::socket::{af, shut};
+use base::alarm::{Alarm, AlarmClock};
 use base::lock::{Lock, rank};
 use base::wait::Events;
 
 use super::end::End;
 use super::{Link, Phase, SEND_BUFFER_TUNED, State, TcpSocket, show};
 use crate::common::Common;
+use crate::filter::Verdict;
 use crate::inet::address::{self, Given};
 use crate::inet::options::ipv6;
 use crate::inet::ports::Tuple;
@@ -24,6 +26,9 @@ use crate::inet::wire::{Frame, Segment};
 use crate::inet::{check_bind, check_scope};
 use crate::options::SEND_LOCK;
 use crate::socket::Caller;
+
+/// When a SYN that was dropped is sent again, in ns.
+const AGAIN_NS: i64 = 1_000_000_000;
 
 /// A socket that waits for room in a backlog.
 #[derive(Debug)]
@@ -41,6 +46,8 @@ struct Waiting {
     is_closed: bool,
     /// Those who wait until one is accepted: Linux drops their SYNs, and they send them again.
     connecting: VecDeque<Arc<Connecting>>,
+    /// An alarm is set to try them.
+    is_trying: bool,
 }
 
 impl Waiting {
@@ -53,6 +60,7 @@ impl Waiting {
 /// What a listener has to accept.
 #[derive(Debug)]
 pub(crate) struct Backlog {
+    this: Weak<Self>,
     listener: Weak<TcpSocket>,
     waiting: Lock<Waiting, { rank::QUEUE }>,
 }
@@ -88,12 +96,24 @@ impl Backlog {
         if self.waiting.lock().is_full() {
             return Err(EAGAIN);
         }
+        let verdict = listener.common.filters.keep(|run| {
+            let syn = Frame::tcp(local, remote, &Segment::SYN, &[]);
+            run(&syn.view(syn.transport))
+        });
+        if verdict == Verdict::Nothing {
+            self.try_later(&listener.common);
+            return Err(EAGAIN);
+        }
         let server = listener.child();
         let held = server.common.net.inet.tcp.accept(&server.common, (remote, local));
         let (client_end, server_end) = (
             End::new(&client.common, local, state.held.clone()),
             End::new(&server.common, remote, Some(held.clone())),
         );
+        let ends = [(&client_end, &server_end), (&server_end, &client_end)];
+        for (end, other) in ends {
+            let _ = end.other.set(Arc::downgrade(other));
+        }
         {
             // Nobody else knows the new socket, so its lock is free whatever is held.
             let mut new = server.state.lock_same_rank();
@@ -123,6 +143,17 @@ impl Backlog {
         tune(&server.common);
         listener.common.wait.notify(Events::READABLE);
         Ok(())
+    }
+
+    /// Has those who wait tried again after a while: a filter may let them in then.
+    fn try_later(&self, common: &Common) {
+        let Some(alarms) = common.net.alarms() else { return };
+        if std::mem::replace(&mut self.waiting.lock().is_trying, true) {
+            return;
+        }
+        let this = self.this.clone();
+        let at = alarms.now(AlarmClock::Monotonic).saturating_add(AGAIN_NS);
+        let _ = alarms.set(AlarmClock::Monotonic, at, this);
     }
 
     /// Lets in those who wait, while there is room.
@@ -173,6 +204,13 @@ impl Backlog {
     }
 }
 
+impl Alarm for Backlog {
+    fn ring(&self) {
+        self.waiting.lock().is_trying = false;
+        self.admit();
+    }
+}
+
 /// A connection's send buffer grows, unless the program chose its size.
 fn tune(common: &Common) {
     if common.stored.lock().buf_lock & SEND_LOCK == 0 {
@@ -219,7 +257,11 @@ impl TcpSocket {
         };
         held.listen(&self.common)?;
         let waiting = Waiting { limit: backlog, ..Waiting::default() };
-        let new = Arc::new(Backlog { listener: self.this.clone(), waiting: Lock::new(waiting) });
+        let new = Arc::new_cyclic(|this| Backlog {
+            this: this.clone(),
+            listener: self.this.clone(),
+            waiting: Lock::new(waiting),
+        });
         held.receive(Arc::downgrade(&new), local, None, &self.common);
         state.held = Some(held);
         state.ip = Some(ip);
@@ -265,6 +307,7 @@ impl TcpSocket {
         to.filters.inherit(&from.filters);
         let stored = from.stored.lock().clone();
         *to.stored.lock() = stored;
+        new.cork.store(self.cork.load(order), order);
         let options = self.options.lock().clone();
         *new.options.lock() = options;
         let mut ip = self.ip.lock().clone();
@@ -356,6 +399,7 @@ impl TcpSocket {
         if local == remote {
             // Both ends at once (RFC 9293, 3.5: simultaneous open).
             let own = End::new(&self.common, local, state.held.clone());
+            let _ = own.other.set(Arc::downgrade(&own));
             let peer = own.clone();
             state.phase = Phase::Linked(Arc::new(Link { own, peer, local, remote }));
             return Ok(());

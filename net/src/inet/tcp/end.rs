@@ -1,17 +1,18 @@
 //! An end of a connection: what arrived there, and how far the connection is.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 use abi::Errno;
 use abi::errno::{EAGAIN, ECONNRESET, EFAULT, EINVAL, EPIPE};
 use abi::socket::msg;
 use base::io::{Sink, Source};
-use base::lock::{Lock, rank};
+use base::lock::{Lock, LockGuard, rank};
 use base::time::Time;
 use base::wait::Events;
 
+use super::hold::{Hold, Waits};
 use super::show::flag;
 use super::{Backlog, state};
 use crate::Common;
@@ -29,16 +30,18 @@ const SCRATCH: usize = 64 << 10;
 
 /// What arrived.
 #[derive(Debug, Default)]
-struct Arrived {
-    ring: ByteRing,
+pub(super) struct Arrived {
+    /// What was sent, also what is held back at its end.
+    pub(super) ring: ByteRing,
+    pub(super) hold: Hold,
     /// Position of the ring's first byte in the stream.
     start: u64,
     /// The peer sends no more.
-    has_fin: bool,
+    pub(super) has_fin: bool,
     /// The connection was reset.
-    is_reset: bool,
+    pub(super) is_reset: bool,
     /// Nobody reads any more: the socket was closed.
-    is_closed: bool,
+    pub(super) is_closed: bool,
     /// `SHUT_RD`.
     is_shut: bool,
     /// A writer was told to wait.
@@ -47,6 +50,16 @@ struct Arrived {
     time: Option<Time>,
     urgent: Urgent,
 }
+
+impl Arrived {
+    /// Bytes that can be read.
+    pub(super) fn readable(&self) -> usize {
+        self.ring.len().saturating_sub(self.hold.hidden)
+    }
+}
+
+/// What arrived, locked.
+pub(super) type ArrivedGuard<'a> = LockGuard<'a, Arrived, { rank::QUEUE }>;
 
 /// The last urgent byte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,7 +91,9 @@ pub(super) struct End {
     held: Lock<Option<Arc<Held<Backlog>>>, { rank::LEAF }>,
     /// `SHUT_WR`; changed with the peer's queue locked.
     has_sent_fin: AtomicBool,
-    arrived: Lock<Arrived, { rank::QUEUE }>,
+    pub(super) arrived: Lock<Arrived, { rank::QUEUE }>,
+    /// The other end.
+    pub(super) other: OnceLock<Weak<Self>>,
     /// Bytes in each direction, for `TCP_INFO`.
     pub(super) sent_bytes: AtomicU64,
     pub(super) received_bytes: AtomicU64,
@@ -104,6 +119,7 @@ impl End {
             held: Lock::new(held),
             has_sent_fin: AtomicBool::new(false),
             arrived: Lock::new(Arrived::default()),
+            other: OnceLock::new(),
             sent_bytes: AtomicU64::new(0),
             received_bytes: AtomicU64::new(0),
         })
@@ -161,8 +177,14 @@ impl End {
         Self::buffered(unread, to).saturating_mul(3) <= self.common.send_limit().saturating_mul(2)
     }
 
-    /// Sends as much as fits.
-    pub(super) fn send(&self, peer: &Self, data: &mut dyn Source, is_urgent: bool) -> Result<usize, Errno> {
+    /// Sends as much as fits, or holds it back as long as `waits` says.
+    pub(super) fn send(
+        &self,
+        peer: &Arc<Self>,
+        data: &mut dyn Source,
+        is_urgent: bool,
+        waits: Waits,
+    ) -> Result<usize, Errno> {
         if self.common.has_error() || self.has_sent_fin.load(Ordering::SeqCst) {
             return Err(self.common.take_error().unwrap_or(EPIPE));
         }
@@ -201,21 +223,40 @@ impl End {
         if is_urgent && n == wanted {
             arrived.urgent = Urgent::Valid(arrived.start + arrived.ring.len() as u64 - 1);
         }
-        let shown = self.common.net.inet.is_watched().then(|| arrived.ring.last(n));
-        drop(arrived);
-        self.sent_bytes.fetch_add(n as u64, Ordering::Relaxed);
+        let is_last = n == wanted && !is_urgent;
+        let going = arrived.hold.add(n, if is_last { waits } else { Waits::Not });
+        self.go(peer, arrived, going, is_urgent);
+        Ok(n)
+    }
+
+    /// Puts the next `going` bytes that are held back on the way.
+    pub(super) fn go(&self, peer: &Arc<Self>, mut arrived: ArrivedGuard<'_>, going: usize, is_urgent: bool) {
+        if going == 0 {
+            peer.watch(&mut arrived);
+            return;
+        }
         let inet = &self.common.net.inet;
-        let segments = (n as u64).div_ceil(SEGMENT_DATA);
+        let shown = inet.is_watched().then(|| {
+            let mut last = arrived.ring.last(going + arrived.hold.corked);
+            last.truncate(going);
+            last
+        });
+        self.sent_bytes.fetch_add(going as u64, Ordering::Relaxed);
+        let has_come = peer.judge(self, &mut arrived);
+        peer.watch(&mut arrived);
+        drop(arrived);
+        let segments = (going as u64).div_ceil(SEGMENT_DATA);
         inet.counters.tcp_segments.add(segments);
         inet.counters.tcp_data_segments.add(segments);
-        inet.count(self.address.ip(), segments, n as u64);
+        inet.count(self.address.ip(), segments, going as u64);
         if let Some(shown) = shown {
             self.show_data(peer, &shown, is_urgent);
         }
-        peer.received_bytes.fetch_add(n as u64, Ordering::Relaxed);
+        peer.received_bytes.fetch_add(going as u64, Ordering::Relaxed);
         let urgent = if is_urgent { Events::PRI } else { Events::empty() };
-        peer.common.wait.notify(Events::READABLE | urgent);
-        Ok(n)
+        if has_come || is_urgent {
+            peer.common.wait.notify(Events::READABLE | urgent);
+        }
     }
 
     /// The peer's socket is closed: it takes the bytes and answers with a reset.
@@ -226,14 +267,17 @@ impl End {
         }
         let n = data.take(&mut scratch)?;
         peer.show(self, flag::RST);
-        self.reset();
+        self.reset(peer);
         Ok(n)
     }
 
     /// Ends the connection at this end: a reset arrived.
     ///
     /// Source: Linux 6.12 net/ipv4/tcp_input.c, `tcp_reset`.
-    fn reset(&self) {
+    pub(super) fn reset(&self, by: &Self) {
+        if !self.takes_segment(by, flag::RST | flag::ACK) {
+            return;
+        }
         let mut arrived = self.arrived.lock();
         let is_over = arrived.is_reset || arrived.has_fin && self.has_sent_fin.load(Ordering::SeqCst);
         if !is_over {
@@ -262,11 +306,22 @@ impl End {
     }
 
     /// Sends no more (`SHUT_WR`): the peer reads to the end.
-    pub(super) fn finish(&self, peer: &Self) {
+    pub(super) fn finish(self: &Arc<Self>, peer: &Arc<Self>) {
+        self.flush(peer);
         let mut arrived = peer.arrived.lock();
         if self.has_sent_fin.swap(true, Ordering::SeqCst) || arrived.is_reset {
             return;
         }
+        if arrived.hold.hidden > 0 || !peer.takes_segment(self, flag::FIN | flag::ACK) {
+            arrived.hold.has_fin = true;
+            peer.watch(&mut arrived);
+            return;
+        }
+        self.finished(peer, arrived);
+    }
+
+    /// The peer gets to know that nothing more comes.
+    pub(super) fn finished(self: &Arc<Self>, peer: &Arc<Self>, mut arrived: ArrivedGuard<'_>) {
         arrived.has_fin = true;
         self.common.net.inet.counters.tcp_segments.add(2);
         self.common.net.inet.count(self.address.ip(), 2, 0);
@@ -274,6 +329,7 @@ impl End {
         drop(arrived);
         self.show(peer, flag::FIN | flag::ACK);
         peer.show(self, flag::ACK);
+        peer.flush_more(self);
         let mut events = Events::READABLE | Events::RDHUP;
         if !was_first {
             // Both have ended. Whoever began keeps the addresses for a while.
@@ -292,10 +348,11 @@ impl End {
     }
 
     /// The socket is closed. `aborts`: with a reset (`SO_LINGER` of 0, or a connection that nobody accepted).
-    pub(super) fn close(&self, peer: &Self, aborts: bool) {
+    pub(super) fn close(self: &Arc<Self>, peer: &Arc<Self>, aborts: bool) {
         let mut arrived = self.arrived.lock();
         arrived.is_closed = true;
-        let unread = !arrived.ring.is_empty();
+        let unread = arrived.readable() > 0;
+        arrived.hold.hidden = 0;
         let waiting = std::mem::take(&mut arrived.has_waiting);
         let ring = std::mem::take(&mut arrived.ring);
         let is_over = arrived.is_reset || arrived.has_fin && self.has_sent_fin.load(Ordering::SeqCst);
@@ -318,7 +375,7 @@ impl End {
             self.has_sent_fin.store(true, Ordering::SeqCst);
             self.release(false);
             self.show(peer, flag::RST | flag::ACK);
-            peer.reset();
+            peer.reset(self);
         } else {
             self.finish(peer);
         }
@@ -336,7 +393,7 @@ impl End {
         let mut incoming = Incoming { from: Some(Vec::new()), ..Incoming::default() };
 
         let mut arrived = self.arrived.lock();
-        let before = arrived.ring.len();
+        let before = arrived.readable();
         let mut limit = dst.remaining();
         if let Some(mark) = arrived.urgent.position() {
             let at = arrived.start + skip as u64;
@@ -357,7 +414,7 @@ impl End {
                 limit = limit.min((mark - at) as usize);
             }
         }
-        if arrived.ring.len() <= skip {
+        if arrived.readable() <= skip {
             let is_end = arrived.has_fin || arrived.is_shut || arrived.is_reset;
             let has_fin = arrived.has_fin;
             drop(arrived);
@@ -367,13 +424,13 @@ impl End {
             incoming.stops = true;
             return if is_end { Ok(incoming) } else { Err(EAGAIN) };
         }
-        if flags & msg::WAITALL != 0 && is_peek && arrived.ring.len() - skip < dst.remaining() {
+        if flags & msg::WAITALL != 0 && is_peek && arrived.readable() - skip < dst.remaining() {
             let is_end = arrived.has_fin || arrived.is_shut || arrived.is_reset;
             if !is_end && flags & msg::DONTWAIT == 0 {
                 return Err(EAGAIN);
             }
         }
-        let n = arrived.ring.peek(skip, dst, limit)?;
+        let n = arrived.ring.peek(skip, dst, limit.min(arrived.readable() - skip))?;
         if is_peek {
             if offset >= 0 {
                 self.common.peek_offset.fetch_add(n as i32, Ordering::Relaxed);
@@ -441,13 +498,14 @@ impl End {
         match arrived.urgent.position() {
             // tcp_inq: up to the mark.
             Some(mark) if mark > arrived.start => (mark - arrived.start) as usize,
-            _ => arrived.ring.len(),
+            _ => arrived.readable(),
         }
     }
 
     /// What `SIOCOUTQ` counts: sent, and beyond the peer's window.
     pub(super) fn unsent(&self, peer: &Self) -> usize {
-        Self::buffered(peer.arrived.lock().ring.len(), peer)
+        let arrived = peer.arrived.lock();
+        Self::buffered(arrived.readable(), peer) + arrived.hold.hidden
     }
 
     pub(super) fn ready(&self, peer: &Self) -> Events {
@@ -464,7 +522,7 @@ impl End {
         let low = self.common.low_water.load(Ordering::Relaxed);
         let at_mark = arrived.urgent.position() == Some(arrived.start)
             && !self.common.oob_inline.load(Ordering::Relaxed);
-        let len = arrived.ring.len().saturating_sub(at_mark.into());
+        let len = arrived.readable().saturating_sub(at_mark.into());
         if len > 0 && len >= low.min(self.common.receive_limit()) {
             events |= Events::READABLE;
         }

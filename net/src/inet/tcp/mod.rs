@@ -4,11 +4,12 @@
 //! kept: states, refused and reset connections, half-closed ones, the backlog and its limit, `TIME_WAIT`, urgent data,
 //! the options.
 //!
-//! Reading order: this file (the socket), `end.rs` (an end of a connection: bytes and flags), `connect.rs` (connections
+//! Reading order: this file (the socket), `end.rs` (an end of a connection: bytes and flags), `hold.rs` (what is held back), `connect.rs` (connections
 //! and their end), `show.rs` (what packets there would have been), `options.rs`.
 
 mod connect;
 mod end;
+mod hold;
 mod options;
 mod show;
 #[cfg(test)]
@@ -16,7 +17,7 @@ mod tests;
 
 use std::any::Any;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
@@ -35,6 +36,7 @@ use crate::{Common, Namespace};
 pub(crate) use connect::Backlog;
 use connect::Connecting;
 use end::End;
+use hold::Waits;
 use options::TcpOptions;
 
 use super::address::{self, Local};
@@ -102,6 +104,8 @@ pub struct TcpSocket {
     errors: Errors,
     /// `RECEIVE`, `SEND`: `shutdown` was called without a connection.
     shut_early: AtomicU32,
+    /// `TCP_CORK`.
+    cork: AtomicBool,
 }
 
 /// Bits of a shutdown.
@@ -127,6 +131,7 @@ impl TcpSocket {
             ip: Lock::new(IpOptions::new(&common.net.sysctl)),
             errors: Errors::default(),
             shut_early: AtomicU32::new(0),
+            cork: AtomicBool::new(false),
             common,
         })
     }
@@ -226,7 +231,12 @@ impl Socket for TcpSocket {
             _ => return Err(self.common.take_error().unwrap_or(EPIPE)),
         };
         let marks = Marks::of_socket(&self.common, caller, message.controls)?;
-        let n = link.own.send(&link.peer, message.data, message.flags & msg::OOB != 0)?;
+        let waits = match message.flags & msg::MORE {
+            _ if self.cork.load(Ordering::Relaxed) => Waits::Cork,
+            0 => Waits::Not,
+            _ => Waits::More,
+        };
+        let n = link.own.send(&link.peer, message.data, message.flags & msg::OOB != 0, waits)?;
         if message.flags & msg::ZEROCOPY != 0 && n > 0 && self.common.zerocopy.load(Ordering::Relaxed) {
             self.errors.copied(&self.common);
         }

@@ -45,7 +45,7 @@ const INQ: i32 = 36;
 const TX_DELAY: i32 = 37;
 
 /// The segment size on the loopback, and what is told before there is a connection.
-const SEGMENT: i32 = 32_741;
+pub(super) const SEGMENT: i32 = 32_741;
 const SEGMENT_DEFAULT: i32 = 536;
 /// What the loopback advertises.
 const SEGMENT_ADVERTISED: u32 = 65_483;
@@ -56,7 +56,6 @@ const NAME_MAX: usize = 16;
 #[derive(Clone, Debug)]
 pub(super) struct TcpOptions {
     no_delay: bool,
-    cork: bool,
     segment: i32,
     keep_idle: i32,
     keep_interval: i32,
@@ -83,7 +82,6 @@ impl TcpOptions {
         let number = |value: &[Value; 1]| i32::try_from(value[0].get()).unwrap_or(i32::MAX);
         Self {
             no_delay: false,
-            cork: false,
             segment: 0,
             keep_idle: number(&sysctl.keepalive_time),
             keep_interval: number(&sysctl.keepalive_interval),
@@ -137,14 +135,16 @@ impl TcpSocket {
             _ => {}
         }
         let number = int(value)?;
+        if name == CORK || name == NODELAY {
+            self.set_pushing(name, number != 0);
+            return Ok(());
+        }
         let is_on = number != 0;
         let is_closed = matches!(self.state.lock().phase, Phase::Closed | Phase::Refused);
         let is_startable = is_closed || self.is_listening();
         let mut o = self.options.lock();
         match name {
-            NODELAY => o.no_delay = is_on,
             MAXSEG => o.segment = if number == 0 { 0 } else { within(number, 88, 32_767)? },
-            CORK => o.cork = is_on,
             KEEPIDLE => o.keep_idle = within(number, 1, 32_767)?,
             KEEPINTVL => o.keep_interval = within(number, 1, 32_767)?,
             KEEPCNT => o.keep_count = within(number, 1, 127)?,
@@ -178,6 +178,22 @@ impl TcpSocket {
         Ok(())
     }
 
+    /// `TCP_CORK`, `TCP_NODELAY`: whoever takes the cork out, or wants no delay, sends what is held back.
+    ///
+    /// Source: Linux 6.12 net/ipv4/tcp.c, `__tcp_sock_set_cork`, `__tcp_sock_set_nodelay`.
+    fn set_pushing(&self, name: i32, is_on: bool) {
+        if name == CORK {
+            self.cork.store(is_on, Ordering::Relaxed);
+        } else {
+            self.options.lock().no_delay = is_on;
+        }
+        if (name == CORK) != is_on
+            && let Some(link) = self.link()
+        {
+            link.own.flush(&link.peer);
+        }
+    }
+
     /// Any of the algorithms that a Linux knows may be chosen: without packets there is no congestion.
     fn set_congestion(&self, value: &[u8]) -> Result<(), Errno> {
         if value.is_empty() {
@@ -199,7 +215,7 @@ impl TcpSocket {
             MAXSEG if is_linked => SEGMENT,
             MAXSEG if o.segment != 0 => o.segment,
             MAXSEG => SEGMENT_DEFAULT,
-            CORK => o.cork.into(),
+            CORK => self.cork.load(Ordering::Relaxed).into(),
             KEEPIDLE => o.keep_idle,
             KEEPINTVL => o.keep_interval,
             KEEPCNT => o.keep_count,

@@ -33,7 +33,7 @@ impl End {
         self.first().wrapping_add(1 + end).wrapping_add(sent).wrapping_sub(before as u32)
     }
 
-    fn frame(&self, peer: &Self, flags: u8, before: usize, data: &[u8]) -> Frame {
+    pub(super) fn frame(&self, peer: &Self, flags: u8, before: usize, data: &[u8]) -> Frame {
         let segment = Segment {
             sequence: self.next(before),
             acknowledged: peer.next(0),
