@@ -168,7 +168,7 @@ impl Groups {
             // Nobody is heard any more.
             (false, Some(_)) if includes && membership.sources.len() == 1 => return self.leave(place.group),
             (false, Some(at)) => {
-                membership.sources.swap_remove(at);
+                membership.sources.remove(at);
             }
             (true, _) if membership.sources.len() >= most => return Err(ENOBUFS),
             (true, Some(_)) => return Err(EADDRNOTAVAIL),
@@ -294,6 +294,65 @@ impl Groups {
             (0..count).map(|i| Ok(v4_at(value, HEAD + i * 4)?.into())).collect();
         let place = Place { group: v4_at(value, 0)?.into(), index: index_of(v4_at(value, 4)?) };
         self.filter(place, u32_at(value, 8)?, sources?)
+    }
+}
+
+/// What programs ask of a group's sources.
+impl Groups {
+    /// Mode and sources of a group that was joined on device `index`.
+    fn sources_of(&self, group: IpAddr, index: Option<i32>) -> Result<(u32, &[IpAddr]), Errno> {
+        let joined = self.0.iter().find(|m| m.group == group).ok_or(EADDRNOTAVAIL)?;
+        if index.is_some_and(|index| index != LOOPBACK_INDEX) {
+            return Err(EADDRNOTAVAIL);
+        }
+        Ok((if joined.includes { INCLUDE } else { EXCLUDE }, &joined.sources))
+    }
+
+    /// `MCAST_MSFILTER`: a `struct group_filter`, of which `given` has the head and how many sources there is room for.
+    pub(crate) fn filter_of(&self, domain: u16, given: &[u8]) -> Result<Vec<u8>, Errno> {
+        const HEAD: usize = STORAGE_AT + STORAGE + 8;
+        let head = given.get(..HEAD).ok_or(EINVAL)?;
+        let other = if domain == af::INET { EINVAL } else { EADDRNOTAVAIL };
+        let group = storage(domain, head, STORAGE_AT, other)?;
+        if !group.is_multicast() {
+            return Err(EINVAL);
+        }
+        let room = u32_at(head, HEAD - 4)? as usize;
+        let (mode, sources) = self.sources_of(group, Some(int(head)?))?;
+        let mut out = head.to_vec();
+        out.truncate(HEAD - 8);
+        out.extend_from_slice(&mode.to_ne_bytes());
+        out.extend_from_slice(&(sources.len() as u32).to_ne_bytes());
+        for source in sources.iter().take(room) {
+            let end = out.len() + STORAGE;
+            out.extend_from_slice(&address::to_bytes(domain, (*source, 0).into()));
+            out.resize(end, 0);
+        }
+        Ok(out)
+    }
+
+    /// `IP_MSFILTER`: a `struct ip_msfilter`.
+    pub(crate) fn filter_of_v4(&self, given: &[u8]) -> Result<Vec<u8>, Errno> {
+        const HEAD: usize = 16;
+        let head = given.get(..HEAD).ok_or(EINVAL)?;
+        let group: IpAddr = v4_at(head, 0)?.into();
+        if !group.is_multicast() {
+            return Err(EINVAL);
+        }
+        if index_of(v4_at(head, 4)?) == 0 {
+            return Err(ENODEV);
+        }
+        let room = u32_at(head, 12)? as usize;
+        let (mode, sources) = self.sources_of(group, None)?;
+        let mut out = head[..8].to_vec();
+        out.extend_from_slice(&mode.to_ne_bytes());
+        out.extend_from_slice(&(sources.len() as u32).to_ne_bytes());
+        for source in sources.iter().take(room) {
+            if let IpAddr::V4(source) = source {
+                out.extend_from_slice(&source.octets());
+            }
+        }
+        Ok(out)
     }
 }
 

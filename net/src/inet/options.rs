@@ -359,7 +359,8 @@ impl IpOptions {
             ip::MULTICAST_TTL => self.multicast_ttl,
             ip::MULTICAST_IF => return Ok(self.multicast_addr.octets().to_vec()),
             ip::UNICAST_IF => (self.unicast_if.swap_bytes()).cast_signed(),
-            41 | 48 => return Err(EINVAL),
+            option::FILTER_V4 => return self.groups.filter_of_v4(given),
+            option::FILTER => return self.groups.filter_of(af::INET, given),
             _ => return Err(ENOPROTOOPT),
         };
         // A buffer too short for an int gets a byte.
@@ -442,7 +443,7 @@ impl IpOptions {
     }
 
     /// An option of `IPPROTO_IPV6`.
-    pub(crate) fn get6(&self, facts: &Facts, name: i32) -> Result<Vec<u8>, Errno> {
+    pub(crate) fn get6(&self, facts: &Facts, name: i32, given: &[u8]) -> Result<Vec<u8>, Errno> {
         let number = match name {
             name if ipv6::SWITCHES.contains(&name) => self.has6(name).into(),
             ipv6::UNICAST_HOPS if self.hops < 0 => 64,
@@ -461,7 +462,8 @@ impl IpOptions {
             // Headers that no packet is sent with.
             54 | 55 | 57 | 59 => return Ok(Vec::new()),
             80 if facts.kind != sock::STREAM => return Err(ENOPROTOOPT),
-            32 | 48 | 61 | 64 | 65 | 68 | 69 | 80 => return Err(EINVAL),
+            option::FILTER => return self.groups.filter_of(af::INET6, given),
+            32 | 61 | 64 | 65 | 68 | 69 | 80 => return Err(EINVAL),
             _ => return Err(ENOPROTOOPT),
         };
         Ok(number.to_le_bytes().to_vec())

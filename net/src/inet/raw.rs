@@ -485,7 +485,7 @@ impl Socket for RawSocket {
             {
                 Ok(self.checksum_at.load(Ordering::Relaxed).to_le_bytes().to_vec())
             }
-            sol::IPV6 if self.common.domain() == af::INET6 => self.ip.lock().get6(&facts, name),
+            sol::IPV6 if self.common.domain() == af::INET6 => self.ip.lock().get6(&facts, name, given),
             sol::RAW if self.common.protocol == ipproto::ICMP && name == 1 => {
                 Ok(self.filter.lock()[0].to_ne_bytes().to_vec())
             }

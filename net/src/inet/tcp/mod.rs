@@ -326,7 +326,7 @@ impl Socket for TcpSocket {
             }
             sol::IPV6 if self.common.domain() == af::INET6 => {
                 let facts = self.facts();
-                self.ip.lock().get6(&facts, name)
+                self.ip.lock().get6(&facts, name, given)
             }
             _ => Err(EOPNOTSUPP),
         }

@@ -531,7 +531,7 @@ impl Socket for UdpSocket {
         match level {
             sol::UDP | sol::UDPLITE if level == self.common.protocol => self.udp_option(name),
             sol::IP => self.ip.lock().get(&facts, name, given),
-            sol::IPV6 if self.common.domain() == af::INET6 => self.ip.lock().get6(&facts, name),
+            sol::IPV6 if self.common.domain() == af::INET6 => self.ip.lock().get6(&facts, name, given),
             _ => Err(EOPNOTSUPP),
         }
     }
