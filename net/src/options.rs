@@ -12,6 +12,7 @@ use base::cred::cap;
 
 use crate::common::Common;
 use crate::filter::Attached;
+use crate::packet::PacketSocket;
 use crate::socket::{Caller, Socket};
 
 /// `SOCK_MIN_SNDBUF`, `SOCK_MIN_RCVBUF`.
@@ -197,7 +198,10 @@ pub fn set(
     Ok(())
 }
 
-/// Attaches a program: `SO_ATTACH_FILTER` or `SO_ATTACH_REUSEPORT_CBPF`.
+/// `PACKET_FANOUT_DATA`, whose value is a program as well.
+pub const FANOUT_DATA: i32 = 22;
+
+/// Attaches a program: `SO_ATTACH_FILTER` or `SO_ATTACH_REUSEPORT_CBPF`, `PACKET_FANOUT_DATA`.
 ///
 /// # Errors
 /// `EPERM`: filters are locked; `EINVAL`: it is no program; `ENOMEM`; `EOPNOTSUPP`: the host's kernel receives.
@@ -210,6 +214,11 @@ pub fn attach(socket: &dyn Socket, name: i32, list: Vec<Instruction>) -> Result<
         return common.filters.attach(list);
     }
     common.filters.check_lock()?;
+    if let Some(packet) = socket.as_any().downcast_ref::<PacketSocket>()
+        && name == FANOUT_DATA
+    {
+        return packet.set_fanout_program(Attached::new(list)?);
+    }
     socket.set_chooser(Some(Attached::new(list)?))
 }
 

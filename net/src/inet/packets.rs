@@ -13,6 +13,7 @@ use super::raw::RawSocket;
 use super::wire::{self, Frame, Ip, checksum, transport_checksum};
 use super::{Inet, udp};
 use crate::Namespace;
+use crate::packet::fanout::Fanout;
 use crate::packet::{Kind, PacketSocket};
 use crate::socket::Socket;
 use crate::sysctl::Sysctl;
@@ -33,7 +34,11 @@ pub(crate) struct Watchers {
     /// How many of them are raw.
     raw_count: AtomicUsize,
     taps: Lock<Vec<Weak<PacketSocket>>, { rank::LEAF }>,
+    /// Groups of packet sockets that share packets.
+    groups: Lock<Vec<Arc<Fanout>>, { rank::QUEUE }>,
+    /// Packet sockets that see all packets, and groups.
     tap_count: AtomicUsize,
+    group_count: AtomicUsize,
 }
 
 impl Watchers {
@@ -73,6 +78,18 @@ impl Watchers {
         self.change_taps(|taps| taps.retain(|tap| !std::ptr::eq(tap.as_ptr(), socket)));
     }
 
+    /// Changes the groups that share packets.
+    pub(crate) fn change_groups<T>(&self, change: impl FnOnce(&mut Vec<Arc<Fanout>>) -> T) -> T {
+        let mut groups = self.groups.lock();
+        let result = change(&mut groups);
+        self.group_count.store(groups.len(), Ordering::Relaxed);
+        result
+    }
+
+    fn groups(&self) -> Vec<Arc<Fanout>> {
+        if self.group_count.load(Ordering::Relaxed) == 0 { Vec::new() } else { self.groups.lock().clone() }
+    }
+
     fn taps(&self) -> Vec<Arc<PacketSocket>> {
         self.taps.lock().iter().filter_map(Weak::upgrade).collect()
     }
@@ -82,7 +99,8 @@ impl Inet {
     /// Whether packets are to be made of what sockets hand each other.
     pub(crate) fn is_watched(&self) -> bool {
         let watchers = &self.watchers;
-        watchers.tap_count.load(Ordering::Relaxed) + watchers.raw_count.load(Ordering::Relaxed) > 0
+        let count = |of: &AtomicUsize| of.load(Ordering::Relaxed);
+        count(&watchers.tap_count) + count(&watchers.raw_count) + count(&watchers.group_count) > 0
     }
 
     /// Shows a packet to all who look: as it leaves, and as it arrives. Its sender, a packet socket, does not see it leave.
@@ -92,6 +110,12 @@ impl Inet {
                 tap.hear(frame, Kind::Outgoing);
             }
             tap.hear(frame, frame.kind());
+        }
+        for group in self.watchers.groups() {
+            if !sender.is_some_and(|s| group.has(s)) {
+                group.hear(frame, Kind::Outgoing);
+            }
+            group.hear(frame, frame.kind());
         }
         if frame.kind() == Kind::Host
             && let Some(ip) = frame

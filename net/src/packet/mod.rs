@@ -3,13 +3,16 @@
 //! Sockets of a sandbox hand each other data without packets; as long as somebody looks, the packets that would have been
 //! are made (`inet/packets.rs`).
 //!
-//! Reading order: this file (the socket), `ring.rs` (memory that it shares with its program).
+//! Reading order: this file (the socket), `ring.rs` (memory that it shares with its program), `transmit.rs` (what is sent from
+//! there), `fanout.rs` (groups that share packets).
 
+pub(crate) mod fanout;
 mod ring;
+mod transmit;
 
 use std::any::Any;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
@@ -26,6 +29,7 @@ use base::wait::Events;
 
 use crate::common;
 use crate::device::{INDEX, TYPE};
+use crate::filter::Attached;
 use crate::inet::packets;
 use crate::inet::wire::{Frame, LINK};
 use crate::message::{Control, Incoming, Outgoing};
@@ -33,7 +37,9 @@ use crate::options::int;
 use crate::report::{PacketReport, Report};
 use crate::socket::{Caller, Socket};
 use crate::{Common, Namespace};
+use fanout::{Fanout, Rollovers, Room};
 use ring::{Arrival, Ring};
+use transmit::Both;
 
 /// `SOL_PACKET`.
 pub const SOL_PACKET: i32 = 263;
@@ -70,14 +76,19 @@ mod option {
     pub(super) const DROP_MEMBERSHIP: i32 = 2;
     pub(super) const RX_RING: i32 = 5;
     pub(super) const STATISTICS: i32 = 6;
+    pub(super) const COPY_THRESHOLD: i32 = 7;
     pub(super) const AUXDATA: i32 = 8;
     pub(super) const ORIGDEV: i32 = 9;
     pub(super) const VERSION: i32 = 10;
     pub(super) const HDRLEN: i32 = 11;
     pub(super) const RESERVE: i32 = 12;
+    pub(super) const TX_RING: i32 = 13;
     pub(super) const LOSS: i32 = 14;
     pub(super) const TIMESTAMP: i32 = 17;
+    pub(super) const FANOUT: i32 = 18;
+    pub(super) const TX_HAS_OFF: i32 = 19;
     pub(super) const QDISC_BYPASS: i32 = 20;
+    pub(super) const ROLLOVER_STATS: i32 = 21;
     pub(super) const IGNORE_OUTGOING: i32 = 23;
 }
 
@@ -108,12 +119,20 @@ struct Queue {
     freezes: u32,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct State {
     /// `ETH_P_*`; 0 to see nothing.
     protocol: u16,
     /// The device; 0 for all.
     index: i32,
+}
+
+impl State {
+    /// Whether packets like this one are seen.
+    fn sees(&self, frame: &Frame, kind: Kind) -> bool {
+        let is_ours = self.protocol == ETH_ALL || self.protocol == frame.protocol && kind != Kind::Outgoing;
+        is_ours && matches!(self.index, 0 | INDEX)
+    }
 }
 
 /// A group that the device takes packets for on the socket's behalf (`struct packet_mreq`), and how often.
@@ -155,6 +174,13 @@ pub struct PacketSocket {
     options: Lock<Options, { rank::LEAF }>,
     /// `PACKET_IGNORE_OUTGOING`, which is asked for each packet.
     ignores_outgoing: AtomicU32,
+    /// `PACKET_COPY_THRESH`: whether packets that a ring cuts are kept whole beside it.
+    copies: AtomicI32,
+    /// What is sent from.
+    tx: Lock<Option<Ring>, { rank::SOCKET }>,
+    /// The group that it is in.
+    fanout: Lock<Option<Arc<Fanout>>, { rank::SOCKET }>,
+    rollovers: Rollovers,
 }
 
 /// Makes a socket that sees packets of `protocol` (`ETH_P_*`); its rings are in `memory`.
@@ -174,6 +200,10 @@ pub fn new(
         queue: Lock::default(),
         options: Lock::default(),
         ignores_outgoing: AtomicU32::new(0),
+        copies: AtomicI32::new(0),
+        tx: Lock::default(),
+        fanout: Lock::default(),
+        rollovers: Rollovers::default(),
     });
     if protocol != 0 {
         socket.common.net.inet.watchers.add_tap(&socket.this);
@@ -220,9 +250,8 @@ impl PacketSocket {
     /// Source: Linux 6.12 net/packet/af_packet.c, `packet_rcv`.
     pub(crate) fn hear(&self, frame: &Frame, kind: Kind) {
         let state = *self.state.lock();
-        let is_ours = state.protocol == ETH_ALL || state.protocol == frame.protocol && kind != Kind::Outgoing;
         let is_ignored = kind == Kind::Outgoing && self.ignores_outgoing.load(Ordering::Relaxed) != 0;
-        if !is_ours || is_ignored || !matches!(state.index, 0 | INDEX) {
+        if !state.sees(frame, kind) || is_ignored {
             return;
         }
         let start = if self.is_raw() { 0 } else { LINK.min(frame.bytes.len()) };
@@ -235,8 +264,9 @@ impl PacketSocket {
         }
         queue.seen = queue.seen.wrapping_add(1);
         let is_losing = queue.drops > 0;
+        let has_room = queue.bytes <= self.common.receive_limit();
         if let Some(ring) = &mut queue.ring {
-            let stored = ring.store(&Arrival {
+            let mut arrival = Arrival {
                 data: &data[..left],
                 whole: data.len(),
                 link: (LINK - start) as u32,
@@ -244,18 +274,22 @@ impl PacketSocket {
                 address: &address(frame.protocol, INDEX, kind as u8, ADDRESS - ADDRESS_HEAD),
                 time: common::now(),
                 is_losing,
-            });
-            if !stored {
+                is_copied: false,
+            };
+            arrival.is_copied = has_room && self.copies.load(Ordering::Relaxed) != 0 && ring.cuts(&arrival);
+            if !ring.store(&arrival) {
                 queue.drops = queue.drops.wrapping_add(1);
                 queue.freezes = queue.freezes.wrapping_add(1);
                 return;
             }
-            drop(queue);
-            self.common.wait.notify(Events::READABLE);
-            return;
+            if !arrival.is_copied {
+                drop(queue);
+                self.common.wait.notify(Events::READABLE);
+                return;
+            }
         }
         let kept = Kept::new(left + OVERHEAD).ok();
-        let Some(kept) = kept.filter(|_| queue.bytes <= self.common.receive_limit()) else {
+        let Some(kept) = kept.filter(|_| has_room) else {
             queue.drops = queue.drops.wrapping_add(1);
             return;
         };
@@ -312,15 +346,51 @@ impl PacketSocket {
         Ok(())
     }
 
+    /// How much room there is for packets.
+    fn room(&self) -> Room {
+        let queue = self.queue.lock();
+        if let Some(ring) = &queue.ring {
+            return ring.room();
+        }
+        let limit = self.common.receive_limit();
+        match limit.saturating_sub(queue.bytes) {
+            0 => Room::None,
+            left if left > limit / 4 => Room::Normal,
+            _ => Room::Low,
+        }
+    }
+
+    /// `PACKET_TX_RING`.
+    fn set_send_ring(&self, value: &[u8]) -> Result<(), Errno> {
+        let (version, reserve) = {
+            let options = self.options.lock();
+            (options.version, options.reserve)
+        };
+        let new = Ring::new(&self.memory.0, version, reserve, value, true)?;
+        let is_mapped = self.queue.lock().ring.as_ref().is_some_and(Ring::is_mapped);
+        let mut tx = self.tx.lock();
+        let is_used = is_mapped || tx.as_ref().is_some_and(|ring| new.is_some() || ring.is_mapped());
+        let old = if is_used { new } else { std::mem::replace(&mut *tx, new) };
+        drop(tx);
+        drop(old);
+        if is_used { Err(EBUSY) } else { Ok(()) }
+    }
+
+    /// `PACKET_FANOUT_DATA`.
+    pub(crate) fn set_fanout_program(&self, program: Arc<Attached>) -> Result<(), Errno> {
+        self.fanout.lock().as_ref().ok_or(EINVAL)?.set_program(program)
+    }
+
     /// `PACKET_RX_RING`.
     fn set_ring(&self, value: &[u8]) -> Result<(), Errno> {
         let (version, reserve) = {
             let options = self.options.lock();
             (options.version, options.reserve)
         };
-        let new = Ring::new(&self.memory.0, version, reserve, value)?;
+        let new = Ring::new(&self.memory.0, version, reserve, value, false)?;
+        let is_mapped = self.tx.lock().as_ref().is_some_and(Ring::is_mapped);
         let mut queue = self.queue.lock();
-        let is_used = queue.ring.as_ref().is_some_and(|ring| new.is_some() || ring.is_mapped());
+        let is_used = is_mapped || queue.ring.as_ref().is_some_and(|ring| new.is_some() || ring.is_mapped());
         let old = if is_used { new } else { std::mem::replace(&mut queue.ring, new) };
         drop(queue);
         drop(old);
@@ -329,7 +399,8 @@ impl PacketSocket {
 
     /// Fails when the ring's form is settled.
     fn check_no_ring(&self) -> Result<(), Errno> {
-        if self.queue.lock().ring.is_some() { Err(EBUSY) } else { Ok(()) }
+        let is_used = self.tx.lock().is_some() || self.queue.lock().ring.is_some();
+        if is_used { Err(EBUSY) } else { Ok(()) }
     }
 
     /// `struct tpacket_auxdata` of a packet.
@@ -363,6 +434,9 @@ impl Socket for PacketSocket {
             return Err(EINVAL);
         }
         let (protocol, index) = (u16::from_be_bytes([head[2], head[3]]), int(&head[4..])?);
+        if self.fanout.lock().is_some() {
+            return Err(EINVAL);
+        }
         if !matches!(index, 0 | INDEX) {
             return Err(ENODEV);
         }
@@ -395,6 +469,9 @@ impl Socket for PacketSocket {
 
     /// Source: Linux 6.12 net/packet/af_packet.c, `packet_snd`.
     fn send(&self, _caller: Option<&Caller<'_>>, message: &mut Outgoing<'_>) -> Result<usize, Errno> {
+        if self.tx.lock().is_some() {
+            return self.send_frames(message.to);
+        }
         let state = *self.state.lock();
         let (protocol, index, hardware) = if message.to.is_empty() {
             (state.protocol, state.index, [0; HARDWARE])
@@ -484,8 +561,8 @@ impl Socket for PacketSocket {
         let mut queue = self.queue.lock();
         let has_packets = match &mut queue.ring {
             Some(ring) => ring.is_readable(),
-            None => !queue.packets.is_empty(),
-        };
+            None => false,
+        } || !queue.packets.is_empty();
         drop(queue);
         if has_packets {
             events |= Events::READABLE;
@@ -505,13 +582,21 @@ impl Socket for PacketSocket {
         match name {
             option::ADD_MEMBERSHIP => return self.membership(value, true),
             option::DROP_MEMBERSHIP => return self.membership(value, false),
-            option::AUXDATA | option::ORIGDEV | option::LOSS | option::QDISC_BYPASS => {
+            option::AUXDATA | option::ORIGDEV | option::LOSS | option::TX_HAS_OFF | option::QDISC_BYPASS => {
                 let number =
                     if matches!(name, option::AUXDATA | option::ORIGDEV) { int(value)? } else { exact()? };
+                match (name, self.check_no_ring()) {
+                    (option::LOSS, Err(e)) => return Err(e),
+                    (option::TX_HAS_OFF, Err(_)) => return Ok(()),
+                    _ => {}
+                }
                 let mut options = self.options.lock();
                 options.switches = options.switches & !(1 << name) | u32::from(number != 0) << name;
             }
             option::RX_RING => return self.set_ring(value),
+            option::TX_RING => return self.set_send_ring(value),
+            option::FANOUT => return self.join_fanout(value),
+            option::COPY_THRESHOLD => self.copies.store(exact()?, Ordering::Relaxed),
             option::VERSION | option::RESERVE if value.len() == 4 => {
                 let number = int(value)?;
                 if number < 0 || name == option::VERSION && number > 2 {
@@ -551,14 +636,21 @@ impl Socket for PacketSocket {
             }
             return Ok(out);
         }
+        let fanout = self.fanout.lock().clone();
+        if name == option::ROLLOVER_STATS {
+            fanout.filter(|group| group.rolls_over()).ok_or(EINVAL)?;
+            return Ok(self.rollovers.to_bytes());
+        }
         let options = self.options.lock();
         let number = match name {
-            option::AUXDATA | option::ORIGDEV | option::LOSS | option::QDISC_BYPASS => {
+            option::FANOUT => fanout.map_or(0, |group| group.value()),
+            option::AUXDATA | option::ORIGDEV | option::LOSS | option::TX_HAS_OFF | option::QDISC_BYPASS => {
                 (options.switches >> name & 1).cast_signed()
             }
             option::VERSION => options.version,
             option::RESERVE => options.reserve.cast_signed(),
             option::TIMESTAMP => options.timestamp,
+            option::COPY_THRESHOLD => self.copies.load(Ordering::Relaxed),
             option::IGNORE_OUTGOING => self.ignores_outgoing.load(Ordering::Relaxed).cast_signed(),
             option::HDRLEN => match int(given)? {
                 0 | 1 => 32,
@@ -571,12 +663,20 @@ impl Socket for PacketSocket {
     }
 
     fn mappable(&self) -> Result<Arc<dyn Mappable>, Errno> {
-        let queue = self.queue.lock();
-        queue.ring.as_ref().map(|ring| ring.pages.clone() as Arc<dyn Mappable>).ok_or(EINVAL)
+        let sent = self.tx.lock().as_ref().map(|ring| ring.pages.clone());
+        let received = self.queue.lock().ring.as_ref().map(|ring| ring.pages.clone());
+        Ok(match (received, sent) {
+            (Some(received), Some(sent)) => Arc::new(Both(received, sent)),
+            (Some(one), None) | (None, Some(one)) => one,
+            (None, None) => return Err(EINVAL),
+        })
     }
 
     fn check_mapping(&self, offset: u64, len: u64) -> Result<(), Errno> {
-        self.queue.lock().ring.as_ref().ok_or(EINVAL)?.check_mapping(offset, len)
+        let size = |ring: Option<&Ring>| ring.map_or(0, |ring| ring.pages.pages().len);
+        let both = size(self.tx.lock().as_ref()) + size(self.queue.lock().ring.as_ref());
+        // All of it, or nothing.
+        if offset == 0 && both > 0 && base::page_up(len) == Some(both) { Ok(()) } else { Err(EINVAL) }
     }
 
     fn raises_sigpipe(&self) -> bool {
@@ -604,7 +704,17 @@ impl Socket for PacketSocket {
     }
 
     fn close(&self) {
-        self.common.net.inet.watchers.remove_tap(self);
+        let watchers = &self.common.net.inet.watchers;
+        watchers.remove_tap(self);
+        if let Some(group) = self.fanout.lock().take() {
+            watchers.change_groups(|groups| {
+                if group.remove(self) {
+                    groups.retain(|g| !Arc::ptr_eq(g, &group));
+                }
+            });
+        }
+        let tx = self.tx.lock().take();
+        drop(tx);
         let mut queue = self.queue.lock();
         queue.is_closed = true;
         let packets = std::mem::take(&mut queue.packets);

@@ -9,17 +9,19 @@
 use std::sync::Arc;
 
 use abi::Errno;
-use abi::errno::{EINVAL, ENOMEM};
+use abi::errno::{EINVAL, EMSGSIZE, ENOMEM};
 use base::PAGE_SIZE;
 use base::memmap::{FixedPages, Memory};
 use base::time::Time;
 
 use super::Kind;
+use super::fanout::Room;
 use crate::options::int;
 
 /// `TP_STATUS_*`.
 const KERNEL: u32 = 0;
 const USER: u32 = 1;
+const COPIED: u32 = 2;
 const LOSING: u32 = 4;
 const CHECKED: u32 = 1 << 7;
 const SOFTWARE_TIME: u32 = 1 << 29;
@@ -32,6 +34,8 @@ const ADDRESS: u32 = 20;
 /// Size of the head of a block, and where its status is.
 const BLOCK_HEAD: u32 = 48;
 const BLOCK_STATUS: u64 = 8;
+/// Where the status of a frame of version 3 is.
+const FRAME_STATUS: u64 = 20;
 /// Most bytes of a ring.
 const BYTES_MAX: u64 = 1 << 30;
 
@@ -63,6 +67,8 @@ pub(super) struct Arrival<'a> {
     pub(super) time: Time,
     /// Packets were lost, of which the program has not asked yet.
     pub(super) is_losing: bool,
+    /// The program gets the whole of it as a message too.
+    pub(super) is_copied: bool,
 }
 
 /// A ring.
@@ -81,6 +87,19 @@ pub(super) struct Ring {
     next: u32,
     open: Option<Open>,
     sequence: u64,
+    /// What is in it is to be sent.
+    sends: bool,
+}
+
+/// A frame of a ring that is sent from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place(u32);
+
+impl Place {
+    pub(super) const AVAILABLE: u32 = 0;
+    const WANTED: u32 = 1;
+    pub(super) const SENDING: u32 = 2;
+    pub(super) const WRONG: u32 = 4;
 }
 
 impl Ring {
@@ -93,10 +112,14 @@ impl Ring {
         version: i32,
         reserve: u32,
         value: &[u8],
+        sends: bool,
     ) -> Result<Option<Self>, Errno> {
         let word = |i: usize| int(value.get(i * 4..).ok_or(EINVAL)?).map(i32::cast_unsigned);
         let (block_size, block_count, frame_size, frame_count) = (word(0)?, word(1)?, word(2)?, word(3)?);
         let private = if version == 2 { word(6).and(word(5))? } else { 0 };
+        if version == 2 && sends && block_count > 0 && (word(4)?, private, word(6)?) != (0, 0, 0) {
+            return Err(EINVAL);
+        }
         if block_count == 0 {
             return if frame_count == 0 { Ok(None) } else { Err(EINVAL) };
         }
@@ -132,11 +155,17 @@ impl Ring {
             next: 0,
             open: None,
             sequence: 1,
+            sends,
         };
-        if version == 2 {
+        if ring.has_blocks() {
             ring.open_block();
         }
         Ok(Some(ring))
+    }
+
+    /// Whether the program is given whole blocks.
+    const fn has_blocks(&self) -> bool {
+        self.version == 2 && !self.sends
     }
 
     fn at(&self, offset: u64) -> u64 {
@@ -164,7 +193,11 @@ impl Ring {
 
     /// Where the status of frame or block `index` is.
     fn status_of(&self, index: u32) -> u64 {
-        if self.version == 2 { self.block(index) + BLOCK_STATUS } else { self.frame(index) }
+        if self.has_blocks() {
+            self.block(index) + BLOCK_STATUS
+        } else {
+            self.frame(index) + if self.version == 2 { FRAME_STATUS } else { 0 }
+        }
     }
 
     fn status(&self, index: u32) -> u32 {
@@ -175,9 +208,14 @@ impl Ring {
         self.pages.memory().store_u32(self.at(self.status_of(index)), status);
     }
 
+    /// How many frames there are.
+    pub(super) const fn frames(&self) -> u32 {
+        self.per_block * self.block_count
+    }
+
     /// How many frames or blocks there are.
     fn count(&self) -> u32 {
-        if self.version == 2 { self.block_count } else { self.per_block * self.block_count }
+        if self.has_blocks() { self.block_count } else { self.frames() }
     }
 
     /// Where link-layer and network header of a packet go, from the beginning of its header.
@@ -201,7 +239,8 @@ impl Ring {
     fn flags(&self, packet: &Arrival<'_>) -> u32 {
         let checked = if packet.kind == Kind::Outgoing { 0 } else { CHECKED };
         let losing = if packet.is_losing && self.version != 2 { LOSING } else { 0 };
-        USER | SOFTWARE_TIME | checked | losing
+        let copied = if packet.is_copied { COPIED } else { 0 };
+        USER | SOFTWARE_TIME | checked | losing | copied
     }
 
     fn store_in_frame(&mut self, packet: &Arrival<'_>) -> bool {
@@ -297,13 +336,79 @@ impl Ring {
         true
     }
 
-    /// Whether `len` bytes may be mapped from `offset`: all of it, or nothing.
+    /// The frame to be sent next, if the program has filled it.
+    pub(super) fn wanted(&self) -> Option<Place> {
+        (self.status(self.next) == Place::WANTED).then_some(Place(self.next))
+    }
+
+    /// Where the bytes of a frame are that is sent, and how many. With `TX_HAS_OFF` its header says where: `raw` with the
+    /// link-layer header, or without.
     ///
     /// # Errors
-    /// `EINVAL`.
-    pub(super) fn check_mapping(&self, offset: u64, len: u64) -> Result<(), Errno> {
-        let len = base::page_up(len).ok_or(EINVAL)?;
-        if offset == 0 && len == self.pages.pages().len { Ok(()) } else { Err(EINVAL) }
+    /// `EINVAL`, `EMSGSIZE`: what its header says cannot be.
+    pub(super) fn length(&self, place: Place, has_offset: Option<bool>) -> Result<(u64, usize), Errno> {
+        let mut head = [0; 28];
+        self.read(self.frame(place.0), &mut head);
+        let word = |at: usize| u32::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let (len_at, mac_at) = match self.version {
+            0 => (8, 16),
+            1 => (4, 12),
+            _ => (16, 24),
+        };
+        if self.version == 2 && word(0) != 0 {
+            return Err(EINVAL);
+        }
+        let (least, len) = (header(self.version), word(len_at));
+        let most = self.frame_size - least;
+        if len > most {
+            return Err(EMSGSIZE);
+        }
+        let offset = match has_offset {
+            None => least,
+            Some(is_raw) => {
+                let places = word(mac_at);
+                let offset = if is_raw { places & 0xffff } else { places >> 16 };
+                if offset < least || offset > self.frame_size - len {
+                    return Err(EINVAL);
+                }
+                offset
+            }
+        };
+        Ok((self.frame(place.0) + u64::from(offset), len as usize))
+    }
+
+    /// Copies bytes out.
+    pub(super) fn read(&self, offset: u64, bytes: &mut [u8]) {
+        self.pages.memory().read(self.at(offset), bytes);
+    }
+
+    /// Tells the program what became of a frame.
+    pub(super) fn answer(&self, place: Place, status: u32) {
+        if place.0 < self.count() {
+            self.set_status(place.0, status);
+        }
+    }
+
+    /// Goes on to the next frame.
+    pub(super) fn step(&mut self) {
+        self.next = (self.next + 1) % self.count();
+    }
+
+    /// How much room there is for packets.
+    pub(super) fn room(&self) -> Room {
+        let count = self.count();
+        let is_free = |index: u32| self.status(index % count) == KERNEL;
+        match (is_free(self.next), is_free(self.next + count / 4)) {
+            (_, true) => Room::Normal,
+            (true, false) => Room::Low,
+            (false, false) => Room::None,
+        }
+    }
+
+    /// Whether a packet is longer than its frame.
+    pub(super) fn cuts(&self, packet: &Arrival<'_>) -> bool {
+        let (link, _) = self.places(packet.link);
+        self.version != 2 && packet.data.len() > self.frame_size.saturating_sub(link) as usize
     }
 
     /// Whether a program has mapped it.

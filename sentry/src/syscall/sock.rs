@@ -378,11 +378,17 @@ pub(super) fn sys_setsockopt(
     if level == sol::SOCKET && matches!(name, so::ATTACH_FILTER | so::ATTACH_REUSEPORT_CBPF) {
         return attach_program(cx, &*socket, name, &bytes);
     }
+    if level == net::packet::SOL_PACKET
+        && name == options::FANOUT_DATA
+        && socket.common().domain() == af::PACKET
+    {
+        return attach_program(cx, &*socket, name, &bytes);
+    }
     options::set(&*socket, &cx.caller(&[]), level, name, &bytes)?;
     Ok(0)
 }
 
-/// `SO_ATTACH_FILTER`, `SO_ATTACH_REUSEPORT_CBPF`: `value` is a `struct sock_fprog`.
+/// `SO_ATTACH_FILTER`, `SO_ATTACH_REUSEPORT_CBPF`, `PACKET_FANOUT_DATA`: `value` is a `struct sock_fprog`.
 ///
 /// Source: Linux 6.12 net/core/filter.c, `__get_filter`.
 fn attach_program(cx: &Ctx<'_>, socket: &dyn Socket, name: i32, value: &[u8]) -> SysResult {

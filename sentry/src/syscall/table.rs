@@ -79,7 +79,7 @@ syscalls! {
     38 setitimer = timer::sys_setitimer(which: i32, new: UserAddr, old: UserAddr), Full;
     39 getpid = task::sys_getpid(), Full;
     40 sendfile = file::sys_sendfile(out_fd: i32, in_fd: i32, offset: UserAddr, count: u64), Full;
-    41 socket = sock::sys_socket(domain: i32, kind: u32, protocol: i32), Partial("AF_UNIX, AF_INET and AF_INET6 (TCP, UDP, UDP-Lite, raw, ICMP echo; TCP and UDP with --net host), AF_NETLINK (ROUTE, SOCK_DIAG), AF_PACKET without fanout and rings to send");
+    41 socket = sock::sys_socket(domain: i32, kind: u32, protocol: i32), Partial("AF_UNIX, AF_INET and AF_INET6 (TCP, UDP, UDP-Lite, raw, ICMP echo; TCP and UDP with --net host), AF_NETLINK (ROUTE, SOCK_DIAG), AF_PACKET");
     42 connect = sock::sys_connect(fd: i32, addr: UserAddr, len: i32), Full;
     43 accept = sock::sys_accept(fd: i32, addr: UserAddr, len: UserAddr), Full;
     44 sendto = sockmsg::sys_sendto(fd: i32, buf: UserAddr, len: u64, flags: u32, addr: UserAddr, addr_len: i32), Full;
@@ -92,7 +92,7 @@ syscalls! {
     51 getsockname = sock::sys_getsockname(fd: i32, addr: UserAddr, len: UserAddr), Full;
     52 getpeername = sock::sys_getpeername(fd: i32, addr: UserAddr, len: UserAddr), Full;
     53 socketpair = sock::sys_socketpair(domain: i32, kind: u32, protocol: i32, fds: UserAddr), Full;
-    54 setsockopt = sock::sys_setsockopt(fd: i32, level: i32, name: i32, value: UserAddr, len: i32), Partial("socket filters do not apply with --net host; no eBPF; blocks of a packet ring are given when they are full or at poll");
+    54 setsockopt = sock::sys_setsockopt(fd: i32, level: i32, name: i32, value: UserAddr, len: i32), Partial("socket filters do not apply with --net host; no eBPF; no PACKET_VNET_HDR; blocks of a packet ring are given when they are full or at poll");
     55 getsockopt = sock::sys_getsockopt(fd: i32, level: i32, name: i32, value: UserAddr, len: UserAddr), Partial("no SO_PEERSEC");
     56 clone = task::sys_clone(flags: u64, stack: u64, parent_tid: u64, child_tid: u64, tls: u64), Partial("no ptrace flags");
     57 fork = task::sys_fork(), Full;
