@@ -64,6 +64,14 @@ pub trait Memory: Send + Sync {
     /// `ENOMEM`: the limit of the sandbox is reached.
     fn allocate(&self, len: u64, align: u64, kind: MemKind) -> Result<MemRange, Errno>;
 
+    /// Allocates `len` bytes of pages that were freed and still hold what was in them, another process's bytes among it,
+    /// with a count of one for each page: the caller overwrites them all before a guest can see one. The host has provided
+    /// them, mostly. `None`: there are none; [`Memory::allocate`] may work.
+    fn recycle(&self, len: u64) -> Option<MemRange> {
+        let _ = len;
+        None
+    }
+
     /// Allocates `len` bytes (a multiple of [`LARGE_PAGE`]) at a multiple of [`LARGE_PAGE`] for anonymous memory that is
     /// going to be used all over: provided at once, zeroed, with a count of one for each page. Where such a range is
     /// mapped at a multiple of [`LARGE_PAGE`], the platform can use large pages, which cost one fault each. `None`: there

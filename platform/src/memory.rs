@@ -2,7 +2,8 @@
 //!
 //! The file grows in steps of one GiB up to a limit; each step is mapped into one reservation of host addresses and told
 //! to the platform, which must be able to show it to guests before a page of it can be allocated. Freed pages are
-//! punched out of the file in batches, so the memory goes back to the host.
+//! punched out of the file in batches, so the memory goes back to the host; some are kept for a while, for who stores to
+//! them all before a guest sees them: to punch a page and to have it provided again costs far more than to copy one.
 //!
 //! The upper end of the offsets is not of the file: it is private memory of the host, which grows downwards and can have
 //! large pages where shared memory mostly cannot (`large.rs`).
@@ -38,6 +39,10 @@ pub const STEP: u64 = 1 << 30;
 
 /// Freed bytes that wait at most for their hole to be punched together with others.
 const FREED_BATCH: u64 = 1 << 20;
+/// Freed bytes that are kept at most, to be used again with what they hold.
+const KEPT_MAX: u64 = 16 << 20;
+/// Longer ranges are not kept: who wants so much mostly wants it untouched.
+const KEPT_LEN: u64 = 1 << 20;
 /// What the sentry keeps for guests may take this part of the host's memory, also where no budget is set.
 const KEPT_SHARE: u64 = 4;
 
@@ -65,13 +70,40 @@ pub struct MemoryFile {
     freed: Lock<Freed, { rank::MEMORY_FILE }>,
     /// Bytes in `freed`, for a look without the lock.
     freed_bytes: AtomicU64,
+    /// Bytes that were recycled, and when [`MemoryFile::settle`] last looked.
+    recycled: AtomicU64,
+    settled: AtomicU64,
     on_grow: OnceLock<OnGrow>,
 }
 
 #[derive(Default)]
 struct Freed {
+    /// To be punched or kept.
     ranges: Vec<MemRange>,
+    /// Of those.
     bytes: u64,
+    /// Kept as they are.
+    kept: Extents,
+    kept_bytes: u64,
+}
+
+impl Freed {
+    /// Keeps what was freed last, as far as there is room. `is_file` says which ranges can be kept.
+    fn keep(&mut self, is_file: impl Fn(&MemRange) -> bool) {
+        if self.bytes > KEPT_MAX - self.kept_bytes {
+            return;
+        }
+        let Self { ranges, bytes, kept, kept_bytes } = self;
+        ranges.retain(|range| {
+            let stays = range.len > KEPT_LEN || !is_file(range);
+            if !stays {
+                kept.insert(range.offset, range.len);
+                *kept_bytes += range.len;
+                *bytes -= range.len;
+            }
+            stays
+        });
+    }
 }
 
 impl std::fmt::Debug for MemoryFile {
@@ -117,6 +149,8 @@ impl MemoryFile {
             extents: Lock::new(Extents::default()),
             freed: Lock::new(Freed::default()),
             freed_bytes: AtomicU64::new(0),
+            recycled: AtomicU64::new(0),
+            settled: AtomicU64::new(0),
             on_grow: OnceLock::new(),
         })
     }
@@ -218,17 +252,41 @@ impl MemoryFile {
         (part(range.offset, border), part(border, range.end()))
     }
 
-    /// Punches the holes that wait.
+    /// Punches the holes that wait, also of what is kept.
     pub fn flush_freed(&self) {
         let mut freed = std::mem::take(&mut *self.freed.lock());
-        if freed.ranges.is_empty() {
+        freed.ranges.extend(freed.kept.drain().map(|(offset, len)| MemRange { offset, len }));
+        self.give_back(freed.ranges, freed.bytes + freed.kept_bytes);
+    }
+
+    /// To be called now and then: gives back what was kept and not used since the last call.
+    pub fn settle(&self) {
+        let recycled = self.recycled.load(Ordering::Relaxed);
+        if self.settled.swap(recycled, Ordering::Relaxed) == recycled
+            && self.freed_bytes.load(Ordering::Relaxed) > 0
+        {
+            self.flush_freed();
+        }
+    }
+
+    /// Keeps or punches what was freed last.
+    fn sort_freed(&self) {
+        let mut freed = self.freed.lock();
+        freed.keep(|range| range.end() <= self.large.low());
+        let (ranges, bytes) = (std::mem::take(&mut freed.ranges), std::mem::take(&mut freed.bytes));
+        drop(freed);
+        self.give_back(ranges, bytes);
+    }
+
+    /// Punches holes, `bytes` in all.
+    fn give_back(&self, mut ranges: Vec<MemRange>, bytes: u64) {
+        if ranges.is_empty() {
             return;
         }
-        let bytes = freed.bytes;
         self.freed_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        freed.ranges.sort_unstable_by_key(|r| r.offset);
-        let mut merged: Vec<MemRange> = Vec::with_capacity(freed.ranges.len());
-        for range in freed.ranges {
+        ranges.sort_unstable_by_key(|r| r.offset);
+        let mut merged: Vec<MemRange> = Vec::with_capacity(ranges.len());
+        for range in ranges {
             match merged.last_mut() {
                 Some(last) if last.end() == range.offset => last.len += range.len,
                 _ => merged.push(range),
@@ -343,6 +401,25 @@ impl Memory for MemoryFile {
         Ok(range)
     }
 
+    fn recycle(&self, len: u64) -> Option<MemRange> {
+        if len > KEPT_LEN || self.freed_bytes.load(Ordering::Relaxed) < len || self.exceeds_budget(len) {
+            return None;
+        }
+        let mut freed = self.freed.lock();
+        let offset = freed.kept.take(len, PAGE_SIZE).or_else(|| {
+            freed.keep(|range| range.end() <= self.large.low());
+            freed.kept.take(len, PAGE_SIZE)
+        })?;
+        freed.kept_bytes -= len;
+        drop(freed);
+        self.freed_bytes.fetch_sub(len, Ordering::Relaxed);
+        self.recycled.fetch_add(len, Ordering::Relaxed);
+        let range = MemRange { offset, len };
+        self.counts.start(range);
+        self.allocated.fetch_add(len, Ordering::Relaxed);
+        Some(range)
+    }
+
     fn allocate_large(&self, len: u64) -> Option<MemRange> {
         self.take_large(len)
     }
@@ -372,7 +449,7 @@ impl Memory for MemoryFile {
         let full = freed.bytes >= FREED_BATCH;
         drop(freed);
         if full {
-            self.flush_freed();
+            self.sort_freed();
         }
     }
 

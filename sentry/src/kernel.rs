@@ -398,6 +398,7 @@ impl Kernel {
                     limit = limit.min(CPU_LIMIT_WATCH);
                 }
                 let file = self.platform.memory();
+                file.settle();
                 if file.may_be_over_budget() {
                     limit = limit.min(BUDGET_WATCH);
                     if file.is_over_budget() && fs::hostfs::reclaim() == 0 {

@@ -65,6 +65,12 @@ impl Extents {
         Some(at)
     }
 
+    /// Takes all out: offsets and lengths.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = (u64, u64)> {
+        self.by_len.clear();
+        std::mem::take(&mut self.by_offset).into_iter()
+    }
+
     fn put(&mut self, offset: u64, len: u64) {
         self.by_offset.insert(offset, len);
         self.by_len.insert((len, offset));

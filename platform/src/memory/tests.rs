@@ -31,6 +31,39 @@ fn a_freed_page_goes_back_to_the_host_and_reads_as_zeros_again() {
 }
 
 #[test]
+fn freed_pages_are_recycled_as_they_are_until_nobody_wants_them() {
+    let m = file();
+    assert_eq!(m.recycle(PAGE), None);
+    let r = m.allocate(8 * PAGE, PAGE, MemKind::Anonymous).unwrap();
+    m.write(r.offset, &vec![7; r.len as usize]);
+    m.dec_ref(MemRange { offset: r.offset, len: 4 * PAGE });
+    m.dec_ref(MemRange { offset: r.offset + 4 * PAGE, len: 4 * PAGE });
+    let again = m.recycle(6 * PAGE).unwrap();
+    assert_eq!((again.offset, m.allocated()), (r.offset, 6 * PAGE));
+    assert_eq!(word(&m, again.offset), 0x0707_0707);
+    assert!(m.is_unique(again.offset) && m.recycle(4 * PAGE).is_none());
+    // Whoever asks for zeros gets zeros.
+    let fresh = m.allocate(2 * PAGE, PAGE, MemKind::Anonymous).unwrap();
+    assert_eq!(word(&m, fresh.offset), 0);
+    m.dec_ref(fresh);
+    // Used since the last look, then not.
+    m.settle();
+    assert!(m.recycle(PAGE).is_some());
+    m.settle();
+    m.settle();
+    assert_eq!(m.recycle(PAGE), None);
+    assert_eq!(m.resident(), 7 * PAGE);
+    // More than is kept goes back at once.
+    let big = m.allocate(KEPT_MAX * 2, PAGE, MemKind::Anonymous).unwrap();
+    m.populate(big);
+    for offset in (big.offset..big.end()).step_by(16 * PAGE as usize) {
+        m.dec_ref(MemRange { offset, len: 16 * PAGE });
+    }
+    assert!(m.file.allocated().unwrap() <= 7 * PAGE + KEPT_MAX + 2 * FREED_BATCH);
+    assert!(m.recycle(KEPT_LEN).is_some() && m.recycle(KEPT_LEN + PAGE).is_none());
+}
+
+#[test]
 fn untouched_memory_takes_none_and_the_limit_holds() {
     let m = file();
     let r = m.allocate(3 * STEP, 1 << 21, MemKind::Shared).unwrap();

@@ -252,6 +252,9 @@ impl MemoryManager {
             }
             let align =
                 if at.is_multiple_of(LARGE_PAGE) && len >= LARGE_PAGE { LARGE_PAGE } else { PAGE_SIZE };
+            if usage == Use::Soon && align == PAGE_SIZE {
+                pages = self.memory.recycle(len).inspect(|pages| self.memory.zero(*pages));
+            }
             let pages = match pages {
                 Some(pages) => pages,
                 None => {
@@ -411,15 +414,30 @@ impl MemoryManager {
         range
     }
 
-    /// Replaces the pages of `range`, all present, by copies of the process's own.
-    fn copy_range(&self, st: &mut State, area: &Area, range: Range<u64>) -> Result<(), Fault> {
-        let len = range.end - range.start;
+    /// Allocates pages that hold anything, for a caller that overwrites them all.
+    pub(super) fn pages_for_copies(&self, len: u64) -> Result<MemRange, Fault> {
+        if let Some(pages) = self.memory.recycle(len) {
+            return Ok(pages);
+        }
         let pages =
             self.memory.allocate(len, PAGE_SIZE, MemKind::Anonymous).map_err(|_| Fault::OutOfMemory)?;
         if len > PAGE_SIZE {
             self.memory.populate(pages);
         }
+        Ok(pages)
+    }
+
+    /// Replaces the pages of `range`, all present, by copies of the process's own.
+    fn copy_range(&self, st: &mut State, area: &Area, range: Range<u64>) -> Result<(), Fault> {
+        let len = range.end - range.start;
+        let pages = self.pages_for_copies(len)?;
         let old = st.pmas.remove(range.clone());
+        let copied: u64 = old.iter().map(|(start, p)| p.end - start).sum();
+        debug_assert_eq!(copied, len, "mm: copies of pages that are not there");
+        if copied != len {
+            // What the pages hold is nobody's here.
+            self.memory.zero(pages);
+        }
         for (start, p) in &old {
             self.memory.copy(p.off, pages.offset + (start - range.start), p.end - start);
         }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use abi::Errno;
 use abi::errno::ENOMEM;
 use base::PAGE_SIZE;
-use base::memmap::{Access, MemKind, MemRange};
+use base::memmap::{Access, MemRange};
 
 use super::pma::{self, Pma};
 use super::vma::{VmFlags, Vma};
@@ -148,10 +148,7 @@ impl MemoryManager {
             return (kept, touched);
         }
         // Without memory for copies the pages are shared like all others.
-        let Ok(copies) = self.memory.allocate(total, PAGE_SIZE, MemKind::Anonymous) else {
-            return (Vec::new(), Vec::new());
-        };
-        self.memory.populate(copies);
+        let Ok(copies) = self.pages_for_copies(total) else { return (Vec::new(), Vec::new()) };
         let mut off = copies.offset;
         for (start, p) in &mut touched {
             let MemRange { offset, len } = pma::pages(*start, p);

@@ -246,8 +246,7 @@ impl MemoryManager {
     /// Puts a page with `bytes` in the place of the one at `page`, which is present.
     fn replace_page(&self, st: &mut State, page: u64, bytes: &[u8]) -> Result<(), Fault> {
         let Some(flags) = st.vmas.find(page).map(|v| v.flags) else { return Ok(()) };
-        let new =
-            self.memory.allocate(PAGE_SIZE, PAGE_SIZE, MemKind::Anonymous).map_err(|_| Fault::OutOfMemory)?;
+        let new = self.pages_for_copies(PAGE_SIZE)?;
         self.memory.write(new.offset, bytes);
         let old = st.pmas.remove(page..page + PAGE_SIZE);
         let pma = Pma {
