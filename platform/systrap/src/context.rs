@@ -53,6 +53,8 @@ pub(crate) struct SystrapContext {
     next_fp: Option<FpState>,
     /// For how many rounds the guest thread was told to wait awake.
     rounds: u32,
+    /// Counted in [`Shared::busy`].
+    is_busy: bool,
 }
 
 /// An answer.
@@ -76,6 +78,7 @@ impl SystrapContext {
             posted: None,
             next_fp: None,
             rounds: 0,
+            is_busy: false,
         }
     }
 
@@ -117,6 +120,13 @@ impl SystrapContext {
             self.shared.memory.wake(mailbox.word_to_wake());
         }
         sleeps
+    }
+
+    /// Does not want a processor any more.
+    fn rest(&mut self) {
+        if std::mem::take(&mut self.is_busy) {
+            self.shared.busy.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// Gives the thread back, and keeps the floating-point state.
@@ -283,6 +293,11 @@ impl SystrapContext {
         let Some((_, thread)) = &mut self.bound else {
             return Err(Error::Broken("systrap: no thread".into()));
         };
+        let is_alone = || shared.running.load(Ordering::Relaxed) * 2 <= shared.cpus;
+        let is_sole = || shared.busy.load(Ordering::Relaxed) * 2 <= shared.cpus;
+        if self.spin.is_slow() || !is_sole() {
+            thread.join(&shared);
+        }
         let hidden_gs = self.page.map_or(0, |page| page.addr);
         let mailbox = self.page.map(|page| Mailbox::new(&*shared.memory, page));
         let began = host::clock::tsc();
@@ -303,7 +318,6 @@ impl SystrapContext {
         let mut spin = if woken && mine > 0 { mine + WAKE_TICKS } else { mine };
         let (mut awake, mut slept) = (0, false);
         let mut deaf = None;
-        let is_alone = || shared.running.load(Ordering::Relaxed) * 2 <= shared.cpus;
         let end = loop {
             let (end, ticks) = thread.wait(spin, LOOK, mailbox, is_alone);
             awake += ticks.awake;
@@ -354,6 +368,16 @@ impl SystrapContext {
         };
         let ran = to.saturating_sub(from);
         let ran = self.spin.end(ran, slept);
+        if slept
+            && shared.lends
+            && self.spin.is_brisk()
+            && is_sole()
+            && !shared.has_affinity.load(Ordering::Relaxed)
+            && thread.part(&shared)
+        {
+            Counters::add(&shared.counters.parted);
+            self.spin.forgive();
+        }
         self.runner.leave(matches!(trap, Ok(Trap::Interrupted)), ran, awake);
         if end == Wait::Requested {
             return trap;
@@ -379,6 +403,9 @@ impl Context for SystrapContext {
         if !is_canonical(regs.rip) {
             // IRET or SYSRET on Linux would fault as well.
             return Ok(Trap::Exception { vector: GENERAL_PROTECTION, code: 0 });
+        }
+        if !std::mem::replace(&mut self.is_busy, true) {
+            self.shared.busy.fetch_add(1, Ordering::Relaxed);
         }
         self.bind(space)?;
         space.prepare(std::mem::take(&mut self.has_faulted))?;
@@ -442,6 +469,7 @@ impl Context for SystrapContext {
     }
 
     fn relax(&mut self) {
+        self.rest();
         if let (Some(_), Some(page)) = (&self.taken, self.page)
             && self.rounds > 0
         {
@@ -457,6 +485,7 @@ impl Context for SystrapContext {
 
 impl Drop for SystrapContext {
     fn drop(&mut self) {
+        self.rest();
         if let Err(e) = self.unbind() {
             log::debug!("{e}");
         }

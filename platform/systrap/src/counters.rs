@@ -11,6 +11,8 @@ pub(crate) struct Counters {
     pub(crate) interruptions: AtomicU64,
     pub(crate) sleeps: AtomicU64,
     pub(crate) wakes: AtomicU64,
+    /// Guest threads that were kept off the sentry's processor.
+    pub(crate) parted: AtomicU64,
     pub(crate) evictions: AtomicU64,
     /// Faults where something waited to be mapped.
     pub(crate) resolved: AtomicU64,
@@ -36,6 +38,7 @@ impl Counters {
             ("interruptions", of(&self.interruptions)),
             ("sleeps", of(&self.sleeps)),
             ("wakes", of(&self.wakes)),
+            ("parted", of(&self.parted)),
             ("evictions", of(&self.evictions)),
             ("late_mappings", of(&self.resolved)),
             ("mapping_batches", of(&self.batches)),

@@ -104,6 +104,15 @@ pub mod area {
     pub(crate) const RESUME_TSC: u64 = 80;
     /// The processor that the thread lent last, plus 1, as `IA32_TSC_AUX` has it; 0: none yet.
     pub(crate) const LENT: u64 = 88;
+    /// The processor of the last trap, or of the last request that woke the sentry, as in `LENT`.
+    pub(crate) const TRAP_CPU: u64 = 92;
+    /// The bits of `IA32_TSC_AUX` that are the processor's number on Linux (`VDSO_CPUNODE_BITS` in asm/segment.h).
+    const PROCESSOR: u32 = 0xfff;
+
+    /// The processor in `LENT` or `TRAP_CPU`, as the guest has it.
+    pub(crate) fn processor(word: u32) -> Option<usize> {
+        Some((word.checked_sub(1)? & PROCESSOR) as usize)
+    }
 }
 
 /// Fields of the signal frame, from the stack pointer that the handler begins with (Linux

@@ -20,9 +20,6 @@ use crate::stub::turn;
 
 /// How long help is waited for awake, in ticks of the time stamp counter.
 const PATIENCE: u64 = 50_000;
-/// The bits of `IA32_TSC_AUX` that are the processor's number on Linux (`VDSO_CPUNODE_BITS` in asm/segment.h).
-const PROCESSOR: u32 = 0xfff;
-
 /// A guest thread that waits awake.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Offer {
@@ -101,8 +98,7 @@ impl Lender<'_> {
 
     /// The processor that it lent the last time, as it says.
     pub(crate) fn processor(&self) -> Option<usize> {
-        let lent = self.control.load_u32(self.offer.area + area::LENT).checked_sub(1)?;
-        Some((lent & PROCESSOR) as usize)
+        area::processor(self.control.load_u32(self.offer.area + area::LENT))
     }
 
     /// Asks it. False: it sleeps, or does something else.

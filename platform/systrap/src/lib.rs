@@ -108,6 +108,7 @@ impl SystrapPlatform {
             window: OnceLock::new(),
             round: spin::round_ticks(),
             running: AtomicUsize::new(0),
+            busy: AtomicUsize::new(0),
             has_affinity: AtomicBool::new(false),
             is_ending: AtomicBool::new(false),
             started: (host::clock::tsc(), host::clock::now_ns(host::clock::HostClock::MonotonicRaw)),

@@ -106,14 +106,14 @@ struct Channel {
 
 /// Processors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Bound {
+pub(crate) enum Bound {
     To(usize),
     AllBut(usize),
 }
 
 impl Bound {
     /// The mask of affinity, of what lies `within`; `None` where nothing is left.
-    fn mask(self, within: &CpuMask) -> Option<CpuMask> {
+    pub(crate) fn mask(self, within: &CpuMask) -> Option<CpuMask> {
         let (mut mask, cpu) = match self {
             Self::To(cpu) => ([0; MAX_CPUS / 64], cpu),
             Self::AllBut(cpu) => (*within, cpu),

@@ -40,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) frame: OnceLock<FrameLayout>,
     /// Contexts whose guest thread runs.
     pub(crate) running: AtomicUsize,
+    /// Contexts that do not wait for anything: their guest thread or the sentry's wants a processor.
+    pub(crate) busy: AtomicUsize,
     /// Some guest thread was bound to processors.
     pub(crate) has_affinity: AtomicBool,
     /// The sandbox ends: stubs die, and nobody is to be told.

@@ -4,7 +4,8 @@
 //! about as long as the other one usually takes, if that is short, and not at all when processors are scarce. Where it often
 //! takes longer than that, but less than a sleep and a wake-up, it waits awake for as long as those take. Where the
 //! other one had to be woken it waits for that too: if both slept then, neither would ever be found awake. Waits awake
-//! that end asleep show that the host is busy: they are made more and more rarely.
+//! that end asleep show that the host is busy: they are made more and more rarely. Before that the two are parted, where
+//! both are on one processor ([`crate::thread::Thread::part`]).
 
 /// Waits longer than this are slept through, in ticks of the time stamp counter.
 const LONGEST: u64 = 100_000;
@@ -16,6 +17,8 @@ const LONGEST_PAUSE: u32 = 256;
 const MOST: u64 = 1 << 45;
 /// The sentry's first guess.
 const FIRST: u64 = 20_000;
+/// User code that usually takes less than this between two traps calls often.
+const BRISK: u64 = 30_000;
 /// What is added to twice the usual time.
 const MARGIN: u64 = 4_000;
 
@@ -100,6 +103,21 @@ impl Default for Spin {
 }
 
 impl Spin {
+    /// User code calls often: whoever it calls should wait awake, on another processor.
+    pub(crate) fn is_brisk(&self) -> bool {
+        self.guest.ticks < BRISK
+    }
+
+    /// User code takes longer between two traps than it is waited for awake.
+    pub(crate) fn is_slow(&self) -> bool {
+        self.guest.ticks > LONGEST
+    }
+
+    /// What made waiting awake be in vain is over.
+    pub(crate) fn forgive(&mut self) {
+        (self.pause, self.next_pause) = (0, 1);
+    }
+
     /// Notes that user code is about to run; how long to wait awake.
     pub(crate) fn begin(&mut self, may_spin: bool) -> Budgets {
         if self.trapped != 0 {

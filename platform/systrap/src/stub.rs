@@ -20,6 +20,7 @@ use platform::window::{Sleep, thread as page};
 use crate::filter;
 use crate::layout::{AREA_LEN, AREAS, CONTROL_FD, STUB_MM, STUB_TEXT, STUB_TEXT_LEN, area, mm};
 use crate::spin::WAKE_TICKS;
+use crate::sys;
 
 /// Whose turn it is in an area: [`area::TURN`].
 pub(crate) mod turn {
@@ -213,8 +214,14 @@ ringfence_stub_handler:
     mov [rbx + {FS_BASE}], rax
     rdgsbase rax
     mov [rbx + {GS_BASE}], rax
-    rdtsc
-    shl rdx, 32
+    cmp dword ptr [rip + ringfence_stub_rdtscp], 0
+    je 58f
+    rdtscp
+    inc ecx
+    mov [rbx + {TRAP_CPU}], ecx
+    jmp 59f
+58: rdtsc
+59: shl rdx, 32
     or rax, rdx
     mov r12, rax
     mov [rbx + {TRAP_TSC}], rax
@@ -297,11 +304,17 @@ ringfence_stub_handler:
 
     # In user code: GS leads to the thread's page, RBX to where it goes on.
 ringfence_stub_ring:
-    rdtsc
-    shl rdx, 32
+    mov rdi, gs:[{PAGE_AREA}]
+    cmp dword ptr [rip + ringfence_stub_rdtscp], 0
+    je 78f
+    rdtscp
+    inc ecx
+    mov [rdi + {TRAP_CPU}], ecx
+    jmp 79f
+78: rdtsc
+79: shl rdx, 32
     or rax, rdx
     mov gs:[{PAGE_RANG}], rax
-    mov rdi, gs:[{PAGE_AREA}]
     mov eax, {RUNG}
     xchg [rdi + {TURN}], eax
     cmp dword ptr [rdi + {SENTRY_SLEEPS}], 0
@@ -364,6 +377,8 @@ ringfence_stub_parent:
     .long 0
 ringfence_stub_dispatch:
     .long 0
+ringfence_stub_rdtscp:
+    .quad 0
 ringfence_stub_end:
     .popsection
     "#,
@@ -396,6 +411,7 @@ ringfence_stub_end:
     RUNG = const turn::RUNG,
     LEND = const turn::LEND,
     LENT = const area::LENT,
+    TRAP_CPU = const area::TRAP_CPU,
     PAGE_AREA = const page::AREA,
     PAGE_SLEEPS = const page::SLEEPS,
     PAGE_RANG = const page::RANG,
@@ -429,7 +445,7 @@ unsafe extern "C" {
 }
 
 /// Bytes of the data at the end of the code.
-const DATA_LEN: usize = 32;
+const DATA_LEN: usize = 40;
 
 /// Where a symbol of the code is in a stub.
 fn in_stub(symbol: *const u8) -> u64 {
@@ -486,6 +502,7 @@ impl Image {
         data.extend_from_slice(&program_at.to_le_bytes());
         data.extend_from_slice(&parent.to_le_bytes());
         data.extend_from_slice(&u32::from(dispatch).to_le_bytes());
+        data.extend_from_slice(&u64::from(sys::has_rdtscp()).to_le_bytes());
         bytes[code_len - DATA_LEN..code_len].copy_from_slice(&data);
         Self { bytes, handler }
     }

@@ -15,7 +15,7 @@ use platform::{Error, FpState, Trap};
 use crate::control::Area;
 use crate::filter::ARCH_I386;
 use crate::layout::{AREA_LEN, area, frame};
-use crate::process::{Failure, Process};
+use crate::process::{Bound, Failure, Process};
 use crate::shared::{FrameLayout, Shared};
 use crate::stub::{KICK, turn};
 use crate::xstate::Xstate;
@@ -41,6 +41,8 @@ pub(crate) struct Thread {
     pub(crate) used_ns: u64,
     /// The registers that the frame holds.
     loaded: UserRegs,
+    /// It may not run on one of the processors: see [`Thread::part`].
+    is_kept_off: bool,
 }
 
 /// How a wait for the guest ended.
@@ -105,7 +107,16 @@ impl Thread {
             Ok(mask) => process.set_affinity(tid, &mask),
             Err(e) => log::debug!("systrap: affinity: {e}"),
         }
-        let mut thread = Self { process, area, at, layout, tid, used_ns: 0, loaded: UserRegs::default() };
+        let mut thread = Self {
+            process,
+            area,
+            at,
+            layout,
+            tid,
+            used_ns: 0,
+            loaded: UserRegs::default(),
+            is_kept_off: false,
+        };
         thread.loaded = thread.registers();
         Ok(thread)
     }
@@ -227,6 +238,28 @@ impl Thread {
             host::futex::wake(m, at + area::TURN);
         }
         sleeps
+    }
+
+    /// Keeps the thread off the calling thread's processor, if it trapped there. The host's scheduler leaves two threads that
+    /// wake each other on one processor, in virtual machines also where another one idles; then neither can wait awake for
+    /// the other. Says whether it did.
+    pub(crate) fn part(&mut self, shared: &Shared) -> bool {
+        let mine = host::system::current_cpu();
+        let theirs = area::processor(self.m().load_u32(self.area.offset() + area::TRAP_CPU));
+        if theirs != Some(mine) {
+            return false;
+        }
+        let Some(mask) = Bound::AllBut(mine).mask(&shared.processors) else { return false };
+        self.process.set_affinity(self.tid, &mask);
+        self.is_kept_off = true;
+        true
+    }
+
+    /// Lets the thread run wherever the sandbox may.
+    pub(crate) fn join(&mut self, shared: &Shared) {
+        if std::mem::take(&mut self.is_kept_off) {
+            self.process.set_affinity(self.tid, &shared.processors);
+        }
     }
 
     /// Wakes the thread once more: a guest may have made it forget that it sleeps.
