@@ -13,8 +13,10 @@ use abi::Errno;
 
 use crate::memory::last_errno;
 
-/// Copies of at least this many bytes use `rep movsb`; shorter ones go word by word.
+/// Copies of at least this many bytes use `rep movsb`; shorter ones go word by word, or byte by byte.
 const STRING_COPY: usize = 64;
+/// The same where both sides are aligned to words.
+const ALIGNED_STRING_COPY: usize = 256;
 
 /// The size of the host's pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -349,7 +351,8 @@ impl Drop for Mapping {
 /// `from` is readable and `to` writable for `len` bytes; they do not overlap.
 #[inline]
 unsafe fn copy_bytes(from: *const u8, to: *mut u8, len: usize) {
-    if len >= STRING_COPY {
+    let is_aligned = from.addr().is_multiple_of(8) && to.addr().is_multiple_of(8);
+    if len >= if is_aligned { ALIGNED_STRING_COPY } else { STRING_COPY } {
         // SAFETY:
         // 1. The caller promises both ranges.
         // 2. The compiler sees opaque assembly, so bytes that change meanwhile are no data race to it.
@@ -361,7 +364,7 @@ unsafe fn copy_bytes(from: *const u8, to: *mut u8, len: usize) {
     }
     let mut done = 0;
     // An aligned word is read in one piece, so that a guest's own atomic stores are seen whole.
-    if from.addr().is_multiple_of(8) && to.addr().is_multiple_of(8) {
+    if is_aligned {
         while len - done >= 8 {
             let (f, t) = (from.wrapping_add(done).cast::<u64>(), to.wrapping_add(done).cast::<u64>());
             // SAFETY: inside the range that the caller promises, and aligned.
@@ -387,7 +390,7 @@ mod tests {
     #[test]
     fn copies_of_every_size_and_alignment_arrive() {
         let m = Mapping::anonymous(1 << 16).unwrap();
-        for len in [0usize, 1, 3, 7, 8, 9, 15, 16, 63, 64, 65, 4096, 5000] {
+        for len in [0usize, 1, 3, 7, 8, 9, 15, 16, 63, 64, 65, 168, 255, 256, 257, 4096, 5000] {
             for at in 0..9u64 {
                 let bytes: Vec<u8> = (0..len).map(|i| (i * 7 + at as usize) as u8).collect();
                 m.write(at, &bytes);

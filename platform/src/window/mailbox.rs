@@ -163,11 +163,11 @@ impl<'a> Mailbox<'a> {
     /// The registers of a thread that has made a request, as SYSCALL would leave them; `regs` has the thread's segments
     /// already.
     pub fn take(&self, regs: &mut UserRegs) {
-        let mut bytes = [0; thread::REGISTERS as usize];
-        self.memory.read(self.page.offset, &mut bytes);
+        let mut page = Registers([0; thread::REGISTERS as usize]);
+        self.memory.read(self.page.offset, &mut page.0);
         let word = |offset: u64| {
             let at = offset as usize;
-            let word = bytes.get(at..at + 8).and_then(|b| b.try_into().ok());
+            let word = page.0.get(at..at + 8).and_then(|b| b.try_into().ok());
             word.map_or(0, u64::from_le_bytes)
         };
         for (i, register) in gprs(regs).into_iter().enumerate() {
@@ -222,6 +222,10 @@ impl<'a> Mailbox<'a> {
         self.set(thread::REQUEST, if stays_awake { thread::OPEN } else { thread::ASLEEP })
     }
 }
+
+/// The page's registers, aligned like there: words are copied faster than bytes.
+#[repr(align(8))]
+struct Registers([u8; thread::REGISTERS as usize]);
 
 /// The general registers in the order of [`thread::GPRS`].
 fn gprs(r: &mut UserRegs) -> [&mut u64; 16] {

@@ -162,7 +162,7 @@ impl SystrapContext {
                 // It may store its state yet and then wait on, for nobody.
                 thread.process().signal(thread.tid(), KICK);
             }
-            match thread.wait(spin, LOOK, None, || true).0 {
+            match thread.wait(host::clock::tsc(), spin, LOOK, None, || true).0 {
                 Wait::Trapped => break,
                 Wait::Dead => return Err(dead(&shared)),
                 Wait::TimedOut | Wait::Requested => {}
@@ -300,7 +300,7 @@ impl SystrapContext {
         }
         let hidden_gs = self.page.map_or(0, |page| page.addr);
         let mailbox = self.page.map(|page| Mailbox::new(&*shared.memory, page));
-        let began = host::clock::tsc();
+        let began = host::clock::about_tsc();
         let woken = if let Some(slept) = answered {
             slept
         } else {
@@ -315,11 +315,12 @@ impl SystrapContext {
             self.rounds = rounds;
             thread.resume(budgets.trap)
         };
+        self.spin.answered(began);
         let mut spin = if woken && mine > 0 { mine + WAKE_TICKS } else { mine };
         let (mut awake, mut slept) = (0, false);
         let mut deaf = None;
         let end = loop {
-            let (end, ticks) = thread.wait(spin, LOOK, mailbox, is_alone);
+            let (end, ticks) = thread.wait(began, spin, LOOK, mailbox, is_alone);
             awake += ticks.awake;
             if ticks.slept {
                 slept = true;
@@ -339,6 +340,8 @@ impl SystrapContext {
             }
         };
         shared.running.fetch_sub(1, Ordering::Relaxed);
+        // To read the counter again would hold up the answer.
+        let now = if slept { host::clock::tsc() } else { began + awake };
         // Without the time that it took to wake either. The guest's clocks are the guest's word.
         let from = match (answered, mailbox) {
             (Some(true), Some(mailbox)) => mailbox.woke().max(began),
@@ -347,7 +350,7 @@ impl SystrapContext {
         };
         let (trap, to) = match (end, mailbox, shared.window.get()) {
             (Wait::Requested, Some(mailbox), Some(window)) => {
-                let to = if slept { mailbox.rang() } else { host::clock::tsc() };
+                let to = if slept { mailbox.rang() } else { now };
                 mailbox.take(regs);
                 self.taken = Some(*regs);
                 if rounds > 0 {
@@ -367,7 +370,7 @@ impl SystrapContext {
             _ => (Err(dead(&shared)), 0),
         };
         let ran = to.saturating_sub(from);
-        let ran = self.spin.end(ran, slept);
+        let ran = self.spin.end(ran, slept, now);
         if slept
             && shared.lends
             && self.spin.is_brisk()
@@ -378,7 +381,7 @@ impl SystrapContext {
             Counters::add(&shared.counters.parted);
             self.spin.forgive();
         }
-        self.runner.leave(matches!(trap, Ok(Trap::Interrupted)), ran, awake);
+        self.runner.leave(matches!(trap, Ok(Trap::Interrupted)), ran, awake, now);
         if end == Wait::Requested {
             return trap;
         }

@@ -57,9 +57,9 @@ struct State {
 }
 
 impl State {
-    /// How long the stay takes by now, in ticks of the time stamp counter.
-    fn stay(&self) -> u64 {
-        if self.inside { host::clock::tsc().saturating_sub(self.since) } else { 0 }
+    /// How long the stay has taken at `now`, in ticks of the time stamp counter.
+    fn stay(&self, now: u64) -> u64 {
+        if self.inside { now.saturating_sub(self.since) } else { 0 }
     }
 }
 
@@ -97,17 +97,17 @@ impl Runner {
             return false;
         }
         state.inside = true;
-        state.since = host::clock::tsc();
+        state.since = host::clock::about_tsc();
         true
     }
 
-    /// Ends the stay, which took `ran` ticks and in which this thread waited awake for `waited`. `interrupted` says that
+    /// Ends the stay at `now`, which took `ran` ticks and in which this thread waited awake for `waited`. `interrupted` says that
     /// it ended without a trap, so a kick counts as delivered.
-    pub(crate) fn leave(&self, interrupted: bool, ran: u64, waited: u64) {
+    pub(crate) fn leave(&self, interrupted: bool, ran: u64, waited: u64, now: u64) {
         self.waited.fetch_add(waited, Ordering::Relaxed);
         let mut state = self.state.lock();
         // It cannot have run for longer than the stay.
-        self.ran.fetch_add(ran.min(state.stay()), Ordering::Relaxed);
+        self.ran.fetch_add(ran.min(state.stay(now)), Ordering::Relaxed);
         state.inside = false;
         if interrupted {
             state.kicked = false;
@@ -127,7 +127,7 @@ impl Runner {
     /// What user code has used, ns.
     fn user_ns(&self) -> u64 {
         let state = self.state.lock();
-        let ran = self.ran.load(Ordering::Relaxed) + state.stay();
+        let ran = self.ran.load(Ordering::Relaxed) + state.stay(host::clock::tsc());
         let estimate = self.shared.ticks_to_ns(ran.saturating_sub(state.known.1));
         let belief = self.shared.ticks_to_ns(host::clock::tsc().saturating_sub(state.asked));
         if estimate < LITTLE && belief < BELIEF {

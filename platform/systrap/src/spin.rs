@@ -120,9 +120,6 @@ impl Spin {
 
     /// Notes that user code is about to run; how long to wait awake.
     pub(crate) fn begin(&mut self, may_spin: bool) -> Budgets {
-        if self.trapped != 0 {
-            self.sentry.note(host::clock::tsc().wrapping_sub(self.trapped));
-        }
         self.awake = 0;
         if !may_spin {
             return Budgets::default();
@@ -136,9 +133,16 @@ impl Spin {
         Budgets { sentry: self.awake, trap, call: self.sentry.budget() }
     }
 
-    /// Notes that user code stopped after `ran` ticks, which the guest says: without the time that it took to wake it.
+    /// Notes that user code has what it waited for, at `now`.
+    pub(crate) fn answered(&mut self, now: u64) {
+        if self.trapped != 0 {
+            self.sentry.note(now.wrapping_sub(self.trapped));
+        }
+    }
+
+    /// Notes at `now` that user code stopped after `ran` ticks, which the guest says: without the time that it took to wake it.
     /// `slept` says that this side slept at last. Returns what can be believed.
-    pub(crate) fn end(&mut self, ran: u64, slept: bool) -> u64 {
+    pub(crate) fn end(&mut self, ran: u64, slept: bool, now: u64) -> u64 {
         if self.awake > 0 && slept && ran < self.awake {
             self.pause = self.next_pause;
             self.next_pause = (self.next_pause * 2).min(LONGEST_PAUSE);
@@ -147,7 +151,7 @@ impl Spin {
         }
         let ran = ran.min(MOST);
         self.guest.note(ran);
-        self.trapped = host::clock::tsc();
+        self.trapped = now;
         ran
     }
 }
@@ -163,18 +167,18 @@ mod tests {
         assert_eq!(s.begin(false), Budgets::default());
         for _ in 0..40 {
             s.begin(true);
-            s.end(u64::MAX, true);
+            s.end(u64::MAX, true, 1);
         }
         assert_eq!(s.begin(true).sentry, 0);
         for _ in 0..40 {
             s.begin(true);
-            s.end(0, false);
+            s.end(0, false, 1);
         }
         assert!(s.begin(true).sentry > 0);
         // In vain, again and again.
         let awake = (0..2000).filter(|_| {
             let awake = s.begin(true).sentry > 0;
-            s.end(0, true);
+            s.end(0, true, 1);
             awake
         });
         assert!(awake.count() < 20);

@@ -61,7 +61,7 @@ pub(crate) enum Wait {
 /// What a wait cost.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ticks {
-    /// Ticks of the time stamp counter that it waited awake.
+    /// Ticks of the time stamp counter that it waited awake, as of the last look at it.
     pub(crate) awake: u64,
     /// Whether it slept then.
     pub(crate) slept: bool,
@@ -282,10 +282,11 @@ impl Thread {
         }
     }
 
-    /// Waits for the guest's next trap, or for a request in `mailbox`: awake for `spin` ticks and while `may_spin`, then
-    /// asleep.
+    /// Waits for the guest's next trap, or for a request in `mailbox`: awake for `spin` ticks from `start` on and while
+    /// `may_spin`, then asleep.
     pub(crate) fn wait(
         &self,
+        start: u64,
         spin: u64,
         limit: Duration,
         mailbox: Option<Mailbox<'_>>,
@@ -293,7 +294,6 @@ impl Thread {
     ) -> (Wait, Ticks) {
         let mut ticks = Ticks { awake: 0, slept: false };
         if spin > 0 {
-            let start = host::clock::tsc();
             while ticks.awake <= spin && may_spin() {
                 if mailbox.is_some_and(|m| m.state() == State::Request) {
                     return (Wait::Requested, ticks);
@@ -302,7 +302,7 @@ impl Thread {
                     return (end, ticks);
                 }
                 std::hint::spin_loop();
-                ticks.awake = host::clock::tsc().wrapping_sub(start);
+                ticks.awake = host::clock::tsc().saturating_sub(start);
             }
         } else if let Some(end) = self.state(mailbox) {
             return (end, ticks);

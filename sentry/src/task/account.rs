@@ -226,7 +226,7 @@ impl Account {
 
     /// Counts the time since the last look towards the phase. Whoever exchanges `since` counts that piece.
     fn commit(&self) {
-        let now = host::clock::tsc();
+        let now = host::clock::about_tsc();
         let spent = now.saturating_sub(self.since.swap(now, Ordering::Relaxed));
         match self.phase() {
             Phase::User => {
