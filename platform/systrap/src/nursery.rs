@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use base::lock::{Condition, Lock, rank};
+use host::system::CpuMask;
 use platform::Error;
 
-use crate::process::Process;
+use crate::process::{Bound, Process};
 use crate::shared::Shared;
 use crate::thread::Thread;
 
@@ -30,6 +31,9 @@ struct State {
     taken: usize,
     /// The thread runs.
     is_started: bool,
+    /// Its number on the host, and the processor that it may not run on.
+    tid: Option<i32>,
+    kept_off: Option<usize>,
     /// Nobody needs stubs any more.
     is_over: bool,
 }
@@ -54,11 +58,20 @@ impl Nursery {
         self.state.lock().ready.push(stub);
     }
 
-    /// A stub, if there is one; more are made meanwhile.
-    pub(crate) fn take(&self) -> Option<Stub> {
+    /// A stub, if there is one; more are made meanwhile, on another processor than the caller's if there is one: the host
+    /// would wake the thread on this one, and let it go first.
+    pub(crate) fn take(&self, processors: &CpuMask) -> Option<Stub> {
         let mut state = self.state.lock();
         state.taken += 1;
         let stub = state.ready.pop();
+        let mine = host::system::current_cpu();
+        if let Some(tid) = state.tid
+            && state.kept_off != Some(mine)
+            && let Some(mask) = Bound::AllBut(mine).mask(processors)
+            && host::system::set_affinity(tid, &mask).is_ok()
+        {
+            state.kept_off = Some(mine);
+        }
         drop(state);
         self.changed.notify_all();
         stub.filter(|stub| !stub.process.is_dead())
@@ -82,12 +95,14 @@ impl Nursery {
     }
 
     fn serve(&self, shared: &Shared) {
+        self.state.lock().tid = Some(host::thread::current_id());
         loop {
             let mut state = self.state.lock();
             while state.ready.len() >= READY && !state.is_over {
                 self.changed.wait(&mut state);
             }
             if state.is_over {
+                state.tid = None;
                 return;
             }
             drop(state);
@@ -98,7 +113,8 @@ impl Nursery {
                     if !shared.is_ending.load(Ordering::SeqCst) {
                         log::info!("{e}");
                     }
-                    self.state.lock().is_started = false;
+                    let mut state = self.state.lock();
+                    (state.is_started, state.tid, state.kept_off) = (false, None, None);
                     return;
                 }
             }

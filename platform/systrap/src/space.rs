@@ -185,7 +185,7 @@ impl State {
         if let Some(process) = &self.process {
             return Ok(process.clone());
         }
-        let Stub { process, thread } = match shared.nursery.take() {
+        let Stub { process, thread } = match shared.nursery.take(&shared.processors) {
             Some(stub) => stub,
             None => Stub::new(shared)?,
         };

@@ -4,6 +4,7 @@
 //! anyway; the offsets are our own.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use abi::regs::{USER_CS, USER_DS, USER_FIXED_FLAGS, USER_SETTABLE_FLAGS, USER32_CS, UserRegs};
@@ -102,8 +103,10 @@ impl Thread {
             }
         };
         let tid = m.load_u32(offset + area::TID).cast_signed();
-        // From now on it runs where its task may: the calling thread has that mask, its own or its parent's.
-        match host::system::affinity(0) {
+        // From now on it runs where its task may: where tasks differ in that, the calling thread has the mask, its own or its
+        // parent's, or binding the thread to a context sets it.
+        let differ = shared.has_affinity.load(Ordering::Relaxed);
+        match if differ { host::system::affinity(0) } else { Ok(shared.processors) } {
             Ok(mask) => process.set_affinity(tid, &mask),
             Err(e) => log::debug!("systrap: affinity: {e}"),
         }
