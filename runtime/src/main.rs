@@ -7,7 +7,6 @@ use clap::{Parser, Subcommand};
 
 mod check;
 mod choose;
-mod hosts;
 mod measure;
 mod run;
 mod streams;

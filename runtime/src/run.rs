@@ -135,7 +135,6 @@ fn try_run(options: &Options) -> Result<u8, Failure> {
     })
     .map_err(|e| Failure::own(format!("kernel: {e}")))?;
     mount_kernel_files(&kernel)?;
-    crate::hosts::add(&mounts, &options.hostname);
     crate::volume::check_exclusive(&options.volumes).map_err(Failure::own)?;
     for volume in &options.volumes {
         volume.mount(&mounts, &memory).map_err(Failure::own)?;
