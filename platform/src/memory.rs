@@ -88,9 +88,9 @@ struct Freed {
 }
 
 impl Freed {
-    /// Keeps what was freed last, as far as there is room. `is_file` says which ranges can be kept.
-    fn keep(&mut self, is_file: impl Fn(&MemRange) -> bool) {
-        if self.bytes > KEPT_MAX - self.kept_bytes {
+    /// Keeps what was freed last, unless more than `most` bytes would be kept. `is_file` says which ranges can be.
+    fn keep(&mut self, most: u64, is_file: impl Fn(&MemRange) -> bool) {
+        if self.bytes > most.saturating_sub(self.kept_bytes) {
             return;
         }
         let Self { ranges, bytes, kept, kept_bytes } = self;
@@ -269,10 +269,15 @@ impl MemoryFile {
         }
     }
 
+    /// Bytes that may be kept: the host holds them, and the budget is for all that it holds.
+    fn most_kept(&self) -> u64 {
+        KEPT_MAX.min(self.budget().saturating_sub(self.allocated()))
+    }
+
     /// Keeps or punches what was freed last.
     fn sort_freed(&self) {
         let mut freed = self.freed.lock();
-        freed.keep(|range| range.end() <= self.large.low());
+        freed.keep(self.most_kept(), |range| range.end() <= self.large.low());
         let (ranges, bytes) = (std::mem::take(&mut freed.ranges), std::mem::take(&mut freed.bytes));
         drop(freed);
         self.give_back(ranges, bytes);
@@ -373,12 +378,13 @@ impl Memory for MemoryFile {
         if len > self.limit() {
             return Err(ENOMEM);
         }
-        if self.exceeds_budget(len) {
+        let freed = self.freed_bytes.load(Ordering::Relaxed);
+        if freed > 0 && self.allocated().saturating_add(len).saturating_add(freed) > self.budget() {
             // What waits to be punched is still the host's to hold.
             self.flush_freed();
-            if self.exceeds_budget(len) {
-                return Err(ENOMEM);
-            }
+        }
+        if self.exceeds_budget(len) {
+            return Err(ENOMEM);
         }
         let mut flushed = false;
         let offset = loop {
@@ -407,7 +413,7 @@ impl Memory for MemoryFile {
         }
         let mut freed = self.freed.lock();
         let offset = freed.kept.take(len, PAGE_SIZE).or_else(|| {
-            freed.keep(|range| range.end() <= self.large.low());
+            freed.keep(self.most_kept(), |range| range.end() <= self.large.low());
             freed.kept.take(len, PAGE_SIZE)
         })?;
         freed.kept_bytes -= len;

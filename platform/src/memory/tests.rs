@@ -53,6 +53,16 @@ fn freed_pages_are_recycled_as_they_are_until_nobody_wants_them() {
     m.settle();
     assert_eq!(m.recycle(PAGE), None);
     assert_eq!(m.resident(), 7 * PAGE);
+    // The budget is for what is kept too.
+    m.set_budget(m.allocated() + 64 * PAGE);
+    let r = m.allocate(48 * PAGE, PAGE, MemKind::Anonymous).unwrap();
+    m.populate(r);
+    m.dec_ref(r);
+    let other = m.allocate(32 * PAGE, PAGE, MemKind::Anonymous).unwrap();
+    m.populate(other);
+    assert!(m.file.allocated().unwrap() <= m.budget());
+    m.dec_ref(other);
+    m.set_budget(u64::MAX);
     // More than is kept goes back at once.
     let big = m.allocate(KEPT_MAX * 2, PAGE, MemKind::Anonymous).unwrap();
     m.populate(big);
